@@ -1,0 +1,247 @@
+"""What can be chosen: the model's shape, and one dataclass per script whose fields are its flags.
+
+`flags.py` makes the flags. Both import only the standard library, so that `--help` answers before
+torch is loaded.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+
+class UserError(Exception):
+    """Something a person can put right. Its text is one line: what, where, and what to do.
+
+    The scripts print that line and exit with `status`."""
+
+    status = 2
+
+
+class NonFiniteError(UserError):
+    """A loss or a gradient became infinite or not a number."""
+
+    status = 3
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a Transformer.
+
+    Raises UserError where the numbers do not fit together.
+    """
+
+    vocab_size: int
+    max_length: int  # positions, in tokens
+    d_model: int  # width of the residual stream
+    n_layers: int
+    n_heads: int
+    d_ff: int  # width inside the feed-forward layer
+    dropout: float = 0.0
+    positions: str = "rotary"  # or "learned": a table of max_length vectors, as in GPT-2 and BERT
+    normalise_qk: bool = True  # layer norm on queries and keys (Henry et al. 2020)
+
+    def __post_init__(self):
+        for name in ("vocab_size", "max_length", "d_model", "n_layers", "n_heads", "d_ff"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{flag_name(name)} is {getattr(self, name)}: give 1 or more")
+        if self.d_model % self.n_heads:
+            raise UserError(
+                f"--d-model {self.d_model} cannot be shared out among --n-heads {self.n_heads}: "
+                f"choose a width that is a multiple of the number of heads"
+            )
+        if self.positions == "rotary" and self.d_head % 2:
+            raise UserError(
+                f"--d-model {self.d_model} / --n-heads {self.n_heads} = {self.d_head} a head: "
+                f"rotary positions turn pairs of numbers, so choose an even width per head"
+            )
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"--dropout is {self.dropout}: give a share from 0 up to, not with, 1")
+        if self.positions not in ("rotary", "learned"):
+            raise UserError(f"positions is {self.positions!r}: choose rotary or learned")
+
+    @property
+    def d_head(self) -> int:
+        """The width of one head."""
+        return self.d_model // self.n_heads
+
+
+# What `--size` stands for. Every entry can be changed by its own flag.
+SIZES = {
+    "tiny": dict(
+        d_model=128, n_layers=4, n_heads=4, vocab_size=4096, max_length=128, batch_size=32,
+        steps=2000, learning_rate=2e-3,
+    ),
+    "small": dict(
+        d_model=256, n_layers=6, n_heads=4, vocab_size=8192, max_length=256, batch_size=32,
+        steps=8000, learning_rate=1e-3,
+    ),
+    "base": dict(
+        d_model=384, n_layers=12, n_heads=6, vocab_size=16384, max_length=256, batch_size=64,
+        steps=30000, learning_rate=6e-4,
+    ),
+}  # fmt: skip
+
+
+def flag(default, help: str, **options):
+    """A dataclass field that is also a flag; options are argparse's (choices, nargs, metavar)."""
+    metadata = {"help": help, **options}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class MachineConfig:
+    """Where and how a script computes."""
+
+    device: str = flag("auto", "where to compute", choices=["auto", "cpu", "cuda", "mps"])
+    precision: str = flag(
+        "auto", "bfloat16 where this machine multiplies it faster, measured at the start",
+        choices=["auto", "float32", "bfloat16"],
+    )  # fmt: skip
+    compile: bool = flag(False, "compile the blocks with torch.compile")
+
+
+@dataclass
+class PretrainConfig(MachineConfig):
+    """The flags of train_pretrain.py. None: what `size` says."""
+
+    data: list[str] = flag(
+        ["python-docs"], "names of corpora (python-docs, imdb, ...), or text files and folders",
+        nargs="+", metavar="NAME|FILE",
+    )  # fmt: skip
+    text_column: str = flag("text", "the column of .csv, .tsv and .jsonl files that holds the text")
+    encoding: str = flag("utf-8", "the encoding of text files")
+    objective: str = flag(
+        "hybrid", "next-token, masked-token, or each step one of the two",
+        choices=["causal", "masked", "hybrid"],
+    )  # fmt: skip
+    size: str = flag("tiny", "a row of the table in config.py", choices=list(SIZES))
+    d_model: int | None = flag(None, "width of the vectors")
+    n_layers: int | None = flag(None, "number of blocks")
+    n_heads: int | None = flag(None, "attention heads in a block")
+    d_ff: int | None = flag(None, "width inside the feed-forward layer (4 times d_model)")
+    vocab_size: int | None = flag(None, "words the tokenizer learns")
+    max_length: int | None = flag(None, "tokens in a window")
+    steps: int | None = flag(None, "updates of the weights")
+    minutes: float | None = flag(None, "instead of --steps: as many as this time allows here")
+    batch_size: int | None = flag(None, "windows in a step")
+    accumulate: int = flag(1, "micro-batches that a step is computed in, to save memory")
+    learning_rate: float | None = flag(None, "at its highest")
+    optimizer: str = flag("adamw", "for the hidden matrices", choices=["adamw", "muon"])
+    weight_decay: float = flag(0.1, "of the matrices")
+    mask_rate: float = flag(0.3, "share of words hidden at first; falls to half of it")
+    dropout: float = flag(0.0, "share of activations dropped")
+    seed: int = flag(0, "of every random draw")
+    evaluations: int = flag(5, "how often to evaluate, sample and save on the way")
+    run: str | None = flag(None, "folder to write to (default: a new one in runs/)")
+    resume: bool = flag(False, "continue the run in --run, or the newest that is unfinished")
+    init: str | None = flag(None, "start from the weights and tokenizer of this run")
+
+    def __post_init__(self):
+        if self.steps is not None and self.minutes is not None:
+            raise UserError("--steps and --minutes were both given: the length is one or the other")
+        require_positive(self, "steps", "minutes", "batch_size", "accumulate", "learning_rate")
+        require_positive(self, "evaluations", "max_length")
+        if not 0 < self.mask_rate < 1:
+            raise UserError(f"--mask-rate is {self.mask_rate}: give a share between 0 and 1")
+
+    def with_defaults(self, **inherited) -> "PretrainConfig":
+        """A copy in which every None is filled: from `inherited`, the shape of the run that gives
+        the first weights, then from the table of sizes.
+
+        Raises UserError where a flag asks for a shape that those weights do not have."""
+        for name, value in inherited.items():
+            if name not in ("max_length", "dropout") and getattr(self, name, None) not in (
+                None,
+                value,
+            ):
+                raise UserError(
+                    f"{flag_name(name)} {getattr(self, name)}: the weights of --init have {value}; "
+                    f"leave the flag out"
+                )
+        table = {**SIZES[self.size], **inherited}
+        if self.minutes is not None:
+            del table["steps"]
+        missing = {k: v for k, v in table.items() if k in vars(self) and getattr(self, k) is None}
+        config = dataclasses.replace(self, **missing)
+        return dataclasses.replace(config, d_ff=config.d_ff or 4 * config.d_model)
+
+    def model(self, vocab_size: int) -> ModelConfig:
+        """The model's shape, once the tokenizer's size is known."""
+        return ModelConfig(
+            vocab_size, self.max_length, self.d_model, self.n_layers, self.n_heads, self.d_ff,
+            self.dropout,
+        )  # fmt: skip
+
+
+@dataclass
+class FinetuneConfig(MachineConfig):
+    """The flags of train_finetune.py."""
+
+    pretrained: str | None = flag(None, "the pretraining run to start from (default: the newest)")
+    from_scratch: bool = flag(False, "the control: the same net and words, random weights")
+    data: str | None = flag(None, "a labelled corpus (default: python-docs)", metavar="NAME")
+    train: str | None = flag(None, "labelled texts of your own, .csv .tsv .jsonl", metavar="FILE")
+    valid: str | None = flag(None, "validation texts (default: a tenth of train)", metavar="FILE")
+    test: str | None = flag(None, "test texts, used once at the end", metavar="FILE")
+    text_column: str = flag("text", "the column that holds the text")
+    label_column: str = flag("label", "the column that holds the label")
+    encoding: str = flag("utf-8", "the encoding of the files")
+    labels: int | None = flag(None, "train on this many texts only, as many of each class")
+    pooling: str = flag("mean", "how a text becomes one vector", choices=["mean", "last", "first"])
+    attention: str = flag(
+        "bidirectional", "what a position may see", choices=["bidirectional", "causal"]
+    )
+    freeze: bool = flag(False, "train the head only: what do the pretrained vectors know?")
+    layer_decay: float = flag(0.9, "each block learns by this factor slower than the one above")
+    max_length: int = flag(256, "longer texts keep their head and tail only, in tokens")
+    epochs: int = flag(4, "passes over the labelled texts")
+    batch_size: int = flag(32, "texts in a step")
+    accumulate: int = flag(1, "micro-batches that a step is computed in, to save memory")
+    learning_rate: float = flag(1e-3, "at its highest")
+    optimizer: str = flag("adamw", "the update rule", choices=["adamw", "muon", "sgd"])
+    weight_decay: float = flag(0.05, "of the matrices")
+    dropout: float = flag(0.1, "share of activations dropped")
+    search: bool = flag(False, "try learning rates and optimizers, keep the best on validation")
+    seed: int = flag(0, "of every random draw")
+    run: str | None = flag(None, "folder to write to (default: a new one in runs/)")
+    resume: bool = flag(False, "continue the run in --run, or the newest that is unfinished")
+
+    def __post_init__(self):
+        if self.data and self.train:
+            raise UserError("--data and --train were both given: name a corpus or your own file")
+        if not self.train and (self.valid or self.test):
+            raise UserError("--valid and --test go with --train FILE, which is missing")
+        self.data = self.data or (None if self.train else "python-docs")
+        require_positive(self, "labels", "max_length", "epochs", "batch_size", "accumulate")
+        require_positive(self, "learning_rate", "layer_decay")
+
+
+def resumed(parsed, saved: dict):
+    """The flags of a run that goes on: those it was started with.
+
+    Raises UserError where the command line (`parsed`) asks for something else.
+    """
+    original = type(parsed)(**saved)
+    for f in dataclasses.fields(parsed):
+        default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        now, then = getattr(parsed, f.name), getattr(original, f.name)
+        if f.name not in ("run", "resume") and now not in (default, then):
+            raise UserError(
+                f"{flag_name(f.name)} {now} cannot be changed on resume: the run was started with "
+                f"{then}. Leave the flag out, or start a new run"
+            )
+    return original
+
+
+def require_positive(config, *names: str) -> None:
+    """Raise UserError for the first of these fields that is given but not above zero."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise UserError(f"{flag_name(name)} is {value}: give a number above 0")
+
+
+def flag_name(name: str) -> str:
+    """learning_rate -> --learning-rate"""
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,115 @@
+"""The one place that decides where to compute and how precisely, and says why."""
+
+import dataclasses
+import os
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from minilm.config import UserError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where one process computes, and its place among the processes of `torchrun`."""
+
+    device: torch.device
+    bfloat16: bool
+    why: str  # of the choice, for people
+    rank: int = 0
+    world: int = 1  # number of processes
+
+    def autocast(self):
+        """Matrix products in bfloat16, if chosen; weights, norms and losses stay in float32."""
+        if self.bfloat16:
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def agree(self, value: float) -> float:
+        """The first process's value, in every process: what each measured may differ."""
+        box = torch.tensor([value], dtype=torch.float64, device=self.device)
+        if self.world > 1:
+            dist.broadcast(box, src=0)
+        return box.item()
+
+    def total(self, *values: float) -> list[float]:
+        """Each value summed over the processes."""
+        box = torch.tensor(values, dtype=torch.float64, device=self.device)
+        if self.world > 1:
+            dist.all_reduce(box)
+        return box.tolist()
+
+    def first(self, prepare):
+        """Call prepare() in the first process, then in the others, which find its work done."""
+        if self.rank == 0:
+            result = prepare()
+        if self.world > 1:
+            dist.barrier()
+        return result if self.rank == 0 else prepare()
+
+    def tensors(self, values) -> list:
+        """NumPy arrays as tensors on the device; anything else as it is."""
+        return [
+            torch.from_numpy(v).to(self.device, non_blocking=True)
+            if isinstance(v, np.ndarray)
+            else v
+            for v in values
+        ]
+
+
+def choose_machine(device: str = "auto", precision: str = "auto") -> Machine:
+    """Choose a device and a precision, and join the other processes if `torchrun` started this one.
+
+    Raises UserError for a device that is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        device = next((name for name, found in there.items() if found), "cpu")
+    elif not there.get(device, device == "cpu"):
+        found = ", ".join(["cpu", *(name for name in there if there[name])])
+        raise UserError(f"--device {device}: torch finds none here; this machine has {found}")
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if device == "cuda" and world > 1:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    chosen = torch.device(device)
+    if world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    bfloat16, why = choose_precision(precision, chosen)
+    machine = Machine(chosen, bfloat16, f"{why} on {chosen}", rank, world)
+    return dataclasses.replace(machine, bfloat16=bool(machine.agree(float(bfloat16))))
+
+
+def choose_precision(precision: str, device: torch.device) -> tuple[bool, str]:
+    """(whether to multiply in bfloat16, why)."""
+    if precision != "auto":
+        return precision == "bfloat16", f"{precision}, as asked,"
+    if device.type == "mps":
+        return False, "float32"
+    speed = {dtype: matrix_rate(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
+    ratio = speed[torch.bfloat16] / speed[torch.float32]
+    if ratio > 1.2:
+        return True, f"bfloat16, {ratio:.1f} times as fast as float32,"
+    return False, f"float32 (bfloat16 would be {ratio:.1f} times as fast)"
+
+
+def matrix_rate(dtype: torch.dtype, device: torch.device, size: int = 1024) -> float:
+    """FLOP/s of this machine's matrix products: the best of several, in about 0.1 seconds."""
+    a = torch.ones(size, size, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(6):
+        synchronize(device)
+        start = time.perf_counter()
+        a @ a
+        synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given, so that a clock can be read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,1 @@
+"""Experiments: baselines, estimates, and tables of results."""

@@ -1,0 +1,68 @@
+"""Heads: small layers that put the pretrained vectors to work. So far: a label for a whole text.
+
+L = - log P(y | w_1 … w_n; θ)
+"""
+
+import torch
+from torch import Tensor, nn
+
+from minilm.model import Transformer
+from minilm.objectives import token_nll
+
+
+def pool(hidden: Tensor, is_real: Tensor, how: str) -> Tensor:
+    """One vector for a text: the mean over its real tokens, or the last of them, or the first.
+
+    Padding never counts. After causal reading the first token has seen nothing but itself and the
+    last has seen everything; the mean is a fair choice for either reading.
+
+    hidden (B, T, D), is_real (B, T), how "mean", "last" or "first". Returns (B, D).
+    """
+    if how == "first":
+        return hidden[:, 0]
+    if how == "last":
+        last = is_real.sum(1) - 1  # (B,)
+        return hidden[torch.arange(len(hidden), device=hidden.device), last]
+    weight = is_real.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
+    return (hidden * weight).sum(1) / weight.sum(1)
+
+
+class Classifier(nn.Module):
+    """The pretrained Transformer with one linear layer over the pooled text.
+
+    The layer starts as zero: at first every label has the same probability and the loss is ln C.
+    """
+
+    def __init__(self, transformer: Transformer, n_classes: int, pooling: str = "mean"):
+        super().__init__()
+        self.transformer, self.pooling = transformer, pooling
+        self.dropout = nn.Dropout(transformer.config.dropout)
+        self.head = nn.Linear(transformer.config.d_model, n_classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, tokens: Tensor, is_real: Tensor, causal: bool) -> Tensor:
+        """tokens, is_real (B, T). Returns the logits of the labels (B, C)."""
+        hidden = self.transformer(tokens, causal=causal, is_real=is_real)
+        return self.head(self.dropout(pool(hidden, is_real, self.pooling)))
+
+
+def classification_nll(logits: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+    """The fine-tuning loss (Radford et al. 2018, eq. 4): - Σ_texts log P(y | w_1 … w_n; θ).
+
+    The same cross-entropy as for words, with labels in their place. logits (B, C), labels (B,).
+    Returns (sum of nats, number of texts).
+    """
+    return token_nll(logits, labels)
+
+
+class ClassificationLoss(nn.Module):
+    """The fine-tuning loss as a function of the weights: what the loop of `training.py` trains."""
+
+    def __init__(self, classifier: Classifier, causal: bool):
+        super().__init__()
+        self.classifier, self.causal = classifier, causal
+
+    def forward(self, tokens: Tensor, is_real: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+        """The loss of a batch of texts: (sum of nats, number of texts)."""
+        return classification_nll(self.classifier(tokens, is_real, self.causal), labels)

@@ -1,0 +1,144 @@
+"""Texts with labels: read, split, sampled, cut to length, and batched by length."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from minilm.config import FinetuneConfig, UserError
+from minilm.corpora import Example, labelled, read_examples
+from minilm.data import draws
+from minilm.tokenizer import DOC, PAD, Tokenizer
+
+VALID_SHARE = 0.1  # of train, where no validation part is given
+
+
+class Batch(NamedTuple):
+    """Texts padded to the longest of them."""
+
+    tokens: np.ndarray  # (B, T) int64
+    is_real: np.ndarray  # (B, T) bool, True where a token is not padding
+    labels: np.ndarray  # (B,) int64
+
+
+class LabelledTexts(NamedTuple):
+    """Encoded texts and the numbers of their labels."""
+
+    tokens: list[np.ndarray]  # one (T_i,) uint16 a text
+    labels: np.ndarray  # (N,) int64
+    share_cut: float  # of the texts, that were longer than max_length
+
+
+def read_splits(config: FinetuneConfig) -> tuple[dict[str, list[Example]], list[str]]:
+    """The examples of "train", "valid" and (if there is one) "test", and the sorted label names.
+
+    A missing validation part is taken from train, by distinct text, so that no text is in both.
+    Raises UserError for fewer than two labels, or a label that train does not have.
+    """
+    if config.train:
+        files = dict(train=config.train, valid=config.valid, test=config.test)
+        columns = config.text_column, config.label_column, config.encoding
+        splits = {part: read_examples(f, *columns) for part, f in files.items() if f}
+    else:
+        splits = dict(labelled(config.data))
+    source = config.train or config.data
+    if "valid" not in splits:
+        texts = sorted({example.text for example in splits["train"]})
+        order = draws(config.seed, 0, "valid").permutation(len(texts))
+        held_out = {texts[i] for i in order[: max(1, round(VALID_SHARE * len(texts)))]}
+        splits["valid"] = [e for e in splits["train"] if e.text in held_out]
+        splits["train"] = [e for e in splits["train"] if e.text not in held_out]
+    classes = sorted({example.label for example in splits["train"]})
+    if len(classes) < 2:
+        raise UserError(f"{source} has {len(classes)} label to learn, {classes}: give two or more")
+    for part, examples in splits.items():
+        unknown = sorted({e.label for e in examples} - set(classes))
+        if unknown:
+            raise UserError(
+                f"{part} has the label {unknown[0]!r}, which train never shows (it has "
+                f"{', '.join(classes[:8])}): correct it, or add examples to train"
+            )
+    return splits, classes
+
+
+def nested_sample(examples: list[Example], n: int, seed: int) -> list[Example]:
+    """n examples, as many of each label as there are, and all of those in a smaller sample.
+
+    Raises UserError where there are fewer than n, or fewer than one a label.
+    """
+    by_label: dict[str, list[Example]] = {}
+    for i in draws(seed, 0, "labels").permutation(len(examples)):
+        by_label.setdefault(examples[i].label, []).append(examples[i])
+    if not len(by_label) <= n <= len(examples):
+        raise UserError(
+            f"--labels {n}: train has {len(examples)} texts with {len(by_label)} labels, so give a "
+            f"number from {len(by_label)} to {len(examples)}"
+        )
+    rounds = sorted(
+        (turn, label, example)
+        for label, group in by_label.items()
+        for turn, example in enumerate(group)
+    )
+    return [example for _, _, example in rounds[:n]]
+
+
+def frame(words: np.ndarray, max_length: int) -> np.ndarray:
+    """A text's tokens as pretraining saw documents, between two <doc>: (T <= max_length,) uint16.
+
+    Of a text that is too long the head and the tail stay, one to three: reviews end with their
+    verdict (Sun et al. 2019, arXiv 1905.05583, section 5.3.1).
+    """
+    room = max_length - 2
+    if len(words) > room:
+        head = room // 4
+        words = np.concatenate([words[:head], words[len(words) - (room - head) :]])
+    return np.concatenate([[DOC], words, [DOC]]).astype(np.uint16)
+
+
+def encode_examples(
+    tokenizer: Tokenizer, examples: list[Example], classes: list[str], max_length: int
+) -> LabelledTexts:
+    """Encode every text and number every label."""
+    words = [tokenizer.encode(example.text) for example in examples]
+    number = {name: i for i, name in enumerate(classes)}
+    labels = np.array([number[example.label] for example in examples], dtype=np.int64)
+    share_cut = np.mean([len(w) > max_length - 2 for w in words])
+    return LabelledTexts([frame(w, max_length) for w in words], labels, float(share_cut))
+
+
+def pad(texts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Texts of unequal length as one array: tokens (B, T) int64, is_real (B, T) bool."""
+    lengths = np.array([len(text) for text in texts])
+    is_real = np.arange(lengths.max()) < lengths[:, None]
+    tokens = np.full(is_real.shape, PAD, dtype=np.int64)
+    tokens[is_real] = np.concatenate(texts)
+    return tokens, is_real
+
+
+def batch_of(data: LabelledTexts, indices: np.ndarray) -> Batch:
+    """The texts with these indices as one padded batch."""
+    return Batch(*pad([data.tokens[i] for i in indices]), data.labels[indices])
+
+
+def epoch_batches(data: LabelledTexts, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The indices of each batch of an epoch: random, but texts of like length together.
+
+    Random texts in groups of 50 batches are sorted by length and cut into batches, and the batches
+    shuffled: little is computed on padding, and yet the batches differ in every epoch.
+    """
+    rng = draws(seed, epoch, "batches")
+    lengths = np.array([len(text) for text in data.tokens])
+    order = rng.permutation(len(lengths))
+    batches = []
+    for start in range(0, len(order), 50 * batch_size):
+        group = order[start : start + 50 * batch_size]
+        group = group[np.argsort(lengths[group], kind="stable")]
+        batches += [group[i : i + batch_size] for i in range(0, len(group), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def evaluation_batches(data: LabelledTexts, batch_size: int) -> Iterator[np.ndarray]:
+    """The indices of all texts once, the longest together and first."""
+    order = np.argsort([-len(text) for text in data.tokens], kind="stable")
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]

@@ -1,0 +1,173 @@
+"""The heart: what a position may see, and what it must say.
+
+An objective turns windows of text into a `Task`: inputs, targets, and whether to look causally.
+Everything else (model, optimizer, loop) is the same for all of them, and so is the loss,
+
+    L = - Σ_i log P(w_i | what position i sees; θ)
+
+summed over the positions i that have a target.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minilm.data import draws
+from minilm.tokenizer import MASK, N_SPECIAL
+
+IGNORE = -100  # the target of a position that has nothing to say; never the id of a word
+
+
+class Task(NamedTuple):
+    """One batch: what is read, what must be said (IGNORE: nothing), and how to look at it."""
+
+    inputs: np.ndarray  # (B, T) token ids
+    targets: np.ndarray  # (B, T) token ids or IGNORE
+    causal: bool
+
+    @property
+    def count(self) -> int:
+        """The number of targets."""
+        return int((self.targets != IGNORE).sum())
+
+
+def causal(windows: np.ndarray) -> Task:
+    """Next-token prediction (Radford et al. 2018, "Improving Language Understanding by Generative
+    Pre-Training", eq. 1): L = - Σ_i log P(w_i | w_1 … w_{i-1}; θ), at every position.
+
+    windows (B, T + 1): position i reads w_i and must say w_{i+1}.
+
+    >>> causal(np.array([[11, 12, 13]]))[:2]
+    (array([[11, 12]]), array([[12, 13]]))
+    """
+    return Task(windows[:, :-1], windows[:, 1:], causal=True)
+
+
+def masked(windows: np.ndarray, rate: float, vocab_size: int, rng: np.random.Generator) -> Task:
+    """Masked-token prediction (Devlin et al. 2019, arXiv 1810.04805, section 3.1):
+    L = - Σ_{i ∈ M} log P(w_i | w_without_M; θ), over a random share `rate` of the positions, M.
+
+    windows (B, T + 1), of which the last column is left to `causal`: position i reads what
+    `corrupt` left of w_i, and all the others, and must say w_i.
+    """
+    words = windows[:, :-1]
+    inputs, chosen = corrupt(words, rate, vocab_size, rng)
+    return Task(inputs, np.where(chosen, words, IGNORE), causal=False)
+
+
+def masked_next(
+    windows: np.ndarray, rate: float, vocab_size: int, rng: np.random.Generator
+) -> Task:
+    """Masked-token prediction with `causal`'s shift (GPT-BERT, arXiv 2410.24159): position i must
+    say w_{i+1} if that is in M. So both halves of the hybrid ask the same of position i, "what
+    comes next?", and differ only in what they let it see.
+
+    windows (B, T + 1). The first word cannot be asked for, so it is never hidden.
+    """
+    inputs, chosen = corrupt(windows, rate, vocab_size, rng, first=1)
+    targets = np.where(chosen, windows, IGNORE)
+    return Task(inputs[:, :-1], targets[:, 1:], causal=False)
+
+
+def corrupt(
+    words: np.ndarray, rate: float, vocab_size: int, rng: np.random.Generator, first: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose a share `rate` of the positions; of these hide 80 % behind <mask>, replace 10 % by a
+    random word, leave 10 % as they are, so that the model cannot trust any word it sees.
+
+    One uniform draw u a position decides all of it: two independent draws would give 81/10/9.
+
+        0 ... 0.8 rate ... 0.9 rate ... rate ........................ 1
+        | <mask>  | random    | keep    | not chosen                  |
+
+    Special tokens are neither chosen nor inserted, nor are positions before `first`. A row in
+    which chance chose nothing hides its position of smallest u.
+
+    words (B, T). Returns (corrupted words (B, T), chosen (B, T) bool).
+    """
+    u = rng.random(words.shape)
+    random_words = rng.integers(N_SPECIAL, vocab_size, words.shape)
+    u[words < N_SPECIAL] = 2.0  # more than any rate: never
+    u[:, :first] = 2.0
+    smallest = u.min(axis=1)
+    unlucky = (smallest >= rate) & (smallest < 1)
+    u[unlucky, u.argmin(axis=1)[unlucky]] = 0.0
+    chosen = u < rate
+    corrupted = np.where(u < 0.9 * rate, random_words, words)
+    corrupted = np.where(u < 0.8 * rate, MASK, corrupted)
+    return corrupted, chosen
+
+
+def token_nll(logits: Tensor, targets: Tensor) -> tuple[Tensor, int]:
+    """Negative log-likelihood of the targets, - Σ_n log softmax(logits_n)[target_n], in nats.
+
+    Its gradient by the logits is p - y: the predicted distribution minus the one-hot target.
+
+    logits (N, V), taken in float32 at least, however they come; targets (N,), where IGNORE counts
+    for nothing. Returns the sum, never a mean, and the number of targets: whoever adds up batches
+    divides once, by the total.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    loss_sum = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")
+    return loss_sum, int((targets != IGNORE).sum())
+
+
+def target_logits(model, inputs: Tensor, targets: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+    """Read a Task's inputs (B, T) and score every word at the N positions that have a target.
+
+    Returns what `token_nll` takes: logits (N, V), targets (N,).
+    """
+    hidden = model(inputs, causal=causal)  # (B, T, D)
+    has_target = targets != IGNORE
+    return model.logits(hidden[has_target]), targets[has_target]
+
+
+class LanguageModelLoss(nn.Module):
+    """The pretraining loss as a function of the weights: what the loop of `training.py` trains."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor, targets: Tensor, causal: bool) -> tuple[Tensor, int]:
+        """A Task's loss: (sum of nats, number of targets)."""
+        return token_nll(*target_logits(self.model, inputs, targets, causal))
+
+
+EVALUATION_SEED, EVALUATION_RATE = 15, 0.15
+
+
+class Objective:
+    """An objective by its name, with the random draws that it needs at a step.
+
+    Every draw is a function of (seed, step, purpose), so a resumed run draws what an uninterrupted
+    one would have drawn.
+    """
+
+    def __init__(self, name: str, vocab_size: int, seed: int):
+        self.name, self.vocab_size, self.seed = name, vocab_size, seed
+
+    def task(self, windows: np.ndarray, step: int, rate: float) -> Task:
+        """The Task of one training step. windows (B, T + 1)."""
+        rng = draws(self.seed, step, "masks")
+        if self.name == "hybrid":  # each step is one or the other
+            half = rng.random() < 0.5
+            return causal(windows) if half else masked_next(windows, rate, self.vocab_size, rng)
+        if self.name == "causal":
+            return causal(windows)
+        return masked(windows, rate, self.vocab_size, rng)
+
+    def evaluation_tasks(self, windows: np.ndarray, batch: int) -> dict[str, Task]:
+        """What is measured on validation windows (B, T + 1), by name: the masks are the same at
+        every evaluation and in every run, at one rate, so that their losses can be compared."""
+        rng = draws(EVALUATION_SEED, batch, "masks")
+        tasks = {}
+        if self.name in ("causal", "hybrid"):
+            tasks["causal"] = causal(windows)
+        if self.name in ("masked", "hybrid"):
+            mask = masked if self.name == "masked" else masked_next
+            tasks["masked"] = mask(windows, EVALUATION_RATE, self.vocab_size, rng)
+        return tasks

@@ -1,0 +1,161 @@
+"""A run is a folder that says what was asked for, what happened, and what was learnt.
+
+config.json      its kind, its flags with all defaults filled in, the model's shape
+tokenizer.json   the words
+metrics.jsonl    one line an event, appended; cut back to the checkpoint on resume
+step-00000200/   checkpoints: see `checkpoint.py`
+"""
+
+import itertools
+import json
+import os
+from pathlib import Path
+
+from minilm import checkpoint
+from minilm.config import ModelConfig, UserError
+from minilm.heads import Classifier
+from minilm.model import Transformer
+from minilm.tokenizer import Tokenizer
+
+FORMAT = 1  # of the folder
+RUNS = Path("runs")
+
+
+class Run:
+    """A run folder, open for reading; `lock` it before writing."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self._lock = None
+
+    @property
+    def config(self) -> dict:
+        """config.json. Raises UserError where it is not that of a run."""
+        path = self.folder / "config.json"
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{self.folder} is not a run: it has no config.json") from None
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}): use another run") from None
+        if not isinstance(config, dict) or config.get("format") != FORMAT:
+            raise UserError(f"{path} is not of format {FORMAT}: another version wrote this run")
+        return config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The run's tokenizer."""
+        return Tokenizer.load(self.folder / "tokenizer.json")
+
+    def flags(self, kind: str) -> dict:
+        """The flags that a run of this kind was started with, all defaults filled in."""
+        return self._of_kind(kind)["flags"]
+
+    def claim(self, resume: bool) -> None:
+        """Keep other processes from writing here; the claim goes when this process does, however it
+        ends. Raises UserError where another process holds it, or where there is a run already that
+        this one would write over."""
+        if not resume and (self.folder / "config.json").exists():
+            raise UserError(
+                f"{self.folder} already holds a run: continue it with --resume, or name another "
+                f"folder with --run"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.folder / "lock", "a+b")  # noqa: SIM115 - held until the process ends
+        try:
+            if os.name == "nt":
+                import msvcrt
+
+                msvcrt.locking(self._lock.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"{self.folder} is in use by another process: wait for it, or name another folder "
+                f"with --run"
+            ) from None
+
+    def create(self, config: dict, tokenizer: Tokenizer) -> None:
+        """Write down what the run is."""
+        tokenizer.save(self.folder / "tokenizer.json")
+        text = json.dumps({"format": FORMAT, **config}, indent=2)
+        checkpoint.write_file(self.folder / "config.json", text.encode())  # last: now it is a run
+
+    def log(self, step: int, **values) -> None:
+        """Append a line to metrics.jsonl."""
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def finish(self, result: dict) -> None:
+        """Write result.json: what came out, for tables."""
+        checkpoint.write_file(self.folder / "result.json", json.dumps(result, indent=2).encode())
+
+    def metrics(self) -> list[dict]:
+        """The lines of metrics.jsonl; a last line that a crash cut short is left out."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop the lines after a step, which a resumed run writes again."""
+        kept = [line for line in self.metrics() if line["step"] <= step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        checkpoint.write_file(self.folder / "metrics.jsonl", text.encode())
+
+    def model_config(self, **changes) -> ModelConfig:
+        """The shape of a pretraining run's model, changed in places (a longer max_length, some
+        dropout). Raises UserError where this is not a pretraining run."""
+        return ModelConfig(**{**self._of_kind("pretrain")["model"], **changes})
+
+    def transformer(self, **changes) -> Transformer:
+        """The pretrained Transformer, from the best checkpoint. Raises UserError as above."""
+        model = Transformer(self.model_config(**changes))
+        model.load_state_dict(checkpoint.best(self.folder).read("model"))
+        return model
+
+    def classifier(self) -> tuple[Classifier, dict]:
+        """The fine-tuned classifier, from the best checkpoint, and the run's config. Raises
+        UserError where this is not a fine-tuning run."""
+        config = self._of_kind("finetune")
+        transformer = Transformer(ModelConfig(**config["model"]))
+        classifier = Classifier(transformer, len(config["classes"]), config["flags"]["pooling"])
+        classifier.load_state_dict(checkpoint.best(self.folder).read("model"))
+        return classifier, config
+
+    def _of_kind(self, kind: str) -> dict:
+        config = self.config
+        if config["kind"] != kind:
+            raise UserError(
+                f"{self.folder} is a {config['kind']} run; this needs a {kind} run, which "
+                f"train_{kind}.py makes"
+            )
+        return config
+
+
+def runs_of(kind: str) -> list[Path]:
+    """The runs of a kind ("pretrain", "finetune") in runs/, oldest first."""
+    configs = sorted(RUNS.glob("*/config.json"), key=lambda path: path.stat().st_mtime_ns)
+    return [path.parent for path in configs if _kind(path.parent) == kind]
+
+
+def newest_run(kind: str) -> Path:
+    """The newest run of a kind in runs/. Raises UserError where there is none."""
+    found = runs_of(kind)
+    if not found:
+        raise UserError(f"there is no {kind} run in {RUNS}/ yet: start with python train_{kind}.py")
+    return found[-1]
+
+
+def new_folder(kind: str) -> Path:
+    """The first of runs/pretrain-1, runs/pretrain-2, ... that holds no run."""
+    folders = (RUNS / f"{kind}-{i}" for i in itertools.count(1))
+    return next(folder for folder in folders if not (folder / "config.json").exists())
+
+
+def _kind(folder: Path) -> str | None:
+    try:
+        return Run(folder).config.get("kind")
+    except UserError:
+        return None

@@ -1,0 +1,255 @@
+"""One training loop, for pretraining and fine-tuning: it does not know which of them runs.
+
+What is trained is a module that computes a loss, `loss(*batch) -> (sum of nats, count)`: a formula
+of `objectives.py` or `heads.py` bound to a model. A step divides the sums of all its micro-batches
+once, by the number of targets in all of them, so that the result does not depend on how a batch is
+cut up among micro-batches or processes.
+"""
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from minilm import checkpoint
+from minilm.config import NonFiniteError, UserError
+from minilm.data import draws
+from minilm.device import Machine
+from minilm.optim import schedule, set_learning_rates
+from minilm.runs import Run
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long, how fast, and how often to look."""
+
+    steps: int
+    warmup: float  # share of the steps
+    cooldown: float  # share of the steps
+    evaluate_every: int  # steps
+    seed: int
+    clip: float = 1.0  # of the gradient's norm
+
+
+class StepBatch(NamedTuple):
+    """What one process reads in one step."""
+
+    micro_batches: list[tuple]  # of NumPy arrays, the arguments of the loss
+    count: int  # targets in all micro-batches of all processes
+    tokens: int  # positions read in all micro-batches of all processes
+
+
+def share_out(
+    arrays: tuple[np.ndarray, ...], machine: Machine, accumulate: int
+) -> list[tuple[np.ndarray, ...]]:
+    """This process's rows of a batch, in `accumulate` micro-batches.
+
+    Raises UserError where there are too few rows to give every process one."""
+    rows = np.arange(machine.rank, len(arrays[0]), machine.world)
+    if len(arrays[0]) < machine.world:
+        raise UserError(
+            f"a batch of {len(arrays[0])} cannot be shared by {machine.world} processes: give a "
+            f"larger --batch-size"
+        )
+    parts = np.array_split(rows, min(accumulate, len(rows)))
+    return [tuple(array[part] for array in arrays) for part in parts]
+
+
+class Trainer:
+    """The weights, the rule that updates them, and what they read at each step."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        optimizers: list[torch.optim.Optimizer],
+        batch: Callable[[int], StepBatch],
+        plan: Plan,
+        machine: Machine,
+    ):
+        self.model, self.optimizers = model, optimizers
+        self.batch, self.plan, self.machine = batch, plan, machine
+        self.loss = DistributedDataParallel(loss) if machine.world > 1 else loss
+
+    def step(self, step: int) -> tuple[float, StepBatch]:
+        """Update the weights once. Returns the mean loss in nats a target, and what was read.
+
+        Raises NonFiniteError, before any weight changes, where loss or gradient is not finite.
+        """
+        set_learning_rates(
+            self.optimizers,
+            schedule(step, self.plan.steps, self.plan.warmup, self.plan.cooldown),
+        )
+        batch = self.batch(step)
+        torch.manual_seed(int(draws(self.plan.seed, step, "dropout").integers(2**63)))
+        self.model.train()
+        total = 0.0
+        for i, arrays in enumerate(batch.micro_batches):
+            if self.machine.world > 1:  # exchange gradients once a step, after the last
+                self.loss.require_backward_grad_sync = i == len(batch.micro_batches) - 1
+            with self.machine.autocast():
+                loss_sum, _ = self.loss(*self.machine.tensors(arrays))
+            # DistributedDataParallel takes the mean over processes; the world undoes that.
+            (loss_sum * (self.machine.world / batch.count)).backward()
+            total += loss_sum.detach().item()
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.clip_grad_norm_(parameters, self.plan.clip).item()
+        mean = self.machine.total(total)[0] / batch.count
+        if not (math.isfinite(mean) and math.isfinite(norm)):
+            raise NonFiniteError(
+                f"step {step + 1}: the loss is {mean} and the gradient's norm {norm}; the weights "
+                f"were left as they were. Try a lower --learning-rate, or --precision float32"
+            )
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return mean, batch
+
+    def seconds_per_step(self, seconds: float = 4.0) -> float:
+        """Measure, by training: use it on a Trainer that is then thrown away."""
+        times = []
+        while len(times) < 3 or sum(times) < seconds:
+            start = time.perf_counter()
+            self.step(len(times))
+            times.append(self.machine.agree(time.perf_counter() - start))
+        return sorted(times[1:])[len(times[1:]) // 2]
+
+    def states(self) -> dict:
+        """What a checkpoint holds."""
+        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
+        return {"model": self.model.state_dict(), "optimizers": optimizers}
+
+    def load(self, saved: checkpoint.Checkpoint) -> None:
+        """Put back what a checkpoint holds."""
+        self.model.load_state_dict(saved.read("model"))
+        for optimizer, state in zip(self.optimizers, saved.read("optimizers"), strict=True):
+            optimizer.load_state_dict(state)
+
+
+def train(
+    trainer: Trainer,
+    run: Run,
+    evaluate: Callable[[], tuple[float, dict, str]],
+    patience: int | None = None,
+) -> dict:
+    """Train to the plan's end, from the run's newest checkpoint if it has one; log, evaluate and
+    save on the way.
+
+    evaluate() returns a score (lower is better), values to log, and a text to show. With
+    `patience`, stop after that many evaluations without a better score. Ctrl-C and SIGTERM save,
+    then raise Stopped. Returns what the run has spent: {"tokens", "targets", "seconds"}.
+    """
+    plan, machine = trainer.plan, trainer.machine
+    start, spent = 0, dict(tokens=0, targets=0, seconds=0.0)
+    if saved := checkpoint.newest(run.folder):
+        trainer.load(saved)
+        start, spent = saved.step, saved.spent
+    if machine.rank == 0:
+        run.cut_metrics(start)
+    scores = [line["score"] for line in run.metrics() if "score" in line and line["step"] <= start]
+    progress = Progress(plan.steps, start, shown=machine.rank == 0)
+    with StopSignal() as stop:
+        for step in range(start + 1, plan.steps + 1):
+            if patience and _evaluations_since_best(scores) >= patience:
+                progress.say(f"no better for {patience} evaluations: stopping early")
+                break
+            began = time.perf_counter()
+            loss, batch = trainer.step(step - 1)
+            spent["tokens"] += batch.tokens
+            spent["targets"] += batch.count
+            spent["seconds"] += time.perf_counter() - began
+            progress.update(loss, batch.tokens)
+            if machine.rank == 0 and (step == 1 or step % max(1, plan.steps // 200) == 0):
+                run.log(step, loss=loss, **spent)
+            stopping = machine.total(float(stop.number or 0))[0] > 0
+            score = math.inf
+            if step % plan.evaluate_every == 0 or step == plan.steps:
+                score, values, text = evaluate()
+                scores.append(score)
+                progress.say(f"step {step}/{plan.steps}  {text}")
+                if machine.rank == 0:
+                    run.log(step, score=score, **values, **spent)
+            if machine.rank == 0 and (score < math.inf or stopping):
+                checkpoint.save(run.folder, step, score, spent, **trainer.states())
+            if stopping:
+                progress.close()
+                raise Stopped(stop.number, step, run)
+    progress.close()
+    return spent
+
+
+def _evaluations_since_best(scores: list[float]) -> int:
+    return len(scores) - 1 - scores.index(min(scores)) if scores else 0
+
+
+class Progress:
+    """A bar where the output is a terminal, a plain line every few seconds where it is not."""
+
+    def __init__(self, steps: int, start: int, shown: bool):
+        self.steps, self.step, self.tokens, self.shown = steps, start, 0, shown
+        self.begun = self.last_line = time.perf_counter()
+        self.bar = tqdm(
+            total=steps, initial=start, unit="step", disable=None if shown else True, leave=False
+        )
+
+    def update(self, loss: float, tokens: int) -> None:
+        """Show that a step was done."""
+        self.step += 1
+        self.tokens += tokens
+        now = time.perf_counter()
+        rate = self.tokens / (now - self.begun)
+        self.bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tokens/s", refresh=False)
+        self.bar.update()
+        if self.shown and self.bar.disable and (now - self.last_line > 10 or self.tokens == tokens):
+            self.last_line = now
+            print(
+                f"step {self.step}/{self.steps}  loss {loss:.3f}  {rate:,.0f} tokens/s", flush=True
+            )
+
+    def say(self, text: str) -> None:
+        """Print a text without breaking the bar."""
+        if self.shown:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self.bar.close()
+
+
+class Stopped(UserError):
+    """Ctrl-C or SIGTERM, after everything was saved."""
+
+    def __init__(self, number: int, step: int, run: Run):
+        super().__init__(f"stopped at step {step}, which is saved in {run.folder}: go on with "
+                         f"--run {run.folder} --resume")  # fmt: skip
+        self.status = 128 + (number or signal.SIGTERM)
+
+
+class StopSignal:
+    """Within this context the first SIGINT or SIGTERM is only noted; a second one acts at once."""
+
+    number: int | None = None
+
+    def __enter__(self):
+        self.before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+        for s in self.before:
+            signal.signal(s, self._note)
+        return self
+
+    def _note(self, number, frame):
+        self.number = number
+        self.__exit__()
+
+    def __exit__(self, *_):
+        for s, handler in self.before.items():
+            signal.signal(s, handler)

@@ -1,0 +1,151 @@
+"""Fine-tune pretrained weights into a classifier: train, validate, adjust, repeat, then test."""
+
+import dataclasses
+import functools
+import itertools
+import shutil
+
+from minilm.config import FinetuneConfig, resumed
+from minilm.flags import entry_point, parse_flags
+
+# What --search tries: each learning rate with each optimizer.
+SEARCH = {"learning_rate": (3e-4, 1e-3, 3e-3), "optimizer": ("adamw", "muon")}
+
+
+def main():
+    """What happens, in the order in which it happens."""
+    config = parse_flags(FinetuneConfig, __doc__)
+
+    # torch takes seconds to load: not before --help and mistyped flags have been answered.
+    import numpy as np
+
+    from minilm import checkpoint, metrics
+    from minilm.device import choose_machine
+    from minilm.evaluation import evaluate_classifier, label_probabilities
+    from minilm.experiments import baselines
+    from minilm.heads import ClassificationLoss, Classifier
+    from minilm.labelled import (
+        batch_of,
+        encode_examples,
+        epoch_batches,
+        nested_sample,
+        read_splits,
+    )
+    from minilm.model import Transformer
+    from minilm.optim import make_optimizers
+    from minilm.runs import Run, new_folder, newest_run
+    from minilm.training import Plan, StepBatch, Trainer, share_out, train
+
+    # 1. Load the pretrained weights (or, as a control, the same net with random ones).
+    resume = config.resume
+    run = Run(config.run or (newest_run if resume else new_folder)("finetune"))
+    if resume:
+        config = resumed(config, run.flags("finetune"))
+    machine = choose_machine(config.device, config.precision)
+    pretrained = Run(config.pretrained or newest_run("pretrain"))
+    tokenizer = pretrained.tokenizer
+    shape = pretrained.model_config(max_length=config.max_length, dropout=config.dropout)
+    causal = config.attention == "causal"
+    run.claim(resume)
+
+    splits, classes = read_splits(config)
+    if config.labels:
+        splits["train"] = nested_sample(splits["train"], config.labels, config.seed)
+    data = {
+        part: encode_examples(tokenizer, examples, classes, config.max_length)
+        for part, examples in splits.items()
+    }
+    if not resume:
+        config.run, config.pretrained = str(run.folder), str(pretrained.folder)
+        config.precision = "bfloat16" if machine.bfloat16 else "float32"
+        flags, model = dataclasses.asdict(config), dataclasses.asdict(shape)
+        run.create(dict(kind="finetune", flags=flags, model=model, classes=classes), tokenizer)
+
+    def make_classifier() -> Classifier:
+        if config.from_scratch:
+            transformer = Transformer(shape, config.seed)
+        else:
+            transformer = pretrained.transformer(**dataclasses.asdict(shape))
+        transformer.requires_grad_(not config.freeze)
+        if config.compile:
+            for block in transformer.blocks:
+                block.compile()
+        return Classifier(transformer, len(classes), config.pooling).to(machine.device)
+
+    print(
+        f"{config.train or config.data}: {len(classes)} labels, "
+        + ", ".join(f"{len(texts.tokens):,} texts to {part}" for part, texts in data.items())
+        + f"; {data['train'].share_cut:.1%} are longer than {config.max_length} tokens and were cut"
+    )
+    weights = "random weights" if config.from_scratch else f"weights of {pretrained.folder}"
+    print(f"run: {run.folder}, {weights}, {machine.why}")
+
+    # 2. Train on labelled data, in batches of texts of like length.
+    def train_and_validate(config: FinetuneConfig, run: Run) -> float:
+        steps_per_epoch = -(-len(data["train"].tokens) // config.batch_size)
+
+        @functools.lru_cache(maxsize=1)
+        def batches_of(epoch: int) -> list[np.ndarray]:
+            return epoch_batches(data["train"], config.batch_size, config.seed, epoch)
+
+        def batch(step: int) -> StepBatch:
+            epoch, i = divmod(step, steps_per_epoch)
+            texts = batch_of(data["train"], batches_of(epoch)[i])
+            rows = share_out(texts, machine, config.accumulate)
+            return StepBatch(rows, len(texts.labels), int(texts.is_real.sum()))
+
+        classifier = make_classifier()
+        decay = config.weight_decay, config.layer_decay
+        optimizers = make_optimizers(classifier, config.optimizer, config.learning_rate, *decay)
+        steps = config.epochs * steps_per_epoch
+        plan = Plan(
+            steps, warmup=0.1, cooldown=0.9, evaluate_every=steps_per_epoch, seed=config.seed
+        )
+        loss = ClassificationLoss(classifier, causal)
+        trainer = Trainer(classifier, loss, optimizers, batch, plan, machine)
+
+        # 3. Evaluate on validation after every epoch; keep the best, stop when it gets no better.
+        def evaluate() -> tuple[float, dict, str]:
+            values = evaluate_classifier(classifier, data["valid"], causal, machine)
+            text = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+            return 1 - values["accuracy"], values, f"validation: {text}"
+
+        train(trainer, run, evaluate, patience=2)
+        return 1 - checkpoint.best(run.folder).score
+
+    # 4. Adjust: try other learning rates and optimizers, and keep what validation prefers.
+    if config.search:
+        found = []
+        for rate, optimizer in itertools.product(SEARCH["learning_rate"], SEARCH["optimizer"]):
+            print(f"trying learning rate {rate:g} with {optimizer}")
+            tried = dataclasses.replace(config, learning_rate=rate, optimizer=optimizer)
+            trial = Run(run.folder / "search" / f"{optimizer}-{rate:g}")
+            found.append((train_and_validate(tried, trial), rate, optimizer, trial))
+        print("  validation accuracy  learning rate  optimizer")
+        for accuracy, rate, optimizer, _ in sorted(found, key=lambda row: row[0], reverse=True):
+            print(f"  {accuracy:19.1%}  {rate:13g}  {optimizer}")
+        *_, winner = max(found, key=lambda row: row[0])
+        chosen = checkpoint.best(winner.folder).folder
+        shutil.copytree(chosen, run.folder / chosen.name, dirs_exist_ok=True)
+    else:
+        train_and_validate(config, run)
+
+    # 5. The test set, once.
+    classifier, _ = run.classifier()
+    classifier.to(machine.device)
+    part = "test" if "test" in splits else "valid"
+    probabilities = label_probabilities(classifier, data[part], causal, machine)
+    confusion = metrics.confusion_matrix(data[part].labels, probabilities.argmax(1), len(classes))
+    print(f"{part} set:")
+    print(metrics.report(confusion, classes))
+    others = baselines.table(splits["train"], splits[part], classes)
+    for name, values in others.items():
+        print(f"{name}: accuracy {values['accuracy']:.1%}, macro F1 {values['macro_f1']:.1%}")
+    if "bag of words" not in others:
+        print("bag of words: to compare with it, pip install scikit-learn")
+    run.finish(dict(part=part, accuracy=metrics.accuracy(confusion), baselines=others))
+    print(f'next: python -m minilm predict {run.folder} "a text of yours"')
+
+
+if __name__ == "__main__":
+    entry_point(main)

@@ -1,0 +1,140 @@
+"""Pretrain a Transformer on raw text: next-token, masked-token, or both with the same weights."""
+
+import dataclasses
+
+from minilm.config import PretrainConfig, UserError, resumed
+from minilm.flags import entry_point, parse_flags
+
+
+def main():
+    """What happens, in the order in which it happens."""
+    config = parse_flags(PretrainConfig, __doc__)
+
+    # torch takes seconds to load: not before --help and mistyped flags have been answered.
+    from minilm.data import Windows, evaluation_windows, prepare
+    from minilm.device import choose_machine
+    from minilm.evaluation import (
+        bytes_per_token,
+        evaluate_language_model,
+        show_language_model,
+    )
+    from minilm.model import Transformer, training_flops
+    from minilm.objectives import LanguageModelLoss, Objective
+    from minilm.optim import make_optimizers
+    from minilm.runs import Run, new_folder, newest_run
+    from minilm.training import Plan, StepBatch, Trainer, share_out, train
+
+    # 1. The run: a new folder, or one that goes on.
+    resume = config.resume
+    run = Run(config.run or (newest_run if resume else new_folder)("pretrain"))
+    if resume:
+        config = resumed(config, run.flags("pretrain"))
+    machine = choose_machine(config.device, config.precision)
+    say = print if machine.rank == 0 else lambda *_: None
+    if machine.rank == 0:
+        run.claim(resume)
+    init = Run(config.init) if config.init else None
+    config = config.with_defaults(**(dataclasses.asdict(init.model_config()) if init else {}))
+
+    # 2. Text becomes tokens, and tokens become windows. Another run's weights need its words.
+    words = init.tokenizer if init else None
+    source = (config.data, config.vocab_size, words, config.text_column, config.encoding)
+    text = machine.first(lambda: prepare(*source))
+    vocab_size = text.tokenizer.vocab_size
+    windows = Windows(text.train, config.max_length, config.seed)
+    valid_windows = evaluation_windows(text.valid, config.max_length)
+    objective = Objective(config.objective, vocab_size, config.seed)
+    shape = config.model(vocab_size)
+    say(
+        f"text: {len(text.train):,} tokens to train on, {len(text.valid):,} to validate; "
+        f"{vocab_size:,} different ones"
+        + (f" (too little text for {config.vocab_size:,})" * (vocab_size < config.vocab_size))
+    )
+
+    # 3. A model, how its weights change, and what it reads at each step.
+    def make_trainer(steps: int) -> Trainer:
+        if init:
+            model = init.transformer(**dataclasses.asdict(shape))
+        else:
+            model = Transformer(shape, config.seed)
+        model.to(machine.device)
+        if config.compile:
+            for block in model.blocks:
+                block.compile()
+
+        def batch(step: int) -> StepBatch:
+            mask_rate = config.mask_rate * (1 - 0.5 * step / steps)  # falls to half of it
+            task = objective.task(windows.batch(step, config.batch_size), step, mask_rate)
+            rows = share_out((task.inputs, task.targets), machine, config.accumulate)
+            return StepBatch([(*row, task.causal) for row in rows], task.count, task.inputs.size)
+
+        plan = Plan(
+            steps, warmup=0.03, cooldown=0.4, evaluate_every=-(-steps // config.evaluations),
+            seed=config.seed,
+        )  # fmt: skip
+        decay = config.weight_decay
+        optimizers = make_optimizers(model, config.optimizer, config.learning_rate, decay)
+        return Trainer(model, LanguageModelLoss(model), optimizers, batch, plan, machine)
+
+    if config.minutes:  # as many steps as fit, from here on a fixed number
+        seconds = make_trainer(1000).seconds_per_step()
+        config.steps = max(10, int(config.minutes * 60 / seconds))
+        say(f"a step takes {seconds:.3f} s, so {config.minutes:g} minutes are {config.steps} steps")
+        config.minutes = None
+    trainer = make_trainer(config.steps)
+    model = trainer.model
+
+    if not resume:
+        config.precision = "bfloat16" if machine.bfloat16 else "float32"
+        flags = dataclasses.asdict(config) | dict(run=str(run.folder))
+        facts = dict(unigram_entropy=text.unigram_entropy)
+        if machine.rank == 0:
+            run.create(
+                dict(kind="pretrain", flags=flags, model=dataclasses.asdict(shape), facts=facts),
+                text.tokenizer,
+            )
+    elif run.tokenizer.fingerprint != text.tokenizer.fingerprint:
+        raise UserError(
+            f"{run.folder} was trained with other words than {' '.join(config.data)} gives now: "
+            f"the text has changed, so start a new run"
+        )
+    parameters = sum(p.numel() for p in model.parameters())
+    say(f"model: {parameters:,} parameters, {config.objective} objective, {machine.why}")
+    size = f"{config.batch_size} x {config.max_length} tokens"
+    say(f"run: {run.folder}, {config.steps} steps of {size}")
+
+    # 4. Train; on the way, measure on validation text and show what the model has learnt.
+    token_bytes = bytes_per_token(text.tokenizer)
+
+    def evaluate() -> tuple[float, dict, str]:
+        values = evaluate_language_model(model, objective, valid_windows, machine, token_bytes)
+        losses = [value for name, value in values.items() if name.endswith("_loss")]
+        line = "validation: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+        sample = show_language_model(model, config.objective, text.tokenizer, valid_windows[0])
+        return sum(losses) / len(losses), values, line + sample
+
+    spent = train(trainer, run, evaluate)
+
+    # 5. What came out, beside what counting words alone would have reached.
+    if machine.rank == 0:
+        result = run.metrics()[-1]
+        flops = training_flops(shape, spent["tokens"], spent["targets"], config.max_length)
+        rows = {
+            "next-token loss": (result.get("causal_loss"), "{:.3f} nats a token"),
+            "bits per byte": (result.get("bits_per_byte"), "{:.3f}"),
+            "masked-token loss": (result.get("masked_loss"), "{:.3f} nats a token"),
+            "masked tokens right": (result.get("masked_accuracy"), "{:.1%}"),
+            "unigram entropy": (text.unigram_entropy, "{:.3f} nats a token: the line to beat"),
+            "tokens seen": (spent["tokens"], "{:,}"),
+            "seconds": (spent["seconds"], "{:.0f}"),
+            "tokens per second": (spent["tokens"] / spent["seconds"], "{:,.0f}"),
+            "GFLOP per second": (flops / spent["seconds"] / 1e9, "{:.0f}"),
+        }
+        for name, (value, form) in rows.items():
+            if value is not None:
+                say(f"  {name:20} {form.format(value)}")
+        say(f"next: python train_finetune.py --pretrained {run.folder}")
+
+
+if __name__ == "__main__":
+    entry_point(main)
