@@ -143,7 +143,11 @@ def main():
         print(f"{name}: accuracy {values['accuracy']:.1%}, macro F1 {values['macro_f1']:.1%}")
     if "bag of words" not in others:
         print("bag of words: to compare with it, pip install scikit-learn")
-    run.finish(dict(part=part, accuracy=metrics.accuracy(confusion), baselines=others))
+    result = dict(
+        part=part, accuracy=metrics.accuracy(confusion), macro_f1=metrics.macro_f1(confusion),
+        texts=int(confusion.sum()), baselines=others, **checkpoint.newest(run.folder).spent,
+    )  # fmt: skip
+    run.finish(result)
     print(f'next: python -m minilm predict {run.folder} "a text of yours"')
 
 

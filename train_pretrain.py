@@ -87,12 +87,9 @@ def main():
     if not resume:
         config.precision = "bfloat16" if machine.bfloat16 else "float32"
         flags = dataclasses.asdict(config) | dict(run=str(run.folder))
-        facts = dict(unigram_entropy=text.unigram_entropy)
         if machine.rank == 0:
-            run.create(
-                dict(kind="pretrain", flags=flags, model=dataclasses.asdict(shape), facts=facts),
-                text.tokenizer,
-            )
+            model_config = dataclasses.asdict(shape)
+            run.create(dict(kind="pretrain", flags=flags, model=model_config), text.tokenizer)
     elif run.tokenizer.fingerprint != text.tokenizer.fingerprint:
         raise UserError(
             f"{run.folder} was trained with other words than {' '.join(config.data)} gives now: "
@@ -117,23 +114,28 @@ def main():
 
     # 5. What came out, beside what counting words alone would have reached.
     if machine.rank == 0:
-        result = run.metrics()[-1]
         flops = training_flops(shape, spent["tokens"], spent["targets"], config.max_length)
-        rows = {
-            "next-token loss": (result.get("causal_loss"), "{:.3f} nats a token"),
-            "bits per byte": (result.get("bits_per_byte"), "{:.3f}"),
-            "masked-token loss": (result.get("masked_loss"), "{:.3f} nats a token"),
-            "masked tokens right": (result.get("masked_accuracy"), "{:.1%}"),
-            "unigram entropy": (text.unigram_entropy, "{:.3f} nats a token: the line to beat"),
-            "tokens seen": (spent["tokens"], "{:,}"),
-            "seconds": (spent["seconds"], "{:.0f}"),
-            "tokens per second": (spent["tokens"] / spent["seconds"], "{:,.0f}"),
-            "GFLOP per second": (flops / spent["seconds"] / 1e9, "{:.0f}"),
-        }
-        for name, (value, form) in rows.items():
-            if value is not None:
-                say(f"  {name:20} {form.format(value)}")
-        say(f"next: python train_finetune.py --pretrained {run.folder}")
+        result = dict(
+            losses=run.metrics()[-1], unigram_entropy=text.unigram_entropy, parameters=parameters,
+            steps=config.steps, tokens_per_second=spent["tokens"] / spent["seconds"],
+            flops_per_second=flops / spent["seconds"], **spent,
+        )  # fmt: skip
+        run.finish(result)
+        values = {**result, **result["losses"]}
+        for name, label, form in (
+            ("causal_loss", "next-token loss", "{:.3f} nats a token"),
+            ("bits_per_byte", "bits per byte", "{:.3f}"),
+            ("masked_loss", "masked-token loss", "{:.3f} nats a token"),
+            ("masked_accuracy", "masked tokens right", "{:.1%}"),
+            ("unigram_entropy", "unigram entropy", "{:.3f} nats a token: the line to beat"),
+            ("tokens", "tokens seen", "{:,}"),
+            ("seconds", "seconds of training", "{:.0f}"),
+            ("tokens_per_second", "tokens per second", "{:,.0f}"),
+            ("flops_per_second", "FLOP per second", "{:.2e}"),
+        ):
+            if name in values:
+                print(f"  {label:20} {form.format(values[name])}")
+        print(f"next: python train_finetune.py --pretrained {run.folder}")
 
 
 if __name__ == "__main__":

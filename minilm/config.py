@@ -215,6 +215,8 @@ class FinetuneConfig(MachineConfig):
         self.data = self.data or (None if self.train else "python-docs")
         require_positive(self, "labels", "max_length", "epochs", "batch_size", "accumulate")
         require_positive(self, "learning_rate", "layer_decay")
+        if self.max_length < 3:
+            raise UserError(f"--max-length is {self.max_length}: a text needs <doc>, a word, <doc>")
 
 
 def resumed(parsed, saved: dict):

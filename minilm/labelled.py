@@ -43,7 +43,10 @@ def read_splits(config: FinetuneConfig) -> tuple[dict[str, list[Example]], list[
         splits = dict(labelled(config.data))
     source = config.train or config.data
     if "valid" not in splits:
-        texts = sorted({example.text for example in splits["train"]})
+        stay = {e.label: e.text for e in splits["train"]}  # one text of every label
+        texts = sorted({e.text for e in splits["train"]} - set(stay.values()))
+        if not texts:
+            raise UserError(f"{source} has too few texts to hold some out: give more, or --valid")
         order = draws(config.seed, 0, "valid").permutation(len(texts))
         held_out = {texts[i] for i in order[: max(1, round(VALID_SHARE * len(texts)))]}
         splits["valid"] = [e for e in splits["train"] if e.text in held_out]

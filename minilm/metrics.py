@@ -46,7 +46,8 @@ def wilson_interval(right: int, n: int) -> tuple[float, float]:
     z, share = 1.959964, right / n
     centre = share + z * z / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
+    scale = 1 + z * z / n
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 def report(confusion: np.ndarray, classes: list[str]) -> str:

@@ -199,7 +199,7 @@ def test_the_formula_for_flops_equals_a_count_of_the_products_done(make_model, n
 @pytest.mark.parametrize(
     ("changes", "flags"),
     [
-        (dict(d_model=30, n_heads=4), ["--d-model 30", "--n-heads 4"]),
+        (dict(d_model=34, n_heads=4), ["--d-model 34", "--n-heads 4", "multiple"]),
         (dict(d_model=6, n_heads=2), ["--d-model 6", "--n-heads 2"]),  # 3 a head: no pairs
         (dict(n_layers=0), ["--n-layers"]),
         (dict(vocab_size=-1), ["--vocab-size"]),

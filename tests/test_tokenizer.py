@@ -32,7 +32,7 @@ SNIPPETS = (
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return Tokenizer.train([[ENGLISH * 2], [FOREIGN * 2]], vocab_size=400)
+    return Tokenizer.train([[ENGLISH * 2], [FOREIGN * 2 + "\ud800" * 40]], vocab_size=400)
 
 
 def fuzzed(seed: int, valid: bool = False) -> str:
@@ -126,9 +126,8 @@ def test_blocks_have_the_same_ids_as_the_whole_wherever_the_stream_is_cut(tokeni
 
 @pytest.mark.parametrize("snippets", [SNIPPETS, ("'", "l", "re", "a" * 30, "\ud800" * 25)])
 def test_a_long_stream_has_the_same_ids_as_the_whole(tokenizer, snippets, monkeypatch):
-    rng = random.Random(1)
-    text = "".join(rng.choices(snippets, k=20_000))
-    ids = list(tokenizer.encode_stream(cut_at_random(text, rng)))
+    text = "".join(random.Random(1).choices(snippets, k=20_000))
+    ids = list(tokenizer.encode_stream(cut_at_random(text, random.Random(2))))
     assert len(ids) > 1
     monkeypatch.setattr("minilm.tokenizer.BLOCK", len(text) + 1)
     assert np.array_equal(np.concatenate(ids), tokenizer.encode(text))
@@ -166,10 +165,9 @@ def test_the_vocabulary_does_not_depend_on_the_hash_seed():
 
 
 def test_a_small_corpus_gives_a_smaller_vocabulary_of_pairs_that_occur_twice():
-    assert Tokenizer.train([[], ["abc"]], vocab_size=1000).vocab_size == N_BASE
+    assert Tokenizer.train([[], ["ab", "cddd"]], vocab_size=1000).vocab_size == N_BASE
     assert Tokenizer.train([["aaaa"]], vocab_size=N_BASE).vocab_size == N_BASE
     assert Tokenizer.train([["ab"], ["ab"]], vocab_size=1000).merges == [(100, 101)]
-    assert Tokenizer.train([["aaa"]], vocab_size=1000).merges == []  # "aa" could merge only once
 
 
 def test_a_vocabulary_may_fill_uint16_and_no_more():
@@ -213,14 +211,12 @@ def test_special_tokens_arise_only_when_asked_for(tokenizer):
     ids = tokenizer.encode(text, special=True)
     assert [i for i in ids if i < N_SPECIAL] == [MASK, PAD, DOC, MASK]
     assert tokenizer.decode(ids) == text
-    assert tokenizer.encode("", special=True).shape == (0,)
 
 
-@pytest.mark.parametrize("wrong", [-1, 400, 2**40])
-def test_an_id_out_of_range_is_refused(tokenizer, wrong):
-    tokenizer.decode([399])
-    with pytest.raises(UserError, match=str(wrong)):
-        tokenizer.decode([5, wrong])
+def test_an_id_out_of_range_is_refused(tokenizer):
+    for wrong in (-1, 400, 2**40):
+        with pytest.raises(UserError, match=str(wrong)):
+            tokenizer.decode([399, wrong])
 
 
 def test_saving_and_loading_gives_the_same_tokenizer_in_the_same_bytes(tokenizer, tmp_path):
@@ -231,7 +227,8 @@ def test_saving_and_loading_gives_the_same_tokenizer_in_the_same_bytes(tokenizer
         Tokenizer.load(tmp_path / "absent.json")
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
     assert loaded.merges == tokenizer.merges
-    assert loaded.fingerprint == tokenizer.fingerprint != Tokenizer([]).fingerprint
+    assert loaded.fingerprint == tokenizer.fingerprint
+    assert Tokenizer([(100, 101)]).fingerprint != Tokenizer([(101, 100)]).fingerprint
     assert np.array_equal(loaded.encode(ENGLISH), tokenizer.encode(ENGLISH))
 
 

@@ -1,0 +1,169 @@
+"""README's tables, made from measured results and from the source itself, never typed by hand.
+
+    python -m minilm.experiments.report      # writes them into README.md, between their markers
+
+A test holds README to what this makes of tests/benchmarks/results.json.
+"""
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "tests" / "benchmarks" / "results.json"
+
+# The reading order, and what each file is about.
+READING_ORDER = {
+    "minilm/objectives.py": "what a position may see and must say: causal, masked, hybrid",
+    "minilm/model.py": "the Transformer",
+    "minilm/heads.py": "a label for a whole text",
+    "train_pretrain.py": "pretraining, from the flags to the last line it prints",
+    "train_finetune.py": "fine-tuning: load, train, validate, adjust, test",
+    "minilm/training.py": "the one loop under both",
+    "minilm/optim.py": "how weights change: AdamW, Muon, the learning rate's course",
+    "minilm/tokenizer.py": "byte-level BPE: how text becomes numbers and back",
+    "minilm/data.py": "token files and windows of them",
+    "minilm/labelled.py": "labelled texts, batched by length",
+    "minilm/reference.py": "the same model in NumPy, every gradient derived by hand",
+    "minilm/generate.py": "continuing a text, filling in hidden words",
+    "minilm/evaluation.py": "what a model is worth on new text",
+    "minilm/checkpoint.py": "how a checkpoint survives a crash",
+}
+
+
+def reading_order(results: dict) -> str:
+    """File, lines to the nearest ten, minutes at twenty lines a minute."""
+    rows = ["| | file | what it is | lines | minutes |", "|---|---|---|---|---|"]
+    for i, (path, about) in enumerate(READING_ORDER.items(), 1):
+        lines = len((ROOT / path).read_text(encoding="utf-8").splitlines())
+        minutes = max(1, round(lines / 20))
+        rows.append(f"| {i} | [{path}]({path}) | {about} | {round(lines, -1)} | {minutes} |")
+    return "\n".join(rows)
+
+
+def pretraining(results: dict) -> str:
+    """One row an objective: what the default run reaches, seed 0."""
+    rows = [
+        "| objective | next-token loss | bits a byte | masked-token loss | masked tokens right "
+        "| unigram entropy | tokens/s | minutes |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for objective in ("causal", "masked", "hybrid"):
+        r = results[f"pretrain {objective} 0"]
+        losses = r["losses"]
+        cells = [
+            objective,
+            _number(losses.get("causal_loss"), "{:.2f}"),
+            _number(losses.get("bits_per_byte"), "{:.2f}"),
+            _number(losses.get("masked_loss"), "{:.2f}"),
+            _number(losses.get("masked_accuracy"), "{:.1%}"),
+            f"{r['unigram_entropy']:.2f}",
+            f"{r['tokens_per_second']:,.0f}",
+            f"{r['minutes']:.1f}",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def finetuning(results: dict) -> str:
+    """Pretrained against scratch against the baselines, on the default task."""
+    rows = ["| classifier | test accuracy | macro F1 | minutes |", "|---|---|---|---|"]
+    for label, name in (
+        ("pretrained (hybrid), fine-tuned", "finetune hybrid"),
+        ("pretrained (causal), fine-tuned", "finetune causal"),
+        ("pretrained (masked), fine-tuned", "finetune masked"),
+        ("the same net from scratch", "finetune scratch"),
+    ):
+        runs = [r for key, r in results.items() if key.rsplit(" ", 1)[0] == name]
+        minutes = statistics.mean(r["minutes"] for r in runs)
+        accuracy, f1 = (_spread([r[key] for r in runs]) for key in ("accuracy", "macro_f1"))
+        rows.append(f"| {label} | {accuracy} | {f1} | {minutes:.1f} |")
+    rows += _baselines(results["finetune hybrid 0"])
+    return "\n".join(rows)
+
+
+def imdb(results: dict) -> str:
+    """IMDB at size tiny, on nothing but its own text."""
+    rows = ["| classifier | test accuracy | minutes |", "|---|---|---|"]
+    for label, name in (
+        ("pretrained on IMDB's own text (tiny, hybrid), fine-tuned", "finetune imdb 0"),
+        ("the same net from scratch", "finetune imdb-scratch 0"),
+    ):
+        r = results[name]
+        before = results["pretrain imdb 0"]["minutes"] if name == "finetune imdb 0" else 0
+        rows.append(f"| {label} | {r['accuracy']:.1%} | {before + r['minutes']:.0f} |")
+    rows += [row.replace(" | | |", " | |") for row in _baselines(r, f1=False)]
+    return "\n".join(rows)
+
+
+def sizes(results: dict) -> str:
+    """The table of sizes with what they cost."""
+    rows = [
+        "| size | shape | parameters | window | tokens/s (hybrid) | memory | default run |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for size, r in results["sizes"].items():
+        shape = f"{r['n_layers']} x {r['d_model']}, {r['vocab_size']:,} words"
+        rows.append(
+            f"| {size} | {shape} | {r['parameters'] / 1e6:.1f} M | {r['max_length']} "
+            f"| {r['tokens_per_second']:,.0f} | {r['memory'] / 1e9:.1f} GB "
+            f"| {r['steps']:,} steps, {_duration(r['seconds'])} |"
+        )
+    return "\n".join(rows)
+
+
+TABLES = {
+    "reading order": reading_order,
+    "pretraining": pretraining,
+    "fine-tuning": finetuning,
+    "imdb": imdb,
+    "sizes": sizes,
+}
+
+
+def fill_in(page: str, results: dict) -> str:
+    """The page with every table between `<!-- table: NAME -->` and `<!-- end -->` made anew."""
+
+    def table(match: re.Match) -> str:
+        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]](results)}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: ([\w -]+?) -->.*?<!-- end -->", table, page, flags=re.DOTALL)
+
+
+def _baselines(result: dict, f1: bool = True) -> list[str]:
+    labels = {"majority class": "majority class", "bag of words": "TF-IDF, logistic regression"}
+    rows = []
+    for name, values in result["baselines"].items():
+        cells = [labels[name], f"{values['accuracy']:.1%}"]
+        cells += [f"{values['macro_f1']:.1%}"] * f1
+        rows.append(f"| {' | '.join(cells)} | |")
+    return rows
+
+
+def _spread(values: list[float]) -> str:
+    mean = f"{statistics.mean(values):.1%}"
+    if len(values) < 2:
+        return mean
+    return f"{mean} (sd {100 * statistics.stdev(values):.1f}, {len(values)} seeds)"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def main() -> None:
+    """Write the tables into README.md."""
+    readme = ROOT / "README.md"
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    readme.write_text(
+        fill_in(readme.read_text(encoding="utf-8"), results), encoding="utf-8", newline="\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

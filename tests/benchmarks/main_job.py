@@ -1,0 +1,61 @@
+"""Run the jobs behind README's tables, one after the other, and note what came out.
+
+    python tests/benchmarks/main_job.py [NAME ...]        # all jobs not yet in results.json
+    python -m minilm.experiments.report                   # then write the tables into README
+
+Each job is a command that anyone can type; results.json keeps it beside its figures. A job whose
+name is given runs again. The IMDB jobs need `python -m minilm fetch imdb` first.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from minilm.checkpoint import write_file
+
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).with_name("results.json")
+
+PRETRAIN, FINETUNE = "train_pretrain.py", "train_finetune.py"
+JOBS = {
+    **{f"pretrain hybrid {s}": f"{PRETRAIN} --seed {s}" for s in range(3)},
+    **{f"pretrain {o} 0": f"{PRETRAIN} --objective {o}" for o in ("causal", "masked")},
+    **{
+        f"finetune {o} {s}": f"{FINETUNE} --pretrained runs/pretrain-{o}-{s} --seed {s}"
+        for o, s in (("hybrid", 0), ("hybrid", 1), ("hybrid", 2), ("causal", 0), ("masked", 0))
+    },
+    **{
+        f"finetune scratch {s}": f"{FINETUNE} --pretrained runs/pretrain-hybrid-{s} --from-scratch"
+        f" --seed {s}"
+        for s in range(3)
+    },
+    "pretrain imdb 0": f"{PRETRAIN} --data imdb --minutes 8",
+    "finetune imdb 0": f"{FINETUNE} --data imdb --pretrained runs/pretrain-imdb-0 --epochs 2",
+    "finetune imdb-scratch 0": f"{FINETUNE} --data imdb --pretrained runs/pretrain-imdb-0"
+    " --epochs 2 --from-scratch",
+}
+
+
+def main(again: list[str]) -> None:
+    """Run what is missing."""
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    for name, command in JOBS.items():
+        if name in results and name not in again:
+            continue
+        run = Path("runs", name.replace(" ", "-"))
+        shutil.rmtree(ROOT / run, ignore_errors=True)
+        print(f"--- {name}: python {command} --run {run.as_posix()}", flush=True)
+        start = time.perf_counter()
+        arguments = [*command.split(), "--run", run.as_posix()]
+        subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
+        minutes = (time.perf_counter() - start) / 60
+        result = json.loads((ROOT / run / "result.json").read_text(encoding="utf-8"))
+        results[name] = {"command": f"python {command}", "minutes": minutes, **result}
+        write_file(RESULTS, (json.dumps(results, indent=2) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
