@@ -9,7 +9,7 @@ from minilm.config import FinetuneConfig, resumed
 from minilm.flags import entry_point, parse_flags
 
 # What --search tries: each learning rate with each optimizer.
-SEARCH = {"learning_rate": (3e-4, 1e-3, 3e-3), "optimizer": ("adamw", "muon")}
+SEARCH = {"learning_rate": (1e-3, 3e-3, 1e-2), "optimizer": ("adamw", "muon")}
 
 
 def main():
@@ -34,7 +34,7 @@ def main():
     from minilm.model import Transformer
     from minilm.optim import make_optimizers
     from minilm.runs import Run, new_folder, newest_run
-    from minilm.training import Plan, StepBatch, Trainer, share_out, train
+    from minilm.training import Plan, StepBatch, Stopped, Trainer, share_out, train
 
     # 1. Load the pretrained weights (or, as a control, the same net with random ones).
     resume = config.resume
@@ -43,8 +43,9 @@ def main():
         config = resumed(config, run.flags("finetune"))
     machine = choose_machine(config.device, config.precision)
     pretrained = Run(config.pretrained or newest_run("pretrain"))
-    tokenizer = pretrained.tokenizer
+    config.max_length = config.max_length or pretrained.model_config().max_length
     shape = pretrained.model_config(max_length=config.max_length, dropout=config.dropout)
+    tokenizer = pretrained.tokenizer
     causal = config.attention == "causal"
     run.claim(resume)
 
@@ -120,7 +121,11 @@ def main():
             print(f"trying learning rate {rate:g} with {optimizer}")
             tried = dataclasses.replace(config, learning_rate=rate, optimizer=optimizer)
             trial = Run(run.folder / "search" / f"{optimizer}-{rate:g}")
-            found.append((train_and_validate(tried, trial), rate, optimizer, trial))
+            trial.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                found.append((train_and_validate(tried, trial), rate, optimizer, trial))
+            except Stopped as stopped:  # what goes on is the search, not the trial
+                raise Stopped(stopped.number, stopped.step, run) from None
         print("  validation accuracy  learning rate  optimizer")
         for accuracy, rate, optimizer, _ in sorted(found, key=lambda row: row[0], reverse=True):
             print(f"  {accuracy:19.1%}  {rate:13g}  {optimizer}")

@@ -18,11 +18,11 @@ def main():
         evaluate_language_model,
         show_language_model,
     )
+    from minilm.experiments.estimate import estimate
     from minilm.model import Transformer, training_flops
-    from minilm.objectives import LanguageModelLoss, Objective
-    from minilm.optim import make_optimizers
+    from minilm.objectives import Objective, Task
     from minilm.runs import Run, new_folder, newest_run
-    from minilm.training import Plan, StepBatch, Trainer, share_out, train
+    from minilm.training import language_model_trainer, train
 
     # 1. The run: a new folder, or one that goes on.
     resume = config.resume
@@ -51,38 +51,22 @@ def main():
         + (f" (too little text for {config.vocab_size:,})" * (vocab_size < config.vocab_size))
     )
 
-    # 3. A model, how its weights change, and what it reads at each step.
-    def make_trainer(steps: int) -> Trainer:
-        if init:
-            model = init.transformer(**dataclasses.asdict(shape))
-        else:
-            model = Transformer(shape, config.seed)
-        model.to(machine.device)
-        if config.compile:
-            for block in model.blocks:
-                block.compile()
-
-        def batch(step: int) -> StepBatch:
-            mask_rate = config.mask_rate * (1 - 0.5 * step / steps)  # falls to half of it
-            task = objective.task(windows.batch(step, config.batch_size), step, mask_rate)
-            rows = share_out((task.inputs, task.targets), machine, config.accumulate)
-            return StepBatch([(*row, task.causal) for row in rows], task.count, task.inputs.size)
-
-        plan = Plan(
-            steps, warmup=0.03, cooldown=0.4, evaluate_every=-(-steps // config.evaluations),
-            seed=config.seed,
-        )  # fmt: skip
-        decay = config.weight_decay
-        optimizers = make_optimizers(model, config.optimizer, config.learning_rate, decay)
-        return Trainer(model, LanguageModelLoss(model), optimizers, batch, plan, machine)
-
+    # 3. A model, and what it reads at each step.
+    if init:
+        model = init.transformer(**dataclasses.asdict(shape))
+    else:
+        model = Transformer(shape, config.seed)
+    model.to(machine.device)
     if config.minutes:  # as many steps as fit, from here on a fixed number
-        seconds = make_trainer(1000).seconds_per_step()
-        config.steps = max(10, int(config.minutes * 60 / seconds))
-        say(f"a step takes {seconds:.3f} s, so {config.minutes:g} minutes are {config.steps} steps")
-        config.minutes = None
-    trainer = make_trainer(config.steps)
-    model = trainer.model
+        planned = estimate(config, machine)
+        say(f"{config.minutes:g} minutes are {planned.steps} steps, by the speed measured now")
+        config = dataclasses.replace(config, steps=planned.steps, minutes=None)
+
+    def task(step: int) -> Task:
+        mask_rate = config.mask_rate * (1 - 0.5 * step / config.steps)  # falls to half of it
+        return objective.task(windows.batch(step, config.batch_size), step, mask_rate)
+
+    trainer = language_model_trainer(config, model, task, machine)
 
     if not resume:
         config.precision = "bfloat16" if machine.bfloat16 else "float32"

@@ -40,8 +40,14 @@ class Checkpoint:
     spent: dict  # tokens, targets and seconds of the run until here
 
     def read(self, name: str):
-        """The tensors saved under a name, on the CPU."""
-        return torch.load(self.folder / f"{name}.pt", map_location="cpu", weights_only=True)
+        """The tensors saved under a name, on the CPU. Raises UserError where the file holds
+        anything else, which is not run."""
+        path = self.folder / f"{name}.pt"
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a file made to do harm may fail in any way
+            kind = type(error).__name__
+            raise UserError(f"{path} is not what minilm saves ({kind}): use another run") from None
 
 
 def save(run: Path, step: int, score: float, spent: dict, **states) -> None:
@@ -79,7 +85,7 @@ def checkpoints(run: Path) -> list[Checkpoint]:
         if re.fullmatch(r"step-\d{8}", folder.name):
             try:
                 found.append(_verify(folder))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            except Exception as error:  # whatever is wrong with it
                 print(f"{folder} is damaged and not used: {error}", file=sys.stderr)
     return found
 
@@ -107,10 +113,13 @@ def _delete_old(run: Path) -> None:
 
 
 def _verify(folder: Path) -> Checkpoint:
-    """Read a manifest and hash every file that it names. Raises ValueError where one differs."""
+    """Read a manifest and hash every file that it names. Raises ValueError where one differs, and
+    other errors where the manifest is none."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    if {path.name for path in folder.glob("*.pt")} != set(manifest["sha256"]):
+        raise ValueError("its files are not those that were saved")
     for name, expected in manifest["sha256"].items():
-        with open(folder / Path(name).name, "rb") as file:
+        with open(folder / name, "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != expected:
                 raise ValueError(f"{name} is not what was saved")
     step, score = int(manifest["step"]), float(manifest["score"])

@@ -5,6 +5,7 @@ torch is loaded.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 
 
@@ -68,15 +69,15 @@ class ModelConfig:
 SIZES = {
     "tiny": dict(
         d_model=128, n_layers=4, n_heads=4, vocab_size=4096, max_length=128, batch_size=32,
-        steps=2000, learning_rate=2e-3,
+        steps=750, learning_rate=7e-3,
     ),
     "small": dict(
         d_model=256, n_layers=6, n_heads=4, vocab_size=8192, max_length=256, batch_size=32,
-        steps=8000, learning_rate=1e-3,
+        steps=8000, learning_rate=5e-3,
     ),
     "base": dict(
         d_model=384, n_layers=12, n_heads=6, vocab_size=16384, max_length=256, batch_size=64,
-        steps=30000, learning_rate=6e-4,
+        steps=30000, learning_rate=3e-3,
     ),
 }  # fmt: skip
 
@@ -127,21 +128,23 @@ class PretrainConfig(MachineConfig):
     batch_size: int | None = flag(None, "windows in a step")
     accumulate: int = flag(1, "micro-batches that a step is computed in, to save memory")
     learning_rate: float | None = flag(None, "at its highest")
-    optimizer: str = flag("adamw", "for the hidden matrices", choices=["adamw", "muon"])
+    optimizer: str = flag("muon", "for the hidden matrices", choices=["adamw", "muon"])
     weight_decay: float = flag(0.1, "of the matrices")
     mask_rate: float = flag(0.3, "share of words hidden at first; falls to half of it")
     dropout: float = flag(0.0, "share of activations dropped")
     seed: int = flag(0, "of every random draw")
     evaluations: int = flag(5, "how often to evaluate, sample and save on the way")
     run: str | None = flag(None, "folder to write to (default: a new one in runs/)")
-    resume: bool = flag(False, "continue the run in --run, or the newest that is unfinished")
+    resume: bool = flag(False, "continue the run in --run, or the newest")
     init: str | None = flag(None, "start from the weights and tokenizer of this run")
 
     def __post_init__(self):
         if self.steps is not None and self.minutes is not None:
             raise UserError("--steps and --minutes were both given: the length is one or the other")
         require_positive(self, "steps", "minutes", "batch_size", "accumulate", "learning_rate")
-        require_positive(self, "evaluations", "max_length")
+        require_positive(self, "evaluations", "max_length", "vocab_size")
+        require_positive(self, "d_model", "n_layers", "n_heads", "d_ff")
+        require_not_negative(self, "weight_decay", "seed")
         if not 0 < self.mask_rate < 1:
             raise UserError(f"--mask-rate is {self.mask_rate}: give a share between 0 and 1")
 
@@ -194,28 +197,32 @@ class FinetuneConfig(MachineConfig):
     )
     freeze: bool = flag(False, "train the head only: what do the pretrained vectors know?")
     layer_decay: float = flag(0.9, "each block learns by this factor slower than the one above")
-    max_length: int = flag(256, "longer texts keep their head and tail only, in tokens")
-    epochs: int = flag(4, "passes over the labelled texts")
+    max_length: int | None = flag(
+        None, "longer texts keep their head and tail only, in tokens (default: as pretrained)"
+    )
+    epochs: int = flag(3, "passes over the labelled texts")
     batch_size: int = flag(32, "texts in a step")
     accumulate: int = flag(1, "micro-batches that a step is computed in, to save memory")
-    learning_rate: float = flag(1e-3, "at its highest")
-    optimizer: str = flag("adamw", "the update rule", choices=["adamw", "muon", "sgd"])
+    learning_rate: float = flag(3e-3, "at its highest")
+    optimizer: str = flag("muon", "the update rule", choices=["adamw", "muon", "sgd"])
     weight_decay: float = flag(0.05, "of the matrices")
     dropout: float = flag(0.1, "share of activations dropped")
     search: bool = flag(False, "try learning rates and optimizers, keep the best on validation")
     seed: int = flag(0, "of every random draw")
     run: str | None = flag(None, "folder to write to (default: a new one in runs/)")
-    resume: bool = flag(False, "continue the run in --run, or the newest that is unfinished")
+    resume: bool = flag(False, "continue the run in --run, or the newest")
 
     def __post_init__(self):
         if self.data and self.train:
             raise UserError("--data and --train were both given: name a corpus or your own file")
         if not self.train and (self.valid or self.test):
             raise UserError("--valid and --test go with --train FILE, which is missing")
-        self.data = self.data or (None if self.train else "python-docs")
+        if not self.train and not self.resume:
+            self.data = self.data or "python-docs"
         require_positive(self, "labels", "max_length", "epochs", "batch_size", "accumulate")
         require_positive(self, "learning_rate", "layer_decay")
-        if self.max_length < 3:
+        require_not_negative(self, "weight_decay", "seed")
+        if self.max_length and self.max_length < 3:
             raise UserError(f"--max-length is {self.max_length}: a text needs <doc>, a word, <doc>")
 
 
@@ -224,7 +231,10 @@ def resumed(parsed, saved: dict):
 
     Raises UserError where the command line (`parsed`) asks for something else.
     """
-    original = type(parsed)(**saved)
+    try:
+        original = type(parsed)(**saved)
+    except TypeError as error:
+        raise UserError(f"config.json holds flags of another version ({error})") from None
     for f in dataclasses.fields(parsed):
         default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
         now, then = getattr(parsed, f.name), getattr(original, f.name)
@@ -240,8 +250,15 @@ def require_positive(config, *names: str) -> None:
     """Raise UserError for the first of these fields that is given but not above zero."""
     for name in names:
         value = getattr(config, name)
-        if value is not None and not value > 0:
+        if value is not None and not 0 < value < math.inf:
             raise UserError(f"{flag_name(name)} is {value}: give a number above 0")
+
+
+def require_not_negative(config, *names: str) -> None:
+    """Raise UserError for the first of these fields that is below zero."""
+    for name in names:
+        if not 0 <= getattr(config, name) < math.inf:
+            raise UserError(f"{flag_name(name)} is {getattr(config, name)}: give 0 or more")
 
 
 def flag_name(name: str) -> str:

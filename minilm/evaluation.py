@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from minilm import metrics
+from minilm.config import NonFiniteError
 from minilm.device import Machine
 from minilm.generate import fill, generate
 from minilm.heads import Classifier
@@ -37,6 +38,7 @@ def evaluate_language_model(
     token_bytes (V,) says how many bytes each word stands for. Returns, in nats a target,
     "causal_loss" and "masked_loss"; "bits_per_byte" (causal), which does not depend on the
     tokenizer; and "masked_accuracy", the share of hidden words that were the first choice.
+    Raises NonFiniteError where one of them is not finite.
     """
     model.eval()
     sums: dict[str, float] = defaultdict(float)
@@ -59,6 +61,11 @@ def evaluate_language_model(
         values["bits_per_byte"] = nats_per_byte / math.log(2)
     if "masked" in tasks:
         values["masked_accuracy"] = sums["masked_right"] / sums["masked_count"]
+    if not all(map(math.isfinite, values.values())):
+        raise NonFiniteError(
+            f"the validation loss is {sum(values.values())}: the weights have grown too large. Try "
+            f"a lower --learning-rate"
+        )
     return values
 
 
@@ -67,7 +74,7 @@ def show_language_model(
 ) -> str:
     """What the model makes of a validation text (T,): its beginning continued, or hidden words
     filled in, whichever its objective trains."""
-    words = text[text >= N_SPECIAL][:24]
+    words = text[text >= N_SPECIAL][: min(24, model.config.max_length - 2)]
     shown = []
     if objective in ("causal", "hybrid"):
         begin = words[:8]

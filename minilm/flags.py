@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None):
         """As argparse's. Raises UserError for what it does not know."""
-        parsed, unknown = self.parse_known_args(args, namespace)
+        parsed, unknown = self.parse_known_intermixed_args(args, namespace)
         if unknown:
             known = [option for action in self._actions for option in action.option_strings]
             near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
@@ -60,6 +60,8 @@ def entry_point(main):
     """Call main; what a person can put right becomes one line and an exit status."""
     # Read when torch loads: threads that wait sleep, and so leave a busy machine to others.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if hasattr(sys.stdout, "reconfigure"):  # a character the terminal cannot show is no error
+        sys.stdout.reconfigure(errors="replace")
     try:
         main()
     except UserError as error:

@@ -34,12 +34,14 @@ class Run:
         path = self.folder / "config.json"
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{self.folder} is not a run: it has no config.json") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is damaged ({error}): use another run") from None
         if not isinstance(config, dict) or config.get("format") != FORMAT:
             raise UserError(f"{path} is not of format {FORMAT}: another version wrote this run")
+        if not {"kind", "flags", "model"} <= config.keys():
+            raise UserError(f"{path} is damaged (something is missing): use another run")
         return config
 
     @property
@@ -53,15 +55,21 @@ class Run:
 
     def claim(self, resume: bool) -> None:
         """Keep other processes from writing here; the claim goes when this process does, however it
-        ends. Raises UserError where another process holds it, or where there is a run already that
-        this one would write over."""
+        ends. Raises UserError where another process holds it, where there is a run already that
+        this one would write over, or where nothing can be written."""
         if not resume and (self.folder / "config.json").exists():
             raise UserError(
                 f"{self.folder} already holds a run: continue it with --resume, or name another "
                 f"folder with --run"
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.folder / "lock", "a+b")  # noqa: SIM115 - held until the process ends
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.folder / "lock", "a+b")  # noqa: SIM115 - until the process ends
+        except OSError as error:
+            raise UserError(
+                f"{self.folder} cannot be written to ({error.strerror}): name another folder with "
+                f"--run"
+            ) from None
         try:
             if os.name == "nt":
                 import msvcrt
@@ -107,7 +115,11 @@ class Run:
     def model_config(self, **changes) -> ModelConfig:
         """The shape of a pretraining run's model, changed in places (a longer max_length, some
         dropout). Raises UserError where this is not a pretraining run."""
-        return ModelConfig(**{**self._of_kind("pretrain")["model"], **changes})
+        shape = self._of_kind("pretrain")["model"]
+        try:
+            return ModelConfig(**{**shape, **changes})
+        except TypeError as error:
+            raise UserError(f"{self.folder / 'config.json'} is damaged ({error})") from None
 
     def transformer(self, **changes) -> Transformer:
         """The pretrained Transformer, from the best checkpoint. Raises UserError as above."""

@@ -21,10 +21,12 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from minilm import checkpoint
-from minilm.config import NonFiniteError, UserError
+from minilm.config import NonFiniteError, PretrainConfig, UserError
 from minilm.data import draws
 from minilm.device import Machine
-from minilm.optim import schedule, set_learning_rates
+from minilm.model import Transformer
+from minilm.objectives import LanguageModelLoss, Task
+from minilm.optim import make_optimizers, schedule, set_learning_rates
 from minilm.runs import Run
 
 
@@ -114,15 +116,6 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         return mean, batch
 
-    def seconds_per_step(self, seconds: float = 4.0) -> float:
-        """Measure, by training: use it on a Trainer that is then thrown away."""
-        times = []
-        while len(times) < 3 or sum(times) < seconds:
-            start = time.perf_counter()
-            self.step(len(times))
-            times.append(self.machine.agree(time.perf_counter() - start))
-        return sorted(times[1:])[len(times[1:]) // 2]
-
     def states(self) -> dict:
         """What a checkpoint holds."""
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
@@ -133,6 +126,25 @@ class Trainer:
         self.model.load_state_dict(saved.read("model"))
         for optimizer, state in zip(self.optimizers, saved.read("optimizers"), strict=True):
             optimizer.load_state_dict(state)
+
+
+def language_model_trainer(
+    config: PretrainConfig, model: Transformer, task: Callable[[int], Task], machine: Machine
+) -> Trainer:
+    """A Trainer that pretrains `model` on the Task of each step, as the flags say."""
+    if config.compile:
+        for block in model.blocks:
+            block.compile()
+
+    def batch(step: int) -> StepBatch:
+        inputs, targets, causal = this = task(step)
+        rows = share_out((inputs, targets), machine, config.accumulate)
+        return StepBatch([(*row, causal) for row in rows], this.count, inputs.size)
+
+    evaluate_every = -(-config.steps // config.evaluations)
+    plan = Plan(config.steps, 0.03, 0.4, evaluate_every, config.seed)
+    optimizers = make_optimizers(model, config.optimizer, config.learning_rate, config.weight_decay)
+    return Trainer(model, LanguageModelLoss(model), optimizers, batch, plan, machine)
 
 
 def train(
@@ -157,6 +169,8 @@ def train(
         run.cut_metrics(start)
     scores = [line["score"] for line in run.metrics() if "score" in line and line["step"] <= start]
     progress = Progress(plan.steps, start, shown=machine.rank == 0)
+    if start == plan.steps:
+        progress.say(f"{run.folder} was finished before: all {start} steps are done")
     with StopSignal() as stop:
         for step in range(start + 1, plan.steps + 1):
             if patience and _evaluations_since_best(scores) >= patience:
@@ -232,6 +246,7 @@ class Stopped(UserError):
     def __init__(self, number: int, step: int, run: Run):
         super().__init__(f"stopped at step {step}, which is saved in {run.folder}: go on with "
                          f"--run {run.folder} --resume")  # fmt: skip
+        self.number, self.step = number, step
         self.status = 128 + (number or signal.SIGTERM)
 
 

@@ -4,6 +4,7 @@ What is planned can be counted; how fast this machine does it is measured for a 
 training as train_pretrain.py does, on random tokens: no text is needed.
 """
 
+import dataclasses
 import os
 import statistics
 import sys
@@ -19,15 +20,14 @@ from minilm.config import ModelConfig, PretrainConfig, UserError
 from minilm.data import draws
 from minilm.device import Machine, matrix_rate, synchronize
 from minilm.model import Transformer, training_flops
-from minilm.objectives import LanguageModelLoss, Task, causal, masked, masked_next
-from minilm.optim import make_optimizers
+from minilm.objectives import Task, causal, masked, masked_next
 from minilm.tokenizer import N_SPECIAL
-from minilm.training import Plan, StepBatch, Trainer, share_out
+from minilm.training import Trainer, language_model_trainer
 
 BYTES_A_PARAMETER = 16  # float32: the weight, its gradient, the two moments of AdamW
 # The backward pass needs tensors of its own, about as many as the forward pass has kept for it; and
 # Python, torch and its kernels need room before there is a model. So predicted, peaks measured on
-# two cores came out 2 % under to 38 % over (seven runs of tiny, small and base).
+# two cores came out 13 % under to 38 % over (ten runs of tiny, small and base).
 BACKWARD = 2
 OVERHEAD = 400_000_000  # bytes
 WATTS = {"cpu": 10, "mps": 30, "cuda": 300}  # assumed: a busy CPU core, a laptop's or a large GPU
@@ -82,7 +82,7 @@ class Estimate:
             f"{self.flops_per_second / 1e9:,.0f} GFLOP/s, "
             f"{self.flops_per_second / self.matrix_rate:.0%} of what matrix products reach here",
             "time": _duration(self.seconds),
-            "energy": f"{self.watt_hours:.2g} Wh at {self.watts:.0f} W ({self.watts_source})",
+            "energy": f"{self.watt_hours:,.1f} Wh at {self.watts:.0f} W ({self.watts_source})",
         }
         return "\n".join(f"  {name:12}{value}" for name, value in rows.items())
 
@@ -102,9 +102,9 @@ def estimate(
     trainer = make_trainer(config, shape, machine)
     rows = -(-config.batch_size // config.accumulate)
     few = [
-        kept_for_backward(trainer.loss, random_task(config, 0, size), machine) for size in (1, 2)
+        kept_for_backward(trainer.loss, random_task(config, 0, size), machine) for size in (2, 3)
     ]
-    kept = few[0] + (rows - 1) * (few[1] - few[0])  # a line: some of it is there only once
+    kept = few[0] + (rows - 2) * (few[1] - few[0])  # a line: some of it is there only once
     activation_memory = BACKWARD * kept
     needed = OVERHEAD + model_memory + activation_memory
     _require(needed, there, "a larger --accumulate or a smaller --batch-size")
@@ -171,20 +171,12 @@ def random_task(config: PretrainConfig, step: int, batch_size: int) -> Task:
 
 
 def make_trainer(config: PretrainConfig, shape: ModelConfig, machine: Machine) -> Trainer:
-    """A Trainer like that of train_pretrain.py, on random tokens."""
+    """The Trainer of train_pretrain.py, on random tokens."""
     model = Transformer(shape, config.seed).to(machine.device)
-    if config.compile:
-        for block in model.blocks:
-            block.compile()
-
-    def batch(step: int) -> StepBatch:
-        task = random_task(config, step, config.batch_size)
-        rows = share_out((task.inputs, task.targets), machine, config.accumulate)
-        return StepBatch([(*row, task.causal) for row in rows], task.count, task.inputs.size)
-
-    plan = Plan(10_000, warmup=0.03, cooldown=0.4, evaluate_every=10_000, seed=config.seed)
-    optimizers = make_optimizers(model, config.optimizer, config.learning_rate, config.weight_decay)
-    return Trainer(model, LanguageModelLoss(model), optimizers, batch, plan, machine)
+    config = dataclasses.replace(config, steps=config.steps or 10_000, minutes=None)
+    return language_model_trainer(
+        config, model, lambda step: random_task(config, step, config.batch_size), machine
+    )
 
 
 def seconds_per_step(trainer: Trainer, kinds: int, seconds: float) -> float:
@@ -197,7 +189,8 @@ def seconds_per_step(trainer: Trainer, kinds: int, seconds: float) -> float:
         for step in range(len(rounds) * kinds, (len(rounds) + 1) * kinds):
             trainer.step(step)
         synchronize(trainer.machine.device)
-        rounds.append((time.perf_counter() - start) / kinds)
+        elapsed = trainer.machine.agree(time.perf_counter() - start)
+        rounds.append(elapsed / kinds)
     return statistics.median(rounds[1:] or rounds)
 
 

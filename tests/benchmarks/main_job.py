@@ -1,12 +1,13 @@
 """Run the jobs behind README's tables, one after the other, and note what came out.
 
-    python tests/benchmarks/main_job.py [NAME ...]        # all jobs not yet in results.json
+    python -m tests.benchmarks.main_job [NAME ...]        # all jobs not yet in results.json
     python -m minilm.experiments.report                   # then write the tables into README
 
 Each job is a command that anyone can type; results.json keeps it beside its figures. A job whose
 name is given runs again. The IMDB jobs need `python -m minilm fetch imdb` first.
 """
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -15,6 +16,9 @@ import time
 from pathlib import Path
 
 from minilm.checkpoint import write_file
+from minilm.config import SIZES, PretrainConfig
+from minilm.device import choose_machine
+from minilm.experiments.estimate import estimate
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).with_name("results.json")
@@ -32,11 +36,29 @@ JOBS = {
         f" --seed {s}"
         for s in range(3)
     },
+    "pretrain adamw 0": f"{PRETRAIN} --optimizer adamw --learning-rate 2e-3 --steps 900",
     "pretrain imdb 0": f"{PRETRAIN} --data imdb --minutes 8",
     "finetune imdb 0": f"{FINETUNE} --data imdb --pretrained runs/pretrain-imdb-0 --epochs 2",
     "finetune imdb-scratch 0": f"{FINETUNE} --data imdb --pretrained runs/pretrain-imdb-0"
     " --epochs 2 --from-scratch",
 }
+
+
+def measure_sizes() -> dict:
+    """What `python -m minilm estimate --all` measures, as figures."""
+    machine, measured = choose_machine(), {}
+    for size in SIZES:
+        config = PretrainConfig(size=size).with_defaults()
+        found = estimate(config, machine, measure=20)
+        measured[size] = {
+            **dataclasses.asdict(config.model(config.vocab_size)),
+            "parameters": found.parameters,
+            "tokens_per_second": found.tokens / found.seconds,
+            "memory": found.memory,
+            "steps": found.steps,
+            "seconds": found.seconds,
+        }
+    return measured
 
 
 def main(again: list[str]) -> None:
@@ -54,7 +76,15 @@ def main(again: list[str]) -> None:
         minutes = (time.perf_counter() - start) / 60
         result = json.loads((ROOT / run / "result.json").read_text(encoding="utf-8"))
         results[name] = {"command": f"python {command}", "minutes": minutes, **result}
-        write_file(RESULTS, (json.dumps(results, indent=2) + "\n").encode())
+        save(results)
+    if "sizes" not in results or "sizes" in again:
+        results["sizes"] = measure_sizes()
+        save(results)
+
+
+def save(results: dict) -> None:
+    """Write results.json."""
+    write_file(RESULTS, (json.dumps(results, indent=2) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,357 @@
+"""Checkpoints and run folders: whatever happens while one is written, an older one stays whole, and
+what is damaged is never used in silence."""
+
+import hashlib
+import io
+import json
+import math
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from minilm import checkpoint, runs
+from minilm.config import NonFiniteError, PretrainConfig, UserError
+from minilm.runs import Run
+from minilm.tokenizer import Tokenizer
+
+SPENT = dict(tokens=5, targets=3, seconds=0.5)
+TOKENIZER = Tokenizer.train([["the cat sat on the mat"]], 260)
+
+
+def states(step):
+    weights = torch.randn(40, 3, generator=torch.Generator().manual_seed(step))
+    return dict(model={"w": weights, "b": weights.bfloat16()}, optimizers=[{"step": step}])
+
+
+def save(run, *steps, score=1.0):
+    for step in steps:
+        checkpoint.save(run, step, score, SPENT, **states(step))
+
+
+def hold_what_was_saved(found):
+    read = found.read("model")
+    assert all(torch.equal(t, read[name]) for name, t in states(found.step)["model"].items())
+    assert found.read("optimizers") == states(found.step)["optimizers"]
+    return True
+
+
+def steps_in(run):
+    return [found.step for found in checkpoint.checkpoints(run)]
+
+
+def hashes(folder):
+    return {p: hashlib.sha256(p.read_bytes()).digest() for p in folder.rglob("*") if p.is_file()}
+
+
+def make_run(folder, **flags):
+    run = Run(folder)
+    run.claim(resume=False)
+    run.create(dict(kind="pretrain", flags=vars(PretrainConfig(**flags)), model={}), TOKENIZER)
+    return run
+
+
+def test_what_is_read_is_what_was_saved(tmp_path):
+    save(tmp_path, 7)
+    found = checkpoint.newest(tmp_path)
+    assert hold_what_was_saved(found) and (found.score, found.spent) == (1.0, SPENT)
+
+
+def test_the_newest_two_and_the_best_are_kept(tmp_path):
+    for step, score in enumerate((3.0, 1.0, 2.0, math.inf, 2.5, math.inf), 1):
+        save(tmp_path, step, score=score)
+    assert steps_in(tmp_path) == [2, 5, 6] == [int(p.name[5:]) for p in sorted(tmp_path.iterdir())]
+    assert (checkpoint.newest(tmp_path).step, checkpoint.best(tmp_path).step) == (6, 2)
+
+
+def test_of_equally_good_checkpoints_the_later_is_best(tmp_path):
+    save(tmp_path, 1, 2)
+    assert checkpoint.best(tmp_path).step == 2
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, value):
+    save(tmp_path, 1)
+    before, broken = hashes(tmp_path), states(2)
+    broken["model"]["b"][5, 1] = value
+    with pytest.raises(NonFiniteError, match="step 2: b is not finite"):
+        checkpoint.save(tmp_path, 2, 1.0, SPENT, **broken)
+    assert hashes(tmp_path) == before and steps_in(tmp_path) == [1]
+
+
+# Damage
+
+
+def flip(folder, name):
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+
+
+def truncate(folder, name):
+    (folder / name).write_bytes((folder / name).read_bytes()[:-1])
+
+
+def remove(folder, name):
+    (folder / name).unlink()
+
+
+def exchange(folder, name):
+    shutil.copy(folder.with_name("step-00000001") / name, folder / name)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "optimizers.pt", "manifest.json"])
+@pytest.mark.parametrize("damage", [flip, truncate, remove, exchange])
+def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_it_used(
+    tmp_path, damage, name, capsys
+):
+    save(tmp_path, 1, 2)
+    damage(tmp_path / "step-00000002", name)
+    found = checkpoint.newest(tmp_path)
+    assert found.step == 1 and hold_what_was_saved(found) and checkpoint.best(tmp_path).step == 1
+    assert "step-00000002 is damaged and not used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "nonsense",
+        [1],
+        dict(step=3),
+        dict(step="two"),
+        dict(step=None),
+        dict(step=math.inf),
+        dict(score=math.nan),
+        dict(score=[]),
+        dict(spent=4),
+        dict(sha256={}),
+        dict(sha256=[]),
+        dict(sha256={"../../secret": "0"}),
+    ],
+)
+def test_a_manifest_that_says_something_else_is_not_believed(tmp_path, change):
+    save(tmp_path, 1, 2)
+    path = tmp_path / "step-00000002" / "manifest.json"
+    if isinstance(change, dict):
+        change = json.loads(path.read_text()) | change
+    path.write_text(json.dumps(change))
+    assert checkpoint.newest(tmp_path).step == 1
+
+
+def test_without_a_whole_checkpoint_there_is_nothing_to_use(tmp_path):
+    save(tmp_path, 1)
+    flip(tmp_path / "step-00000001", "model.pt")
+    assert checkpoint.newest(tmp_path) is None
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        checkpoint.best(tmp_path)
+
+
+class Bomb:
+    """What a hostile file would hold: reading it as Python objects runs a command."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda *bomb: pickle.dump(*bomb, protocol=2)])
+def test_a_hostile_checkpoint_runs_nothing(tmp_path, write):
+    save(tmp_path, 1)
+    folder, exploded = tmp_path / "step-00000001", tmp_path / "exploded"
+    with open(folder / "model.pt", "wb") as file:
+        write({"w": Bomb(exploded)}, file)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    content = (folder / "model.pt").read_bytes()
+    manifest["sha256"]["model.pt"] = hashlib.sha256(content).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"model\.pt"):
+        checkpoint.newest(tmp_path).read("model")
+    assert not exploded.exists()
+
+
+# A crash while saving
+
+
+class Crash(BaseException):
+    """The process ends here: nothing catches it."""
+
+
+class Disk:
+    """Notes every file operation, and crashes instead of doing one of them (half of a write is
+    done)."""
+
+    def __init__(self, monkeypatch, crash_at=None):
+        self.done, self.crash_at = [], crash_at
+        for owner, name in ((os, "replace"), (os, "fsync"), (os, "open"), (os, "unlink"),
+                            (os, "rmdir"), (Path, "mkdir")):  # fmt: skip
+            monkeypatch.setattr(owner, name, self.watched(name, getattr(owner, name)))
+        disk = self
+
+        class File(io.FileIO):
+            def write(self, content):
+                half = content[: len(content) // 2]
+                name = Path(self.name).name.removesuffix(".new")
+                disk.note(f"write {name}", lambda: io.FileIO.write(self, half))
+                return super().write(content)
+
+        monkeypatch.setattr(checkpoint, "open", File, raising=False)
+
+    def note(self, operation, before_crash=lambda: None):
+        if len(self.done) == self.crash_at:
+            before_crash()
+            raise Crash
+        self.done.append(operation)
+
+    def watched(self, name, function):
+        def call(*args, **options):
+            to = Path(args[1]).name if name == "replace" else ""
+            self.note(f"{name} {to}".strip())
+            return function(*args, **options)
+
+        return call
+
+
+def test_files_are_synced_before_the_manifest_and_the_manifest_before_the_rename(
+    tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        disk = Disk(patch)
+        save(tmp_path, 1)
+    names = ("model.pt", "optimizers.pt", "manifest.json")
+    files = [step for name in names for step in (f"write {name}", "fsync", f"replace {name}")]
+    sync_folder = ["open", "fsync"] if os.name != "nt" else []
+    expected = ["mkdir", *files, *sync_folder, "replace step-00000001", *sync_folder]
+    important = ("mkdir", "write", "fsync", "replace", "open")
+    done = [operation for operation in disk.done if operation.startswith(important)]
+    assert done[: len(expected)] == expected
+
+
+def test_a_crash_at_any_file_operation_leaves_a_whole_checkpoint_and_a_run_that_goes_on(
+    tmp_path, monkeypatch
+):
+    for crash_at in range(100):
+        run = tmp_path / str(crash_at)
+        run.mkdir()
+        save(run, 1, 2, 3)
+        with monkeypatch.context() as patch:
+            disk = Disk(patch, crash_at)
+            try:
+                save(run, 4)
+            except Crash:
+                pass
+            else:
+                break
+        renamed = "replace step-00000004" in disk.done
+        assert checkpoint.newest(run).step == (4 if renamed else 3)
+        assert all(hold_what_was_saved(found) for found in checkpoint.checkpoints(run))
+        save(run, 4)
+        assert steps_in(run) == [3, 4]
+    assert crash_at > 15 and "rmdir" in disk.done
+
+
+# Run folders
+
+
+def test_a_run_that_is_there_is_not_written_over(tmp_path):
+    make_run(tmp_path)
+    before = hashes(tmp_path)
+    with pytest.raises(UserError, match="already holds a run: continue it with --resume"):
+        make_run(tmp_path)
+    assert hashes(tmp_path) == before
+
+
+def test_two_cannot_write_to_one_run(tmp_path):
+    first = make_run(tmp_path)
+    with pytest.raises(UserError, match="in use by another process"):
+        Run(tmp_path).claim(resume=True)
+    first._lock.close()
+    Run(tmp_path).claim(resume=True)
+
+
+def test_a_killed_process_holds_no_run(tmp_path):
+    code = (
+        "import sys; from minilm.runs import Run; run = Run(sys.argv[1]); "
+        "run.claim(resume=False); print('claimed', flush=True); input()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with subprocess.Popen(command, cwd=Path(runs.__file__).parents[1], **pipes) as process:
+        assert process.stdout.readline() == b"claimed" + os.linesep.encode()
+        with pytest.raises(UserError, match="in use by another process"):
+            Run(tmp_path).claim(resume=True)
+        process.kill()
+        process.wait()
+        Run(tmp_path).claim(resume=True)
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        (b"", "damaged"),
+        (b'{"format": 1', "damaged"),
+        (b"\xff\xfe", "damaged"),
+        (b"[" * 100_000, "damaged"),
+        (b"[]", "not of format 1"),
+        (b'{"format": 2}', "not of format 1"),
+        (b'{"format": 1}', "damaged"),
+        (b'{"format": 1, "kind": "pretrain"}', "damaged"),
+        (b'{"format": 1, "kind": "pretrain", "flags": {}, "model": {"depth": 3}}', "damaged"),
+        (b'{"format": 1, "kind": "finetune", "flags": {}, "model": {}}', "is a finetune run"),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_named(tmp_path, content, says):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=says):
+        Run(tmp_path).flags("pretrain")
+        Run(tmp_path).model_config()
+
+
+@pytest.mark.parametrize("name", ["nowhere", "file.txt", "empty"])
+def test_what_is_no_run_is_called_no_run(tmp_path, name):
+    (tmp_path / "file.txt").touch()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=f"{name} is not a run"):
+        Run(tmp_path / name).flags("pretrain")
+
+
+def test_a_file_in_the_place_of_a_run_is_said(tmp_path):
+    (tmp_path / "file.txt").touch()
+    with pytest.raises(UserError, match=r"file\.txt"):
+        Run(tmp_path / "file.txt").claim(resume=False)
+
+
+def test_metrics_are_cut_back_to_a_step_and_a_half_written_line_is_left_out(tmp_path):
+    run = make_run(tmp_path)
+    for step in (1, 2, 2, 3):
+        run.log(step, loss=1 / step)
+    with open(tmp_path / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"step": 4, "lo')
+    assert [line["step"] for line in run.metrics()] == [1, 2, 2, 3]
+    run.cut_metrics(2)
+    run.log(3, loss=7.0)
+    assert [line["step"] for line in run.metrics()] == [1, 2, 2, 3]
+    assert run.metrics()[-1]["loss"] == 7.0 and run.metrics()[1]["loss"] == 0.5
+
+
+def test_the_newest_run_of_a_kind_is_found_and_a_new_folder_is_none_that_is_taken(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no pretrain run in runs/ yet"):
+        runs.newest_run("pretrain")
+    for i, name in enumerate(("pretrain-2", "own", "pretrain-1"), 1):
+        make_run(runs.RUNS / name)
+        os.utime(runs.RUNS / name / "config.json", (i, i))
+    damaged = runs.RUNS / "pretrain-3"
+    damaged.mkdir()
+    (damaged / "config.json").write_text("{")
+    assert runs.newest_run("pretrain") == runs.RUNS / "pretrain-1"
+    assert runs.new_folder("pretrain") == runs.RUNS / "pretrain-4"
+    assert runs.new_folder("finetune") == runs.RUNS / "finetune-1"
