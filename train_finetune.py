@@ -4,8 +4,9 @@ import dataclasses
 import functools
 import itertools
 import shutil
+import zlib
 
-from minilm.config import FinetuneConfig, resumed
+from minilm.config import FinetuneConfig, UserError, resumed
 from minilm.flags import entry_point, parse_flags
 
 # What --search tries: each learning rate with each optimizer.
@@ -50,6 +51,7 @@ def main():
     run.claim(resume)
 
     splits, classes = read_splits(config)
+    checksum = zlib.crc32(repr(sorted(splits.items())).encode("utf-8", "surrogatepass"))
     if config.labels:
         splits["train"] = nested_sample(splits["train"], config.labels, config.seed)
     data = {
@@ -60,7 +62,10 @@ def main():
         config.run, config.pretrained = str(run.folder), str(pretrained.folder)
         config.precision = "bfloat16" if machine.bfloat16 else "float32"
         flags, model = dataclasses.asdict(config), dataclasses.asdict(shape)
-        run.create(dict(kind="finetune", flags=flags, model=model, classes=classes), tokenizer)
+        facts = dict(flags=flags, model=model, classes=classes, checksum=checksum)
+        run.create(dict(kind="finetune", **facts), tokenizer)
+    elif run.config.get("checksum") != checksum:
+        raise UserError(f"{run.folder} was started with other texts or labels: start a new run")
 
     def make_classifier() -> Classifier:
         if config.from_scratch:

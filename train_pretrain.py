@@ -1,6 +1,7 @@
 """Pretrain a Transformer on raw text: next-token, masked-token, or both with the same weights."""
 
 import dataclasses
+import zlib
 
 from minilm.config import PretrainConfig, UserError, resumed
 from minilm.flags import entry_point, parse_flags
@@ -40,6 +41,7 @@ def main():
     words = init.tokenizer if init else None
     source = (config.data, config.vocab_size, words, config.text_column, config.encoding)
     text = machine.first(lambda: prepare(*source))
+    checksum = zlib.crc32(text.train)
     vocab_size = text.tokenizer.vocab_size
     windows = Windows(text.train, config.max_length, config.seed)
     valid_windows = evaluation_windows(text.valid, config.max_length)
@@ -73,10 +75,14 @@ def main():
         flags = dataclasses.asdict(config) | dict(run=str(run.folder))
         if machine.rank == 0:
             model_config = dataclasses.asdict(shape)
-            run.create(dict(kind="pretrain", flags=flags, model=model_config), text.tokenizer)
-    elif run.tokenizer.fingerprint != text.tokenizer.fingerprint:
+            facts = dict(flags=flags, model=model_config, checksum=checksum)
+            run.create(dict(kind="pretrain", **facts), text.tokenizer)
+    elif (run.tokenizer.fingerprint, run.config.get("checksum")) != (
+        text.tokenizer.fingerprint,
+        checksum,
+    ):
         raise UserError(
-            f"{run.folder} was trained with other words than {' '.join(config.data)} gives now: "
+            f"{run.folder} was trained on other words than {' '.join(config.data)} gives now: "
             f"the text has changed, so start a new run"
         )
     parameters = sum(p.numel() for p in model.parameters())

@@ -104,7 +104,7 @@ def _write_tokens(documents: Iterable[Document], tokenizer: Tokenizer, folder: P
 
 def _encode(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[tuple[bool, bytes]]:
     """Yield (is this validation text, packed tokens), in order; by all cores if there is much."""
-    groups = _groups(documents, 2**22)
+    groups = _groups(documents, 2**20)
     encode = functools.partial(_encode_group, tokenizer)
     few = list(islice(groups, 8))
     if len(few) < 8:

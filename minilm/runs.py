@@ -46,8 +46,12 @@ class Run:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The run's tokenizer."""
-        return Tokenizer.load(self.folder / "tokenizer.json")
+        """The run's tokenizer. Raises UserError where it is not the one that the run began with."""
+        config, path = self.config, self.folder / "tokenizer.json"
+        tokenizer = Tokenizer.load(path)
+        if config.get("tokenizer", tokenizer.fingerprint) != tokenizer.fingerprint:
+            raise UserError(f"{path} holds not the words that this run was trained with")
+        return tokenizer
 
     def flags(self, kind: str) -> dict:
         """The flags that a run of this kind was started with, all defaults filled in."""
@@ -88,7 +92,8 @@ class Run:
     def create(self, config: dict, tokenizer: Tokenizer) -> None:
         """Write down what the run is."""
         tokenizer.save(self.folder / "tokenizer.json")
-        text = json.dumps({"format": FORMAT, **config}, indent=2)
+        facts = {"format": FORMAT, "tokenizer": tokenizer.fingerprint, **config}
+        text = json.dumps(facts, indent=2)
         checkpoint.write_file(self.folder / "config.json", text.encode())  # last: now it is a run
 
     def log(self, step: int, **values) -> None:

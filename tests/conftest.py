@@ -1,6 +1,7 @@
 """What several rooms share."""
 
 import pytest
+import small
 import torch
 
 from minilm.config import ModelConfig
@@ -25,3 +26,25 @@ def make_model():
         return model
 
     return make
+
+
+@pytest.fixture(scope="session")
+def small_home(tmp_path_factory):
+    """Where `small_world` lies; tests share it, so each writes to a run of its own."""
+    home = tmp_path_factory.mktemp("small")
+    (home / "own.txt").write_text(small.some_text(4000, 1), encoding="utf-8")
+    small.write_table(home / "own.csv", small.some_rows(80, 2))
+    small.write_table(home / "more.csv", small.some_rows(40, 3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        pretrain = f"{small.PRETRAIN} --run first --steps 10 --evaluations 1"
+        assert small.script("pretrain", pretrain) == 0
+        assert small.script("finetune", f"{small.FINETUNE} --run labels --epochs 1") == 0
+    return home
+
+
+@pytest.fixture
+def small_world(small_home, monkeypatch):
+    """A working folder with a text, labelled texts, and two runs: first, and fine-tuned labels."""
+    monkeypatch.chdir(small_home)
+    return small_home

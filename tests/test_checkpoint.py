@@ -1,5 +1,5 @@
-"""Checkpoints and run folders: whatever happens while one is written, an older one stays whole, and
-what is damaged is never used in silence."""
+"""Checkpoints: whatever happens while one is written, an older one stays whole, and what is damaged
+is never used in silence."""
 
 import hashlib
 import io
@@ -8,20 +8,16 @@ import math
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from small import everything
 
-from minilm import checkpoint, runs
-from minilm.config import NonFiniteError, PretrainConfig, UserError
-from minilm.runs import Run
-from minilm.tokenizer import Tokenizer
+from minilm import checkpoint
+from minilm.config import NonFiniteError, UserError
 
 SPENT = dict(tokens=5, targets=3, seconds=0.5)
-TOKENIZER = Tokenizer.train([["the cat sat on the mat"]], 260)
 
 
 def states(step):
@@ -45,17 +41,6 @@ def steps_in(run):
     return [found.step for found in checkpoint.checkpoints(run)]
 
 
-def hashes(folder):
-    return {p: hashlib.sha256(p.read_bytes()).digest() for p in folder.rglob("*") if p.is_file()}
-
-
-def make_run(folder, **flags):
-    run = Run(folder)
-    run.claim(resume=False)
-    run.create(dict(kind="pretrain", flags=vars(PretrainConfig(**flags)), model={}), TOKENIZER)
-    return run
-
-
 def test_what_is_read_is_what_was_saved(tmp_path):
     save(tmp_path, 7)
     found = checkpoint.newest(tmp_path)
@@ -77,11 +62,11 @@ def test_of_equally_good_checkpoints_the_later_is_best(tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_weights_that_are_not_finite_are_never_saved(tmp_path, value):
     save(tmp_path, 1)
-    before, broken = hashes(tmp_path), states(2)
+    before, broken = everything(tmp_path), states(2)
     broken["model"]["b"][5, 1] = value
     with pytest.raises(NonFiniteError, match="step 2: b is not finite"):
         checkpoint.save(tmp_path, 2, 1.0, SPENT, **broken)
-    assert hashes(tmp_path) == before and steps_in(tmp_path) == [1]
+    assert everything(tmp_path) == before and steps_in(tmp_path) == [1]
 
 
 # Damage
@@ -254,104 +239,3 @@ def test_a_crash_at_any_file_operation_leaves_a_whole_checkpoint_and_a_run_that_
         save(run, 4)
         assert steps_in(run) == [3, 4]
     assert crash_at > 15 and "rmdir" in disk.done
-
-
-# Run folders
-
-
-def test_a_run_that_is_there_is_not_written_over(tmp_path):
-    make_run(tmp_path)
-    before = hashes(tmp_path)
-    with pytest.raises(UserError, match="already holds a run: continue it with --resume"):
-        make_run(tmp_path)
-    assert hashes(tmp_path) == before
-
-
-def test_two_cannot_write_to_one_run(tmp_path):
-    first = make_run(tmp_path)
-    with pytest.raises(UserError, match="in use by another process"):
-        Run(tmp_path).claim(resume=True)
-    first._lock.close()
-    Run(tmp_path).claim(resume=True)
-
-
-def test_a_killed_process_holds_no_run(tmp_path):
-    code = (
-        "import sys; from minilm.runs import Run; run = Run(sys.argv[1]); "
-        "run.claim(resume=False); print('claimed', flush=True); input()"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    with subprocess.Popen(command, cwd=Path(runs.__file__).parents[1], **pipes) as process:
-        assert process.stdout.readline() == b"claimed" + os.linesep.encode()
-        with pytest.raises(UserError, match="in use by another process"):
-            Run(tmp_path).claim(resume=True)
-        process.kill()
-        process.wait()
-        Run(tmp_path).claim(resume=True)
-
-
-@pytest.mark.parametrize(
-    "content, says",
-    [
-        (b"", "damaged"),
-        (b'{"format": 1', "damaged"),
-        (b"\xff\xfe", "damaged"),
-        (b"[" * 100_000, "damaged"),
-        (b"[]", "not of format 1"),
-        (b'{"format": 2}', "not of format 1"),
-        (b'{"format": 1}', "damaged"),
-        (b'{"format": 1, "kind": "pretrain"}', "damaged"),
-        (b'{"format": 1, "kind": "pretrain", "flags": {}, "model": {"depth": 3}}', "damaged"),
-        (b'{"format": 1, "kind": "finetune", "flags": {}, "model": {}}', "is a finetune run"),
-    ],
-)
-def test_a_config_that_cannot_be_used_is_named(tmp_path, content, says):
-    (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(UserError, match=says):
-        Run(tmp_path).flags("pretrain")
-        Run(tmp_path).model_config()
-
-
-@pytest.mark.parametrize("name", ["nowhere", "file.txt", "empty"])
-def test_what_is_no_run_is_called_no_run(tmp_path, name):
-    (tmp_path / "file.txt").touch()
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=f"{name} is not a run"):
-        Run(tmp_path / name).flags("pretrain")
-
-
-def test_a_file_in_the_place_of_a_run_is_said(tmp_path):
-    (tmp_path / "file.txt").touch()
-    with pytest.raises(UserError, match=r"file\.txt"):
-        Run(tmp_path / "file.txt").claim(resume=False)
-
-
-def test_metrics_are_cut_back_to_a_step_and_a_half_written_line_is_left_out(tmp_path):
-    run = make_run(tmp_path)
-    for step in (1, 2, 2, 3):
-        run.log(step, loss=1 / step)
-    with open(tmp_path / "metrics.jsonl", "a", encoding="utf-8") as file:
-        file.write('{"step": 4, "lo')
-    assert [line["step"] for line in run.metrics()] == [1, 2, 2, 3]
-    run.cut_metrics(2)
-    run.log(3, loss=7.0)
-    assert [line["step"] for line in run.metrics()] == [1, 2, 2, 3]
-    assert run.metrics()[-1]["loss"] == 7.0 and run.metrics()[1]["loss"] == 0.5
-
-
-def test_the_newest_run_of_a_kind_is_found_and_a_new_folder_is_none_that_is_taken(
-    tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="no pretrain run in runs/ yet"):
-        runs.newest_run("pretrain")
-    for i, name in enumerate(("pretrain-2", "own", "pretrain-1"), 1):
-        make_run(runs.RUNS / name)
-        os.utime(runs.RUNS / name / "config.json", (i, i))
-    damaged = runs.RUNS / "pretrain-3"
-    damaged.mkdir()
-    (damaged / "config.json").write_text("{")
-    assert runs.newest_run("pretrain") == runs.RUNS / "pretrain-1"
-    assert runs.new_folder("pretrain") == runs.RUNS / "pretrain-4"
-    assert runs.new_folder("finetune") == runs.RUNS / "finetune-1"

@@ -225,6 +225,25 @@ def test_interrupted_after_every_step_a_run_ends_as_if_it_had_never_been(tmp_pat
     assert spent["tokens"] == 8 * BATCH * T
 
 
+def test_killed_between_two_checkpoints_a_run_ends_as_if_it_had_never_been(tmp_path):
+    def fall(step):
+        if step == 7:
+            raise MemoryError
+
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    trainer, run = make_trainer(), Run(tmp_path / "whole")
+    train(trainer, run, look(trainer))
+    killed, again = make_trainer(before=fall), Run(tmp_path / "killed")
+    with pytest.raises(MemoryError):
+        train(killed, again, look(killed))
+    assert checkpoint.newest(again.folder).step == 6 and again.metrics()[-1]["step"] == 7
+    killed = make_trainer()
+    train(killed, again, look(killed))
+    assert equal(weights_of(trainer), weights_of(killed))
+    assert lines_without_times(run) == lines_without_times(again)
+
+
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stop_says_how_to_go_on(tmp_path, number, status):
     handler = signal.getsignal(number)

@@ -36,11 +36,11 @@ JOBS = {
         f" --seed {s}"
         for s in range(3)
     },
-    "pretrain adamw 0": f"{PRETRAIN} --optimizer adamw --learning-rate 2e-3 --steps 900",
-    "pretrain imdb 0": f"{PRETRAIN} --data imdb --minutes 8",
+    "pretrain imdb 0": f"{PRETRAIN} --data imdb --steps 1000",
     "finetune imdb 0": f"{FINETUNE} --data imdb --pretrained runs/pretrain-imdb-0 --epochs 2",
     "finetune imdb-scratch 0": f"{FINETUNE} --data imdb --pretrained runs/pretrain-imdb-0"
     " --epochs 2 --from-scratch",
+    "pretrain adamw 0": f"{PRETRAIN} --optimizer adamw --learning-rate 2e-3 --steps 900",
 }
 
 
