@@ -134,7 +134,8 @@ def main():
         print("  validation accuracy  learning rate  optimizer")
         for accuracy, rate, optimizer, _ in sorted(found, key=lambda row: row[0], reverse=True):
             print(f"  {accuracy:19.1%}  {rate:13g}  {optimizer}")
-        *_, winner = max(found, key=lambda row: row[0])
+        _, rate, optimizer, winner = max(found, key=lambda row: row[0])
+        config = dataclasses.replace(config, learning_rate=rate, optimizer=optimizer)
         chosen = checkpoint.best(winner.folder).folder
         shutil.copytree(chosen, run.folder / chosen.name, dirs_exist_ok=True)
     else:
@@ -155,7 +156,8 @@ def main():
         print("bag of words: to compare with it, pip install scikit-learn")
     result = dict(
         part=part, accuracy=metrics.accuracy(confusion), macro_f1=metrics.macro_f1(confusion),
-        texts=int(confusion.sum()), baselines=others, **checkpoint.newest(run.folder).spent,
+        texts=int(confusion.sum()), baselines=others, learning_rate=config.learning_rate,
+        optimizer=config.optimizer, **checkpoint.newest(run.folder).spent,
     )  # fmt: skip
     run.finish(result)
     print(f'next: python -m minilm predict {run.folder} "a text of yours"')

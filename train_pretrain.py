@@ -36,6 +36,7 @@ def main():
         run.claim(resume)
     init = Run(config.init) if config.init else None
     config = config.with_defaults(**(dataclasses.asdict(init.model_config()) if init else {}))
+    config.model(config.vocab_size)  # refuses a shape that cannot be, before the text is read
 
     # 2. Text becomes tokens, and tokens become windows. Another run's weights need its words.
     words = init.tokenizer if init else None

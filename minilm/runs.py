@@ -128,9 +128,7 @@ class Run:
 
     def transformer(self, **changes) -> Transformer:
         """The pretrained Transformer, from the best checkpoint. Raises UserError as above."""
-        model = Transformer(self.model_config(**changes))
-        model.load_state_dict(checkpoint.best(self.folder).read("model"))
-        return model
+        return self._with_weights(Transformer(self.model_config(**changes)))
 
     def classifier(self) -> tuple[Classifier, dict]:
         """The fine-tuned classifier, from the best checkpoint, and the run's config. Raises
@@ -138,8 +136,18 @@ class Run:
         config = self._of_kind("finetune")
         transformer = Transformer(ModelConfig(**config["model"]))
         classifier = Classifier(transformer, len(config["classes"]), config["flags"]["pooling"])
-        classifier.load_state_dict(checkpoint.best(self.folder).read("model"))
-        return classifier, config
+        return self._with_weights(classifier), config
+
+    def _with_weights(self, model):
+        best = checkpoint.best(self.folder)
+        try:
+            model.load_state_dict(best.read("model"))
+        except RuntimeError:
+            raise UserError(
+                f"the weights in {best.folder} do not have the shape that config.json says: use "
+                f"another run"
+            ) from None
+        return model
 
     def _of_kind(self, kind: str) -> dict:
         config = self.config
