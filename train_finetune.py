@@ -43,7 +43,11 @@ def main():
     if resume:
         config = resumed(config, run.flags("finetune"))
     machine = choose_machine(config.device, config.precision)
+    if machine.world > 1:
+        raise UserError("train_finetune.py runs in one process: start it without torchrun")
     pretrained = Run(config.pretrained or newest_run("pretrain"))
+    if not resume and not config.from_scratch:
+        checkpoint.best(pretrained.folder)  # says so at once where there is none
     config.max_length = config.max_length or pretrained.model_config().max_length
     shape = pretrained.model_config(max_length=config.max_length, dropout=config.dropout)
     tokenizer = pretrained.tokenizer
@@ -137,9 +141,15 @@ def main():
         _, rate, optimizer, winner = max(found, key=lambda row: row[0])
         config = dataclasses.replace(config, learning_rate=rate, optimizer=optimizer)
         chosen = checkpoint.best(winner.folder).folder
-        shutil.copytree(chosen, run.folder / chosen.name, dirs_exist_ok=True)
+        beside = run.folder / f"{chosen.name}.part"
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(chosen, beside)
+        shutil.rmtree(run.folder / chosen.name, ignore_errors=True)
+        beside.rename(run.folder / chosen.name)
+        trained = [trial for *_, trial in found]
     else:
         train_and_validate(config, run)
+        trained = [run]
 
     # 5. The test set, once.
     classifier, _ = run.classifier()
@@ -157,8 +167,10 @@ def main():
     result = dict(
         part=part, accuracy=metrics.accuracy(confusion), macro_f1=metrics.macro_f1(confusion),
         texts=int(confusion.sum()), baselines=others, learning_rate=config.learning_rate,
-        optimizer=config.optimizer, **checkpoint.newest(run.folder).spent,
+        optimizer=config.optimizer,
     )  # fmt: skip
+    for key in ("tokens", "targets", "seconds"):  # of all trials
+        result[key] = sum(checkpoint.newest(r.folder).spent[key] for r in trained)
     run.finish(result)
     print(f'next: python -m minilm predict {run.folder} "a text of yours"')
 

@@ -12,6 +12,7 @@ def main():
     config = parse_flags(PretrainConfig, __doc__)
 
     # torch takes seconds to load: not before --help and mistyped flags have been answered.
+    from minilm import checkpoint
     from minilm.data import Windows, evaluation_windows, prepare
     from minilm.device import choose_machine
     from minilm.evaluation import (
@@ -32,16 +33,23 @@ def main():
         config = resumed(config, run.flags("pretrain"))
     machine = choose_machine(config.device, config.precision)
     say = print if machine.rank == 0 else lambda *_: None
-    if machine.rank == 0:
-        run.claim(resume)
-    init = Run(config.init) if config.init else None
-    config = config.with_defaults(**(dataclasses.asdict(init.model_config()) if init else {}))
+    init = Run(config.init) if config.init and not resume else None
+    if init:
+        inherited = dataclasses.asdict(init.model_config())
+        config = config.with_defaults(init.flags("pretrain")["size"], **inherited)
+    else:
+        config = config.with_defaults()
     config.model(config.vocab_size)  # refuses a shape that cannot be, before the text is read
 
     # 2. Text becomes tokens, and tokens become windows. Another run's weights need its words.
-    words = init.tokenizer if init else None
-    source = (config.data, config.vocab_size, words, config.text_column, config.encoding)
-    text = machine.first(lambda: prepare(*source))
+    def read():
+        if machine.rank == 0:
+            run.claim(resume)
+        words = (run if resume else init).tokenizer if config.init else None
+        source = (config.data, config.vocab_size, words, config.text_column, config.encoding)
+        return prepare(*source)
+
+    text = machine.first(read)
     checksum = zlib.crc32(text.train)
     vocab_size = text.tokenizer.vocab_size
     windows = Windows(text.train, config.max_length, config.seed)
@@ -55,8 +63,8 @@ def main():
     )
 
     # 3. A model, and what it reads at each step.
-    if init:
-        model = init.transformer(**dataclasses.asdict(shape))
+    if config.init and not (resume and checkpoint.newest(run.folder)):
+        model = Run(config.init).transformer(**dataclasses.asdict(shape))
     else:
         model = Transformer(shape, config.seed)
     model.to(machine.device)

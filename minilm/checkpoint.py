@@ -101,12 +101,16 @@ def best(run: Path) -> Checkpoint:
     found = checkpoints(run)
     if not found:
         raise UserError(f"{run} holds no whole checkpoint: train it first")
+    return _best(found)
+
+
+def _best(found: list[Checkpoint]) -> Checkpoint:
     return max(found, key=lambda checkpoint: (-checkpoint.score, checkpoint.step))
 
 
 def _delete_old(run: Path) -> None:
     found = checkpoints(run)
-    keep = {checkpoint.folder for checkpoint in (*found[-2:], best(run))}
+    keep = {checkpoint.folder for checkpoint in (*found[-2:], _best(found))}
     for checkpoint in found:
         if checkpoint.folder not in keep:
             shutil.rmtree(checkpoint.folder, ignore_errors=True)

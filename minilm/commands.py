@@ -120,7 +120,7 @@ def predict_file(
     labeller = Labeller(run, device)
     texts = texts_in(file, text_column, encoding)
     out = out or file.with_name(file.name + ".predicted.jsonl")
-    with new_table(out) as write, tqdm(total=len(texts), unit=" texts") as bar:
+    with new_table(out) as write, tqdm(total=len(texts), unit=" texts", disable=None) as bar:
         for start in range(0, len(texts), 512):
             some = texts[start : start + 512]
             for text, row in zip(some, labeller.read(some), strict=True):

@@ -38,7 +38,7 @@ class ModelConfig:
     d_ff: int  # width inside the feed-forward layer
     dropout: float = 0.0
     positions: str = "rotary"  # or "learned": a table of max_length vectors, as in GPT-2 and BERT
-    normalise_qk: bool = True  # layer norm on queries and keys (Henry et al. 2020)
+    normalise_qk: bool = True  # layer norm on queries and keys (Dehghani et al. 2023)
 
     def __post_init__(self):
         for name in ("vocab_size", "max_length", "d_model", "n_layers", "n_heads", "d_ff"):
@@ -69,7 +69,7 @@ class ModelConfig:
 SIZES = {
     "tiny": dict(
         d_model=128, n_layers=4, n_heads=4, vocab_size=4096, max_length=128, batch_size=32,
-        steps=750, learning_rate=7e-3,
+        steps=600, learning_rate=7e-3,
     ),
     "small": dict(
         d_model=256, n_layers=6, n_heads=4, vocab_size=8192, max_length=256, batch_size=32,
@@ -116,18 +116,23 @@ class PretrainConfig(MachineConfig):
         "hybrid", "next-token, masked-token, or each step one of the two",
         choices=["causal", "masked", "hybrid"],
     )  # fmt: skip
-    size: str = flag("tiny", "a row of the table in config.py", choices=list(SIZES))
-    d_model: int | None = flag(None, "width of the vectors")
-    n_layers: int | None = flag(None, "number of blocks")
-    n_heads: int | None = flag(None, "attention heads in a block")
-    d_ff: int | None = flag(None, "width inside the feed-forward layer (4 times d_model)")
-    vocab_size: int | None = flag(None, "words the tokenizer learns")
-    max_length: int | None = flag(None, "tokens in a window")
-    steps: int | None = flag(None, "updates of the weights")
+    size: str | None = flag(
+        None, "tiny, unless --init says another: "
+        + "; ".join(f"{k} {v['n_layers']} x {v['d_model']}, {v['vocab_size']} words, "
+                    f"{v['steps']} steps" for k, v in SIZES.items()),
+        choices=list(SIZES),
+    )  # fmt: skip
+    d_model: int | None = flag(None, "width of the vectors (default: by --size)")
+    n_layers: int | None = flag(None, "number of blocks (default: by --size)")
+    n_heads: int | None = flag(None, "attention heads in a block (default: by --size)")
+    d_ff: int | None = flag(None, "width inside the feed-forward layer (default: 4 d_model)")
+    vocab_size: int | None = flag(None, "words the tokenizer learns (default: by --size)")
+    max_length: int | None = flag(None, "tokens in a window (default: by --size)")
+    steps: int | None = flag(None, "updates of the weights (default: by --size)")
     minutes: float | None = flag(None, "instead of --steps: as many as this time allows here")
-    batch_size: int | None = flag(None, "windows in a step")
+    batch_size: int | None = flag(None, "windows in a step (default: by --size)")
     accumulate: int = flag(1, "micro-batches that a step is computed in, to save memory")
-    learning_rate: float | None = flag(None, "at its highest")
+    learning_rate: float | None = flag(None, "at its highest (default: by --size)")
     optimizer: str = flag("muon", "for the hidden matrices", choices=["adamw", "muon"])
     weight_decay: float = flag(0.1, "of the matrices")
     mask_rate: float = flag(0.3, "share of words hidden at first; falls to half of it")
@@ -148,9 +153,9 @@ class PretrainConfig(MachineConfig):
         if not 0 < self.mask_rate < 1:
             raise UserError(f"--mask-rate is {self.mask_rate}: give a share between 0 and 1")
 
-    def with_defaults(self, **inherited) -> "PretrainConfig":
-        """A copy in which every None is filled: from `inherited`, the shape of the run that gives
-        the first weights, then from the table of sizes.
+    def with_defaults(self, size: str = "tiny", **inherited) -> "PretrainConfig":
+        """A copy in which every None is filled: from the run that gives the first weights, its size
+        and its shape (`inherited`), then from the table of sizes.
 
         Raises UserError where a flag asks for a shape that those weights do not have."""
         for name, value in inherited.items():
@@ -162,7 +167,8 @@ class PretrainConfig(MachineConfig):
                     f"{flag_name(name)} {getattr(self, name)}: the weights of --init have {value}; "
                     f"leave the flag out"
                 )
-        table = {**SIZES[self.size], **inherited}
+        size = self.size or size
+        table = {**SIZES[size], **inherited, "size": size}
         if self.minutes is not None:
             del table["steps"]
         missing = {k: v for k, v in table.items() if k in vars(self) and getattr(self, k) is None}
@@ -200,7 +206,7 @@ class FinetuneConfig(MachineConfig):
     max_length: int | None = flag(
         None, "longer texts keep their head and tail only, in tokens (default: as pretrained)"
     )
-    epochs: int = flag(3, "passes over the labelled texts")
+    epochs: int = flag(2, "passes over the labelled texts")
     batch_size: int = flag(32, "texts in a step")
     accumulate: int = flag(1, "micro-batches that a step is computed in, to save memory")
     learning_rate: float = flag(3e-3, "at its highest")
@@ -238,7 +244,7 @@ def resumed(parsed, saved: dict):
     for f in dataclasses.fields(parsed):
         default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
         now, then = getattr(parsed, f.name), getattr(original, f.name)
-        if f.name not in ("run", "resume") and now not in (default, then):
+        if f.name not in ("run", "resume", "minutes") and now not in (default, then):
             raise UserError(
                 f"{flag_name(f.name)} {now} cannot be changed on resume: the run was started with "
                 f"{then}. Leave the flag out, or start a new run"

@@ -1,10 +1,13 @@
 """From raw text to batches: documents -> token files -> windows. For texts with labels see
 `labelled.py`."""
 
+import contextlib
 import functools
 import json
 import multiprocessing
 import os
+import shutil
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -19,6 +22,7 @@ from minilm.config import UserError
 from minilm.corpora import Document
 from minilm.tokenizer import DOC, Tokenizer, blocks
 
+FORMAT = 1  # of a prepared text
 VALID_SHARE = 0.05  # of the documents
 PURPOSES = ("windows", "masks", "dropout", "valid", "labels", "batches", "sample")
 
@@ -50,23 +54,31 @@ def prepare(
     data: names of corpora, or files and folders. Without a tokenizer, one of vocab_size is trained
     on them. Raises UserError where they cannot be read.
     """
-    words = tokenizer.fingerprint if tokenizer else vocab_size
-    identity = f"{corpora.fingerprint(data, text_column, encoding)} {words}"
-    folder = Path("data", "prepared", f"{zlib.crc32(identity.encode()):08x}")
-    meta = folder / "meta.json"  # written last: a folder without it was interrupted
+    words = tokenizer.fingerprint if tokenizer else (Tokenizer([]).fingerprint, vocab_size)
+    identity = [FORMAT, VALID_SHARE, words, corpora.fingerprint(data, text_column, encoding)]
+    folder = Path("data", "prepared", f"{zlib.crc32(json.dumps(identity).encode()):08x}")
 
     def documents(doing: str) -> Iterator[Document]:
-        return tqdm(corpora.documents(data, text_column, encoding), doing, unit=" texts", delay=1)
+        texts = corpora.documents(data, text_column, encoding)
+        return tqdm(texts, doing, unit=" texts", delay=1, disable=None)
 
-    if not meta.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        if tokenizer is None:
-            tokenizer = Tokenizer.train(documents("learning words"), vocab_size)
-        tokenizer.save(folder / "tokenizer.json")
-        _write_tokens(documents("tokenizing"), tokenizer, folder)
-        entropy = unigram_entropy(*map(_open, _paths(folder)), tokenizer.vocab_size)
-        meta.write_text(json.dumps({"unigram_entropy": entropy}), encoding="utf-8")
-    entropy = json.loads(meta.read_text(encoding="utf-8"))["unigram_entropy"]
+    if not folder.exists():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            beside = Path(tempfile.mkdtemp(".part", folder.name, folder.parent))
+        except OSError as error:
+            raise UserError(
+                f"{folder.parent} cannot be made ({error.strerror}): run where data/ may be written"
+            ) from None
+        try:
+            if tokenizer is None:
+                tokenizer = Tokenizer.train(documents("learning words"), vocab_size)
+            _write_tokens(documents("tokenizing"), tokenizer, beside)
+            with contextlib.suppress(OSError):  # another process may have been faster
+                beside.rename(folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    entropy = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["unigram_entropy"]
     return PreparedText(
         Tokenizer.load(folder / "tokenizer.json"), *map(_open, _paths(folder)), entropy
     )
@@ -82,7 +94,8 @@ def _open(path: Path) -> np.ndarray:
 
 
 def _write_tokens(documents: Iterable[Document], tokenizer: Tokenizer, folder: Path) -> None:
-    """Write train.bin and valid.bin: the tokens of every document, then <doc>.
+    """Write train.bin and valid.bin: the tokens of every document, then <doc>; and beside them the
+    tokenizer and the unigram entropy.
 
     A document goes to valid by a hash of how it begins, so that the split depends neither on order
     nor on what else is there. Where that fails for want of documents, valid is the end of train.
@@ -100,6 +113,9 @@ def _write_tokens(documents: Iterable[Document], tokenizer: Tokenizer, folder: P
             train_file.seek(cut)
             valid.write_bytes(train_file.read())
             train_file.truncate(cut)
+    tokenizer.save(folder / "tokenizer.json")
+    meta = {"unigram_entropy": unigram_entropy(_open(train), _open(valid), tokenizer.vocab_size)}
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
 def _encode(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[tuple[bool, bytes]]:

@@ -32,24 +32,34 @@ class Machine:
 
     def agree(self, value: float) -> float:
         """The first process's value, in every process: what each measured may differ."""
-        box = torch.tensor([value], dtype=torch.float64, device=self.device)
-        if self.world > 1:
-            dist.broadcast(box, src=0)
+        if self.world == 1:
+            return value
+        box = self._box(value)
+        dist.broadcast(box, src=0)
         return box.item()
 
     def total(self, *values: float) -> list[float]:
         """Each value summed over the processes."""
-        box = torch.tensor(values, dtype=torch.float64, device=self.device)
-        if self.world > 1:
-            dist.all_reduce(box)
+        if self.world == 1:
+            return list(values)
+        box = self._box(*values)
+        dist.all_reduce(box)
         return box.tolist()
 
+    def _box(self, *values: float) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float64, device=self.device)
+
     def first(self, prepare):
-        """Call prepare() in the first process, then in the others, which find its work done."""
+        """Call prepare() in the first process, then in the others, which find its work done. What
+        stops the first stops all; it alone says why."""
+        result = error = None
         if self.rank == 0:
-            result = prepare()
-        if self.world > 1:
-            dist.barrier()
+            try:
+                result = prepare()
+            except UserError as raised:
+                error = raised
+        if self.total(float(error is not None))[0]:
+            raise error or SystemExit(UserError.status)
         return result if self.rank == 0 else prepare()
 
     def tensors(self, values) -> list:
@@ -76,6 +86,7 @@ def choose_machine(device: str = "auto", precision: str = "auto") -> Machine:
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if device == "cuda" and world > 1:
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        torch.cuda.set_device(device)
     chosen = torch.device(device)
     keep_freed_memory()
     if world > 1 and not dist.is_initialized():
@@ -128,3 +139,5 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was given, so that a clock can be read."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

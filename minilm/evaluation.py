@@ -1,5 +1,5 @@
-"""What a model is worth on texts it was not trained on. Nothing here draws a random number or
-leaves a trace in the training."""
+"""What a model is worth on texts it was not trained on. Every random draw has a seed
+of its own, so that nothing here leaves a trace in the training."""
 
 import math
 from collections import defaultdict

@@ -62,7 +62,8 @@ def generate(
         if temperature == 0:
             token = int(logits.argmax())
         else:
-            p = filter_logits(logits / temperature, top_k, top_p).softmax(-1).double().cpu().numpy()
+            scaled = (logits - logits.max()) / temperature  # no temperature can make it overflow
+            p = filter_logits(scaled, top_k, top_p).softmax(-1).cpu().double().numpy()
             token = int(draws(seed, i, "sample").choice(len(p), p=p / p.sum()))
         if token == DOC:
             return

@@ -10,7 +10,7 @@ from minilm.corpora import Example, labelled, read_examples
 from minilm.data import draws
 from minilm.tokenizer import DOC, PAD, Tokenizer
 
-VALID_SHARE = 0.1  # of train, where no validation part is given
+HELD_OUT = 0.1  # of train, where no validation part is given
 
 
 class Batch(NamedTuple):
@@ -48,7 +48,7 @@ def read_splits(config: FinetuneConfig) -> tuple[dict[str, list[Example]], list[
         if not texts:
             raise UserError(f"{source} has too few texts to hold some out: give more, or --valid")
         order = draws(config.seed, 0, "valid").permutation(len(texts))
-        held_out = {texts[i] for i in order[: max(1, round(VALID_SHARE * len(texts)))]}
+        held_out = {texts[i] for i in order[: max(1, round(HELD_OUT * len(texts)))]}
         splits["valid"] = [e for e in splits["train"] if e.text in held_out]
         splits["train"] = [e for e in splits["train"] if e.text not in held_out]
     classes = sorted({example.label for example in splits["train"]})

@@ -6,7 +6,7 @@ the words that follow it is an argument of the call, not a property of the weigh
 
 The default block is today's usual one: layer norm before each sub-layer (Xiong et al. 2020,
 arXiv 2002.04745), rotary positions (Su et al. 2021, arXiv 2104.09864), normalised queries and
-keys (Henry et al. 2020, arXiv 2010.04245), squared ReLU (So et al. 2021, arXiv 2109.08668), no
+keys (Dehghani et al. 2023, arXiv 2302.05442), squared ReLU (So et al. 2021, arXiv 2109.08668), no
 biases, sub-layers that start as zero, and one matrix for the words that go in and come out
 (Press and Wolf 2017, arXiv 1608.05859). The same model by hand, in NumPy: `reference.py`.
 

@@ -160,10 +160,10 @@ class Objective:
             return causal(windows)
         return masked(windows, rate, self.vocab_size, rng)
 
-    def evaluation_tasks(self, windows: np.ndarray, batch: int) -> dict[str, Task]:
+    def evaluation_tasks(self, windows: np.ndarray, start: int) -> dict[str, Task]:
         """What is measured on validation windows (B, T + 1), by name: the masks are the same at
         every evaluation and in every run, at one rate, so that their losses can be compared."""
-        rng = draws(EVALUATION_SEED, batch, "masks")
+        rng = draws(EVALUATION_SEED, start, "masks")
         tasks = {}
         if self.name in ("causal", "hybrid"):
             tasks["causal"] = causal(windows)

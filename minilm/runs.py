@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from minilm import checkpoint
-from minilm.config import ModelConfig, UserError
+from minilm.config import FinetuneConfig, ModelConfig, PretrainConfig, UserError
 from minilm.heads import Classifier
 from minilm.model import Transformer
 from minilm.tokenizer import Tokenizer
@@ -22,7 +22,7 @@ RUNS = Path("runs")
 
 
 class Run:
-    """A run folder, open for reading; `lock` it before writing."""
+    """A run folder, open for reading; `claim` it before writing."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -61,7 +61,7 @@ class Run:
         """Keep other processes from writing here; the claim goes when this process does, however it
         ends. Raises UserError where another process holds it, where there is a run already that
         this one would write over, or where nothing can be written."""
-        if not resume and (self.folder / "config.json").exists():
+        if not resume and _holds_a_run(self.folder):
             raise UserError(
                 f"{self.folder} already holds a run: continue it with --resume, or name another "
                 f"folder with --run"
@@ -156,6 +156,14 @@ class Run:
                 f"{self.folder} is a {config['kind']} run; this needs a {kind} run, which "
                 f"train_{kind}.py makes"
             )
+        known = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}[kind]
+        whole = set(vars(known())) == set(config["flags"]) and (
+            kind == "pretrain" or isinstance(config.get("classes"), list)
+        )
+        if not whole:
+            raise UserError(
+                f"{self.folder / 'config.json'} is damaged, or of another version: use another run"
+            )
         return config
 
 
@@ -176,7 +184,11 @@ def newest_run(kind: str) -> Path:
 def new_folder(kind: str) -> Path:
     """The first of runs/pretrain-1, runs/pretrain-2, ... that holds no run."""
     folders = (RUNS / f"{kind}-{i}" for i in itertools.count(1))
-    return next(folder for folder in folders if not (folder / "config.json").exists())
+    return next(folder for folder in folders if not _holds_a_run(folder))
+
+
+def _holds_a_run(folder: Path) -> bool:
+    return any(any(folder.glob(name)) for name in ("config.json", "metrics.jsonl", "step-*"))
 
 
 def _kind(folder: Path) -> str | None:

@@ -13,12 +13,11 @@ together most often. Over bytes (Radford et al. 2019, GPT-2) nothing is ever unk
 import hashlib
 import heapq
 import json
-import multiprocessing
 import re
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice, pairwise
+from itertools import chain, pairwise
 from operator import add
 from pathlib import Path
 from typing import Self
@@ -204,7 +203,7 @@ class Tokenizer:
         self._cache = _PieceCache(merges)
 
     @classmethod
-    def train(cls, documents: Iterable[Document], vocab_size: int, processes: int = 1) -> Self:
+    def train(cls, documents: Iterable[Document], vocab_size: int) -> Self:
         """Learn `vocab_size` tokens, or fewer: until no two of them stand together twice.
 
         Holds the different pieces, never the text. Raises UserError unless 259 <= size <= 65,536.
@@ -212,14 +211,7 @@ class Tokenizer:
         if not N_BASE <= vocab_size <= MAX_VOCAB_SIZE:
             raise UserError(f"--vocab-size is {vocab_size}: give {N_BASE} to {MAX_VOCAB_SIZE}")
         texts = (block for document in documents for block in blocks(document, BLOCK))
-        if processes == 1:
-            counts = _count_pieces(texts)
-        else:
-            counts, batches = Counter(), iter(lambda: list(islice(texts, 256)), [])
-            with multiprocessing.get_context("spawn").Pool(processes) as pool:
-                for part in pool.imap_unordered(_count_pieces, batches):
-                    counts.update(part)
-        return cls(_learn_merges(counts, vocab_size - N_BASE))
+        return cls(_learn_merges(_count_pieces(texts), vocab_size - N_BASE))
 
     def encode(self, text: str | bytes, special: bool = False) -> np.ndarray:
         """Ids (N,) uint16 of any str or bytes; only if `special` is "<mask>" in it one id, MASK."""

@@ -92,8 +92,15 @@ class Trainer:
             schedule(step, self.plan.steps, self.plan.warmup, self.plan.cooldown),
         )
         batch = self.batch(step)
-        torch.manual_seed(int(draws(self.plan.seed, step, "dropout").integers(2**63)))
+        torch.manual_seed(
+            int(
+                draws(
+                    self.plan.seed, step * self.machine.world + self.machine.rank, "dropout"
+                ).integers(2**63)
+            )
+        )
         self.model.train()
+        count = max(1, batch.count)
         total = 0.0
         for i, arrays in enumerate(batch.micro_batches):
             if self.machine.world > 1:  # exchange gradients once a step, after the last
@@ -101,11 +108,11 @@ class Trainer:
             with self.machine.autocast():
                 loss_sum, _ = self.loss(*self.machine.tensors(arrays))
             # DistributedDataParallel takes the mean over processes; the world undoes that.
-            (loss_sum * (self.machine.world / batch.count)).backward()
+            (loss_sum * (self.machine.world / count)).backward()
             total += loss_sum.detach().item()
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         norm = nn.utils.clip_grad_norm_(parameters, self.plan.clip).item()
-        mean = self.machine.total(total)[0] / batch.count
+        mean = self.machine.total(total)[0] / count
         if not (math.isfinite(mean) and math.isfinite(norm)):
             raise NonFiniteError(
                 f"step {step + 1}: the loss is {mean} and the gradient's norm {norm}; the weights "

@@ -1,12 +1,15 @@
 """Whatever a person can get wrong is answered in one line, and nothing is written over."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from small import FINETUNE, PRETRAIN, everything, script, some_rows, write_table
 
-from minilm import checkpoint, runs
+from minilm import checkpoint, device, runs
+from minilm.device import Machine
 from minilm.runs import Run
 
 pytestmark = pytest.mark.usefixtures("small_world")
@@ -105,6 +108,31 @@ def test_without_a_pretrained_run_the_script_that_makes_one_is_named(tmp_path, m
     assert script("finetune", "--train own.csv --precision float32") == 2
     assert "start with python train_pretrain.py" in capfd.readouterr().err
     assert everything() == {Path("own.csv"): everything()[Path("own.csv")]}
+
+
+def test_fine_tuning_in_several_processes_is_refused(monkeypatch, capfd):
+    two = Machine(torch.device("cpu"), False, "", rank=0, world=2)
+    monkeypatch.setattr(device, "choose_machine", lambda *_: two)
+    assert script("finetune", f"{FINETUNE} --run two") == 2
+    assert "without torchrun" in capfd.readouterr().err and not Path("two").exists()
+
+
+def test_a_pretraining_run_without_weights_is_refused_before_another_is_begun(tmp_path, capfd):
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(Path("first", name), tmp_path)
+    assert script("finetune", f"{FINETUNE} --pretrained {tmp_path} --run unbegun") == 2
+    assert "holds no whole checkpoint" in capfd.readouterr().err and not Path("unbegun").exists()
+
+
+def test_weights_of_another_shape_than_the_config_says_are_refused(tmp_path, capfd):
+    run = shutil.copytree("first", tmp_path / "run")
+    text = (run / "config.json").read_text(encoding="utf-8")
+    changed = json.loads(text)
+    changed["model"]["d_ff"] += 2
+    (run / "config.json").write_text(json.dumps(changed), encoding="utf-8")
+    assert script("finetune", f"{FINETUNE} --pretrained {run} --run {tmp_path}/tuned") == 2
+    error = capfd.readouterr().err
+    assert "do not have the shape that config.json says" in error and error.count("\n") == 1
 
 
 def test_a_learning_rate_that_explodes_is_stopped_and_never_saved(capfd):

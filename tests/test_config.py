@@ -132,6 +132,17 @@ def test_the_shape_of_the_first_weights_goes_before_the_size():
     assert config.dropout == 0.1 and config.steps == SIZES["tiny"]["steps"]
 
 
+def test_the_size_of_the_run_that_gives_the_first_weights_goes_before_tiny_and_after_the_flag():
+    assert PretrainConfig().with_defaults().size == "tiny"
+    inherited = PretrainConfig().with_defaults("base", **SHAPE)
+    asked = PretrainConfig(size="small").with_defaults("base", **SHAPE)
+    for config, size in ((inherited, "base"), (asked, "small")):
+        recipe = (config.size, config.steps, config.batch_size, config.learning_rate)
+        row = SIZES[size]
+        assert recipe == (size, row["steps"], row["batch_size"], row["learning_rate"])
+        assert config.d_model == SHAPE["d_model"]
+
+
 @pytest.mark.parametrize("name", ["vocab_size", "d_model", "n_layers", "n_heads", "d_ff"])
 def test_a_shape_that_the_first_weights_do_not_have_is_refused(name):
     with pytest.raises(UserError, match=f"{flag_name(name)} 60: the weights of --init have"):

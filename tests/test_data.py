@@ -150,7 +150,38 @@ def test_a_text_is_prepared_once_and_anew_where_anything_changes(corpus, tmp_pat
     with open(tmp_path / "texts.jsonl", "a", encoding="utf-8") as file:
         file.write('\n{"text": "one more"}')
     prepare(corpus, 400)
-    assert len(set(written)) == 3
+    monkeypatch.setattr(data, "FORMAT", data.FORMAT + 1)
+    prepare(corpus, 400)
+    monkeypatch.setattr(data, "VALID_SHARE", 0.1)
+    prepare(corpus, 400)
+    assert len(set(written)) == len(written) == 5
+
+
+def test_two_processes_that_prepare_a_text_at_once_use_the_files_of_the_faster(corpus, monkeypatch):
+    at_once = []
+
+    def overtaken(documents, tokenizer, folder, write=data._write_tokens):
+        monkeypatch.setattr(data, "_write_tokens", write)
+        at_once.append(prepare(corpus, 400))
+        at_once.append({path: path.stat().st_mtime_ns for path in data.Path("data").rglob("*.bin")})
+        write(documents, tokenizer, folder)
+
+    monkeypatch.setattr(data, "_write_tokens", overtaken)
+    slower = prepare(corpus, 400)
+    faster, files = at_once
+    assert sorted(documents_of(faster.tokenizer, [*faster.train, *faster.valid])) == sorted(TEXTS)
+    assert np.array_equal(slower.train, faster.train)
+    left = {path: path.stat().st_mtime_ns for path in data.Path("data").rglob("*.bin")}
+    assert left.items() < files.items() and {path.name for path in left} == {
+        "train.bin",
+        "valid.bin",
+    }
+
+
+def test_where_nothing_can_be_prepared_is_said(corpus, tmp_path):
+    (tmp_path / "data").touch()
+    with pytest.raises(UserError, match=r"data.prepared cannot be made \("):
+        prepare(corpus, 400)
 
 
 def test_a_tokenizer_that_is_given_is_used(corpus):

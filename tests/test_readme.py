@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 
+from minilm.__main__ import run_command
 from minilm.config import FinetuneConfig, PretrainConfig
 from minilm.experiments.report import READING_ORDER, RESULTS, ROOT, fill_in
 from minilm.flags import Parser, add_flags
@@ -30,7 +31,14 @@ def test_every_linked_file_exists():
 
 
 def test_every_module_with_a_formula_is_in_the_reading_order():
-    assert {"minilm/objectives.py", "minilm/model.py", "minilm/heads.py"} < set(READING_ORDER)
+    modules = {path: path.read_text(encoding="utf-8") for path in ROOT.glob("minilm/*.py")}
+    with_formulas = {
+        f"minilm/{path.name}"
+        for path, text in modules.items()
+        if "arXiv" in text or "L = -" in text
+    }
+    assert {"minilm/objectives.py", "minilm/model.py", "minilm/heads.py"} < with_formulas
+    assert with_formulas <= set(READING_ORDER)
     assert all((ROOT / path).exists() for path in READING_ORDER)
 
 
@@ -41,6 +49,23 @@ def test_every_quoted_flag_is_one_that_the_scripts_take(command):
     add_flags(parser, PretrainConfig if "pretrain" in words[1] else FinetuneConfig)
     if "--help" not in words:
         parser.parse_args(words[2:])
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m minilm ")])
+def test_every_quoted_command_is_one_that_minilm_takes(command, monkeypatch):
+    class Parsed(Exception):
+        pass
+
+    def parse_args(parser, argv=None, parse_args=Parser.parse_args):
+        parsed = parse_args(parser, argv)
+        if parser.prog != "python -m minilm":  # the command's own parser: go no further
+            raise Parsed
+        return parsed
+
+    monkeypatch.setattr(Parser, "parse_args", parse_args)
+    words = shlex.split(command)[3:]
+    with pytest.raises(SystemExit if "--help" in words else Parsed):
+        run_command(words)
 
 
 def test_the_first_two_commands_are_the_main_job_and_the_tests():

@@ -1,8 +1,11 @@
-"""Every gradient three ways: by hand (minilm.reference), by finite differences, by autograd.
+"""Every gradient three ways: by hand (minilm.reference), by finite differences, and by autograd
+through the very losses that the scripts train, on the very tasks that they are given.
 
 All weights are random: a new model's output projections are zero, and behind a zero most wrong
 gradients would look right.
 """
+
+import functools
 
 import numpy as np
 import pytest
@@ -10,7 +13,9 @@ import torch
 
 from minilm import model, objectives, reference
 from minilm.config import ModelConfig
-from minilm.heads import Classifier
+from minilm.device import Machine
+from minilm.heads import ClassificationLoss, Classifier
+from minilm.tokenizer import N_SPECIAL
 
 V, C, T = 11, 3, 6
 SHAPE = dict(vocab_size=V, max_length=8, d_model=8, n_layers=2, n_heads=2, d_ff=12)
@@ -21,23 +26,25 @@ CONFIGS = {
 POOLINGS = ("mean", "last", "first")
 IS_REAL = np.array([[True] * T, [True] * (T - 2) + [False] * 2])
 LABELS = np.array([2, 0])
-
-
-def words(purpose=0):
-    return np.random.default_rng([1, purpose]).integers(0, V, (2, T))
+TOKENS = np.random.default_rng(1).integers(N_SPECIAL, V, (2, T + 1))
+TASKS = {
+    "causal": lambda rng: objectives.causal(TOKENS),
+    "masked": lambda rng: objectives.masked(TOKENS, 0.5, V, rng),
+    "masked_next": lambda rng: objectives.masked_next(TOKENS, 0.5, V, rng),
+}
 
 
 def language_task(name, padded):
     """inputs, targets, causal, is_real: what language_model_loss takes."""
-    if name == "causal":
-        inputs, targets, is_real = words()[:, :-1], words()[:, 1:], IS_REAL[:, 1:]
-    else:
-        chosen = np.random.default_rng(2).random((2, T)) < 0.5
-        inputs, is_real = np.where(chosen, words(1), words()), IS_REAL
-        targets = np.where(chosen, words(), reference.IGNORE)
+    inputs, targets, causal = TASKS[name](np.random.default_rng(2))
     if not padded:
-        return inputs, targets, name == "causal", None
-    return inputs, np.where(is_real, targets, reference.IGNORE), name == "causal", is_real
+        return inputs, targets, causal, None
+    return inputs, np.where(IS_REAL, targets, reference.IGNORE), causal, IS_REAL
+
+
+def text_task(padded):
+    """tokens, is_real, labels: what ClassificationLoss takes."""
+    return TOKENS[:, :-1], IS_REAL if padded else np.ones_like(IS_REAL), LABELS
 
 
 def random_parameters(config):
@@ -50,9 +57,9 @@ def random_parameters(config):
 def by_hand(objective, config, parameters, padded):
     """(loss sum, count, gradients) of an objective's name, by the reference."""
     if objective in POOLINGS:
-        is_real = IS_REAL if padded else np.ones_like(IS_REAL)
+        tokens, is_real, labels = text_task(padded)
         return reference.classification_loss(
-            parameters, config, words(), LABELS, is_real, objective, causal=objective == "last"
+            parameters, config, tokens, labels, is_real, objective, causal=objective == "last"
         )
     parameters = {n: p for n, p in parameters.items() if not n.startswith("head")}
     return reference.language_model_loss(parameters, config, *language_task(objective, padded))
@@ -65,17 +72,14 @@ def by_autograd(objective, config, parameters, padded):
     for name, parameter in classifier.named_parameters():
         parameter.data = torch.from_numpy(parameters[name.removeprefix("transformer.")])
     if objective in POOLINGS:
-        is_real = torch.from_numpy(IS_REAL if padded else np.ones_like(IS_REAL))
-        logits = classifier(torch.from_numpy(words()), is_real, causal=objective == "last")
-        targets = torch.from_numpy(LABELS)
+        loss, task = ClassificationLoss(classifier, causal=objective == "last"), text_task(padded)
     else:
-        inputs, targets, causal, is_real = language_task(objective, padded)
-        is_real = torch.from_numpy(is_real) if padded else None
-        hidden = transformer(torch.from_numpy(inputs), causal=causal, is_real=is_real)
-        has_target = targets != objectives.IGNORE
-        logits = transformer.logits(hidden[torch.from_numpy(has_target)])
-        targets = torch.from_numpy(targets[has_target])
-    loss_sum, count = objectives.token_nll(logits, targets)
+        loss = objectives.LanguageModelLoss(transformer)
+        *task, is_real = language_task(objective, padded)
+        if padded:  # which windows of running text never are
+            is_real = torch.from_numpy(is_real)
+            transformer.forward = functools.partial(transformer.forward, is_real=is_real)
+    loss_sum, count = loss(*Machine(torch.device("cpu"), False, "").tensors(task))
     loss_sum.backward()
     gradients = {
         name.removeprefix("transformer."): parameter.grad.numpy()
@@ -105,7 +109,7 @@ def float64():
     torch.set_default_dtype(torch.float32)
 
 
-every_objective = pytest.mark.parametrize("objective", ["causal", "masked", *POOLINGS])
+every_objective = pytest.mark.parametrize("objective", [*TASKS, *POOLINGS])
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 with_and_without_padding = pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
 

@@ -20,6 +20,7 @@ from small import (
 )
 
 import train_finetune
+from minilm.experiments import estimate
 from minilm.training import Trainer
 
 pytestmark = pytest.mark.usefixtures("small_world")
@@ -110,6 +111,39 @@ def test_a_run_cannot_go_on_with_the_words_of_another(small_world, tmp_path, cap
     shutil.copy(tmp_path / "other" / "tokenizer.json", run / "tokenizer.json")
     assert script("pretrain", f"--run {run} --resume") == 2
     assert "not the words that this run was trained with" in capfd.readouterr().err
+
+
+def interrupt_at(monkeypatch, number):
+    """Ctrl-C at a step, once."""
+    step = Trainer.step
+
+    def interrupted(trainer, n):
+        if n == number:
+            monkeypatch.setattr(Trainer, "step", step)
+            signal.raise_signal(signal.SIGINT)
+        return step(trainer, n)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+
+
+def test_a_checkpoint_needs_no_more_the_run_that_gave_the_first_weights(tmp_path, monkeypatch):
+    shutil.copytree("first", tmp_path / "given")
+    run = f"--run {tmp_path}/run"
+    interrupt_at(monkeypatch, 2)
+    flags = f"--data own.txt --precision float32 --init {tmp_path}/given --steps 4"
+    assert script("pretrain", f"{flags} {run}") == 130
+    shutil.rmtree(tmp_path / "given")
+    assert script("pretrain", f"{run} --resume") == 0
+    assert lines_without_times(tmp_path / "run")[-1]["step"] == 4
+
+
+def test_minutes_that_have_become_steps_may_be_given_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(estimate, "seconds_per_step", lambda *_: 0.1)
+    interrupt_at(monkeypatch, 2)
+    flags = f"{PRETRAIN} --minutes 0.01 --run {tmp_path}/run"
+    assert script("pretrain", flags) == 130
+    assert script("pretrain", f"{flags} --resume") == 0
+    assert result_of(tmp_path / "run")["steps"] == 6
 
 
 @pytest.mark.parametrize("change", [(1, 0), (0, 1)], ids=["texts", "labels"])

@@ -1,5 +1,6 @@
 """Run folders: never written over, never shared by two, and never believed when damaged."""
 
+import json
 import os
 import subprocess
 import sys
@@ -23,12 +24,28 @@ def make_run(folder, **flags):
     return run
 
 
+def config_with(**changes):
+    """The text of a config.json that is whole but for the changes."""
+    whole = dict(format=1, kind="pretrain", flags=vars(PretrainConfig()), model={})
+    return json.dumps(whole | changes).encode()
+
+
 def test_a_run_that_is_there_is_not_written_over(tmp_path):
     make_run(tmp_path)
     before = everything(tmp_path)
     with pytest.raises(UserError, match="already holds a run: continue it with --resume"):
         make_run(tmp_path)
     assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["step-00000002", "metrics.jsonl"])
+def test_what_is_left_of_a_run_is_not_written_over(tmp_path, name):
+    (tmp_path / "runs" / "pretrain-1" / name).mkdir(parents=True)
+    with pytest.raises(UserError, match="already holds a run"):
+        Run(tmp_path / "runs" / "pretrain-1").claim(resume=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert runs.new_folder("pretrain") == runs.RUNS / "pretrain-2"
 
 
 def test_two_cannot_write_to_one_run(tmp_path):
@@ -66,8 +83,10 @@ def test_a_killed_process_holds_no_run(tmp_path):
         (b'{"format": 2}', "not of format 1"),
         (b'{"format": 1}', "damaged"),
         (b'{"format": 1, "kind": "pretrain"}', "damaged"),
-        (b'{"format": 1, "kind": "pretrain", "flags": {}, "model": {"depth": 3}}', "damaged"),
-        (b'{"format": 1, "kind": "finetune", "flags": {}, "model": {}}', "is a finetune run"),
+        (config_with(model={"depth": 3}), r"damaged \(.*depth"),
+        (config_with(flags={"seed": 0}), "damaged, or of another version"),
+        (config_with(flags=vars(PretrainConfig()) | {"depth": 3}), "of another version"),
+        (config_with(kind="finetune"), "is a finetune run"),
     ],
 )
 def test_a_config_that_cannot_be_used_is_named(tmp_path, content, says):

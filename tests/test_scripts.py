@@ -70,7 +70,6 @@ def test_each_objective_learns_more_than_word_frequencies_and_says_what_it_reach
 
 def test_causal_then_masked_goes_on_from_the_weights_and_words_of_another_run(monkeypatch):
     seen = []
-    monkeypatch.setattr(train_pretrain, "__doc__", "")
     step = Trainer.step
     monkeypatch.setattr(Trainer, "step", lambda trainer, number: (
         seen or seen.extend(p.detach().clone() for p in trainer.model.parameters()),
@@ -193,6 +192,10 @@ def test_a_search_keeps_what_validation_likes_best(monkeypatch, capsys):
     rows = re.findall(r"^ +([\d.]+)% +(\S+)  (adamw|sgd)$", printed, flags=re.M)
     assert len(rows) == 4 and rows == sorted(rows, key=lambda row: -float(row[0]))
     assert rows[0][1:] == ("0.01", "adamw")
+    result, trials = result_of("searched"), list(Path("searched", "search").iterdir())
+    assert (result["learning_rate"], result["optimizer"], len(trials)) == (0.01, "adamw", 4)
+    spent = [checkpoint.newest(trial).spent["tokens"] for trial in trials]
+    assert result["tokens"] == sum(spent) and min(spent) > 0
     winner = checkpoint.best(Path("searched", "search", "adamw-0.01"))
     assert torch.equal(
         Run("searched").classifier()[0].head.weight, winner.read("model")["head.weight"]

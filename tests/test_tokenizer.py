@@ -143,14 +143,14 @@ def test_training_equals_counting_everything_again_before_each_merge(seed):
     )
 
 
-def test_the_vocabulary_depends_on_no_order_of_documents_no_chunks_and_no_processes():
+def test_the_vocabulary_depends_on_no_order_of_documents_nor_of_chunks():
     rng = random.Random(0)
     texts = [" ".join(rng.choices((ENGLISH + FOREIGN).split(), k=50)) for _ in range(30)]
     expected = Tokenizer.train([[text] for text in texts], vocab_size=400)
     rng.shuffle(texts)
     chunked = [cut_at_random(text, rng) for text in texts]
     assert Tokenizer.train(chunked, vocab_size=400).merges == expected.merges
-    assert Tokenizer.train(iter(chunked), vocab_size=400, processes=2).merges == expected.merges
+    assert Tokenizer.train(iter(chunked), vocab_size=400).merges == expected.merges
 
 
 def test_the_vocabulary_does_not_depend_on_the_hash_seed():

@@ -188,6 +188,19 @@ def test_dropout_differs_between_steps_and_is_off_while_evaluating():
     assert look(trainer)() == look(trainer)()
 
 
+def test_dropout_differs_between_processes(monkeypatch):
+    seeds = []
+    monkeypatch.setattr(training, "DistributedDataParallel", lambda loss: loss)
+    monkeypatch.setattr(Machine, "total", lambda machine, *values: list(values))
+    for rank in (0, 1):
+        trainer = make_trainer(machine=Machine(MACHINE.device, False, "", rank, 2))
+        with monkeypatch.context() as now:
+            now.setattr(torch, "manual_seed", seeds.append)
+            for step in range(3):
+                trainer.step(step)
+    assert len(set(seeds)) == len(seeds) == 6
+
+
 def test_looking_does_not_change_what_is_learnt(tmp_path):
     trained = []
     for name, evaluations in (("never", 1), ("always", 8)):

@@ -117,7 +117,7 @@ def _download(source: Source, part: Path) -> None:
             have = 0  # the server starts from the beginning
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else source.size
-        bar = tqdm(desc=source.file, total=total, initial=have, unit="B", unit_scale=True)
+        bar = tqdm(None, source.file, total, initial=have, unit="B", unit_scale=True, disable=None)
         with bar, part.open("ab" if have else "wb") as file:
             while data := response.read(1 << 16):
                 file.write(data)
