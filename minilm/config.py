@@ -69,7 +69,7 @@ class ModelConfig:
 SIZES = {
     "tiny": dict(
         d_model=128, n_layers=4, n_heads=4, vocab_size=4096, max_length=128, batch_size=32,
-        steps=600, learning_rate=7e-3,
+        steps=750, learning_rate=7e-3,
     ),
     "small": dict(
         d_model=256, n_layers=6, n_heads=4, vocab_size=8192, max_length=256, batch_size=32,
@@ -206,7 +206,7 @@ class FinetuneConfig(MachineConfig):
     max_length: int | None = flag(
         None, "longer texts keep their head and tail only, in tokens (default: as pretrained)"
     )
-    epochs: int = flag(2, "passes over the labelled texts")
+    epochs: int = flag(3, "passes over the labelled texts")
     batch_size: int = flag(32, "texts in a step")
     accumulate: int = flag(1, "micro-batches that a step is computed in, to save memory")
     learning_rate: float = flag(3e-3, "at its highest")

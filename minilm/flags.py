@@ -58,8 +58,6 @@ def parse_flags(config_class, description: str, argv: list[str] | None = None):
 
 def entry_point(main):
     """Call main; what a person can put right becomes one line and an exit status."""
-    # Read when torch loads: threads that wait sleep, and so leave a busy machine to others.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if hasattr(sys.stdout, "reconfigure"):  # a character the terminal cannot show is no error
         sys.stdout.reconfigure(errors="replace")
     try:

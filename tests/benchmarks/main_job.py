@@ -23,10 +23,8 @@ from minilm.experiments.estimate import estimate
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).with_name("results.json")
 
-PRETRAIN, FINETUNE = "train_pretrain.py --steps 750", "train_finetune.py --epochs 3"
+PRETRAIN, FINETUNE = "train_pretrain.py", "train_finetune.py"
 JOBS = {
-    "main pretrain": "train_pretrain.py",
-    "main finetune": "train_finetune.py --pretrained runs/main-pretrain",
     **{f"pretrain hybrid {s}": f"{PRETRAIN} --seed {s}" for s in range(3)},
     **{f"pretrain {o} 0": f"{PRETRAIN} --objective {o}" for o in ("causal", "masked")},
     **{
@@ -39,8 +37,8 @@ JOBS = {
         for s in range(3)
     },
     "pretrain imdb 0": f"{PRETRAIN} --data imdb",
-    "finetune imdb 0": "train_finetune.py --data imdb --pretrained runs/pretrain-imdb-0",
-    "pretrain adamw 0": "train_pretrain.py --optimizer adamw --learning-rate 2e-3 --steps 900",
+    "finetune imdb 0": f"{FINETUNE} --data imdb --pretrained runs/pretrain-imdb-0 --epochs 2",
+    "pretrain adamw 0": f"{PRETRAIN} --optimizer adamw --learning-rate 2e-3 --steps 900",
 }
 
 
