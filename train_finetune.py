@@ -46,11 +46,11 @@ def main():
     if machine.world > 1:
         raise UserError("train_finetune.py runs in one process: start it without torchrun")
     pretrained = Run(config.pretrained or newest_run("pretrain"))
-    if not resume and not config.from_scratch:
-        checkpoint.best(pretrained.folder)  # says so at once where there is none
     config.max_length = config.max_length or pretrained.model_config().max_length
     shape = pretrained.model_config(max_length=config.max_length, dropout=config.dropout)
     tokenizer = pretrained.tokenizer
+    if not resume and not config.from_scratch:
+        checkpoint.best(pretrained.folder)  # says so at once where there is none
     causal = config.attention == "causal"
     run.claim(resume)
 

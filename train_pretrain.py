@@ -34,11 +34,7 @@ def main():
     machine = choose_machine(config.device, config.precision)
     say = print if machine.rank == 0 else lambda *_: None
     init = Run(config.init) if config.init and not resume else None
-    if init:
-        inherited = dataclasses.asdict(init.model_config())
-        config = config.with_defaults(init.flags("pretrain")["size"], **inherited)
-    else:
-        config = config.with_defaults()
+    config = config.with_defaults(**(init.recipe() if init else {}))
     config.model(config.vocab_size)  # refuses a shape that cannot be, before the text is read
 
     # 2. Text becomes tokens, and tokens become windows. Another run's weights need its words.

@@ -124,10 +124,10 @@ def estimate(parser: Parser, argv: list[str]) -> None:
 
     machine = choose_machine(config.device, config.precision)
     print(machine.why)
-    inherited = dataclasses.asdict(Run(config.init).model_config()) if config.init else {}
+    inherited = Run(config.init).recipe() if config.init else {}
     for size in SIZES if every else [config.size]:
         planned = dataclasses.replace(config, size=size).with_defaults(**inherited)
-        print(f"{size}, {config.objective}")
+        print(f"{planned.size}, {config.objective}")
         print(estimate(planned, machine, watts).report(), flush=True)
 
 

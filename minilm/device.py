@@ -52,6 +52,8 @@ class Machine:
     def first(self, prepare):
         """Call prepare() in the first process, then in the others, which find its work done. What
         stops the first stops all; it alone says why."""
+        if self.world == 1:
+            return prepare()
         result = error = None
         if self.rank == 0:
             try:

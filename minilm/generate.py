@@ -57,13 +57,13 @@ def generate(
             cache, fresh = KeyValueCache(model.config), window
         tokens = torch.tensor([fresh], device=device)
         hidden = model(tokens, causal=True, cache=cache)[0, -1:]  # (1, D)
-        logits = model.logits(hidden)[0].float()  # (V,)
+        logits = model.logits(hidden)[0].cpu().double()  # (V,): no temperature overflows there
         logits[[PAD, MASK]] = -torch.inf
         if temperature == 0:
             token = int(logits.argmax())
         else:
-            scaled = (logits - logits.max()) / temperature  # no temperature can make it overflow
-            p = filter_logits(scaled, top_k, top_p).softmax(-1).cpu().double().numpy()
+            scaled = (logits - logits.max()) / temperature
+            p = filter_logits(scaled, top_k, top_p).softmax(-1).numpy()
             token = int(draws(seed, i, "sample").choice(len(p), p=p / p.sum()))
         if token == DOC:
             return

@@ -126,6 +126,10 @@ class Run:
         except TypeError as error:
             raise UserError(f"{self.folder / 'config.json'} is damaged ({error})") from None
 
+    def recipe(self) -> dict:
+        """What a pretraining run that starts from this one's weights takes over: size and shape."""
+        return {"size": self.flags("pretrain")["size"], **vars(self.model_config())}
+
     def transformer(self, **changes) -> Transformer:
         """The pretrained Transformer, from the best checkpoint. Raises UserError as above."""
         return self._with_weights(Transformer(self.model_config(**changes)))

@@ -130,10 +130,14 @@ def test_words_come_as_often_as_the_temperature_says():
     assert words.count(N_SPECIAL) / len(words) == pytest.approx(2 / 3, abs=0.026)
 
 
-@pytest.mark.parametrize("temperature", [1e-42])
+@pytest.mark.parametrize("temperature", [5e-324, 1e-42])
 def test_no_temperature_is_too_low(endless, temperature):
     greedy = list(generate(endless, prompt_of(2), 20, temperature=0))
     assert list(generate(endless, prompt_of(2), 20, temperature)) == greedy
+
+
+def test_no_temperature_is_too_high(endless):
+    assert len(list(generate(endless, prompt_of(2), 20, 1e300))) == 20
 
 
 def test_a_seed_gives_the_same_words_and_moves_no_other_generator(endless):
