@@ -191,9 +191,9 @@ def test_masks_are_drawn_anew_at_every_step_and_differ_between_seeds():
 def test_evaluation_masks_are_the_same_at_every_call_and_for_every_seed(name, readings):
     windows = some_words(64, 65)
     first, second = Objective(name, V, seed=0), Objective(name, V, seed=1)
-    tasks = first.evaluation_tasks(windows, batch=0)
+    tasks = first.evaluation_tasks(windows, start=0)
     second.task(windows, step=5, rate=0.9)  # what training draws must not matter
-    again = second.evaluation_tasks(windows, batch=0)
+    again = second.evaluation_tasks(windows, start=0)
     assert list(tasks) == list(again) == readings
     for reading, task in tasks.items():
         assert all(map(np.array_equal, task, again[reading]))
@@ -202,7 +202,7 @@ def test_evaluation_masks_are_the_same_at_every_call_and_for_every_seed(name, re
         says = windows[:, 1:] if name == "hybrid" else windows[:, :-1]  # hybrid's halves share it
         assert set((tasks["masked"].targets - says)[tasks["masked"].targets != IGNORE]) == {0}
         assert 0.13 < tasks["masked"].count / tasks["masked"].targets.size < 0.17
-        others = first.evaluation_tasks(windows, batch=64)["masked"]
+        others = first.evaluation_tasks(windows, start=64)["masked"]
         assert not np.array_equal(tasks["masked"].inputs, others.inputs)
 
 

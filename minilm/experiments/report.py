@@ -97,26 +97,14 @@ def finetuning(results: dict) -> str:
         ("pretrained (causal), fine-tuned", "finetune causal"),
         ("pretrained (masked), fine-tuned", "finetune masked"),
         ("the same net from scratch", "finetune scratch"),
+        ("pretrained (hybrid), fine-tuned on 1,000 labels", "few hybrid"),
+        ("the same net from scratch on 1,000 labels", "few scratch"),
     ):
         runs = [r for key, r in results.items() if key.rsplit(" ", 1)[0] == name]
         accuracy, f1 = (_spread([r[key] for r in runs]) for key in ("accuracy", "macro_f1"))
         rows.append(f"| {label} | {accuracy} | {f1} |")
     others = _baselines(results["finetune hybrid 1"], "accuracy", "macro_f1")
     return "\n".join([*rows, _rows(*others)])
-
-
-def imdb(results: dict) -> str:
-    """IMDB at size tiny, on nothing but its own text."""
-    before, after = results["pretrain imdb 0"], results["finetune imdb 0"]
-    minutes = f"{before['minutes']:.1f} + {after['minutes']:.1f}"
-    return "\n".join(
-        [
-            "| classifier | test accuracy | minutes |",
-            "|---|---|---|",
-            f"| pretrained on IMDB's own text, fine-tuned | {after['accuracy']:.1%} | {minutes} |",
-            _rows(*([*row, ""] for row in _baselines(after, "accuracy"))),
-        ]
-    )
 
 
 def sizes(results: dict) -> str:
@@ -140,7 +128,6 @@ TABLES = {
     "reading order": reading_order,
     "pretraining": pretraining,
     "fine-tuning": finetuning,
-    "imdb": imdb,
     "sizes": sizes,
 }
 

@@ -36,6 +36,12 @@ JOBS = {
         f" --seed {s}"
         for s in range(3)
     },
+    **{
+        f"few {arm} {s}": f"{FINETUNE} --pretrained runs/pretrain-hybrid-{s} --labels 1000"
+        f" --epochs 5 --seed {s}" + " --from-scratch" * (arm == "scratch")
+        for arm in ("hybrid", "scratch")
+        for s in range(3)
+    },
     "pretrain imdb 0": f"{PRETRAIN} --data imdb",
     "finetune imdb 0": f"{FINETUNE} --data imdb --pretrained runs/pretrain-imdb-0 --epochs 1",
     "pretrain adamw 0": f"{PRETRAIN} --optimizer adamw --learning-rate 2e-3 --steps 900",
