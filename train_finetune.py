@@ -72,6 +72,7 @@ def main():
         raise UserError(f"{run.folder} was started with other texts or labels: start a new run")
 
     def make_classifier() -> Classifier:
+        """The net with its first weights, and a head that knows nothing yet."""
         if config.from_scratch:
             transformer = Transformer(shape, config.seed)
         else:
@@ -92,13 +93,16 @@ def main():
 
     # 2. Train on labelled data, in batches of texts of like length.
     def train_and_validate(config: FinetuneConfig, run: Run) -> float:
+        """Train as `config` says. Returns the best accuracy on validation."""
         steps_per_epoch = -(-len(data["train"].tokens) // config.batch_size)
 
         @functools.lru_cache(maxsize=1)
         def batches_of(epoch: int) -> list[np.ndarray]:
+            """The indices of each batch of an epoch."""
             return epoch_batches(data["train"], config.batch_size, config.seed, epoch)
 
         def batch(step: int) -> StepBatch:
+            """The texts of a step."""
             epoch, i = divmod(step, steps_per_epoch)
             texts = batch_of(data["train"], batches_of(epoch)[i])
             rows = share_out(texts, machine, config.accumulate)
@@ -116,6 +120,7 @@ def main():
 
         # 3. Evaluate on validation after every epoch; keep the best, stop when it gets no better.
         def evaluate() -> tuple[float, dict, str]:
+            """The share of validation texts that is wrong, what to log, what to show."""
             values = evaluate_classifier(classifier, data["valid"], causal, machine)
             text = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
             return 1 - values["accuracy"], values, f"validation: {text}"

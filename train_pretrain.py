@@ -39,6 +39,7 @@ def main():
 
     # 2. Text becomes tokens, and tokens become windows. Another run's weights need its words.
     def read():
+        """Claim the run, then open the text; only the first process does the former."""
         if machine.rank == 0:
             run.claim(resume)
         words = (run if resume else init).tokenizer if config.init else None
@@ -70,6 +71,7 @@ def main():
         config = dataclasses.replace(config, steps=planned.steps, minutes=None)
 
     def task(step: int) -> Task:
+        """What the model reads and must say at a step."""
         mask_rate = config.mask_rate * (1 - 0.5 * step / config.steps)  # falls to half of it
         return objective.task(windows.batch(step, config.batch_size), step, mask_rate)
 
@@ -99,6 +101,7 @@ def main():
     token_bytes = bytes_per_token(text.tokenizer)
 
     def evaluate() -> tuple[float, dict, str]:
+        """The mean validation loss of all readings, what to log, what to show."""
         values = evaluate_language_model(model, objective, valid_windows, machine, token_bytes)
         losses = [value for name, value in values.items() if name.endswith("_loss")]
         line = "validation: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items())

@@ -144,6 +144,7 @@ def language_model_trainer(
             block.compile()
 
     def batch(step: int) -> StepBatch:
+        """This process's share of the Task of a step."""
         inputs, targets, causal = this = task(step)
         rows = share_out((inputs, targets), machine, config.accumulate)
         return StepBatch([(*row, causal) for row in rows], this.count, inputs.size)
