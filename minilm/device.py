@@ -105,7 +105,8 @@ def keep_freed_memory() -> None:
     mmap_threshold, trim_threshold = -3, -1  # of mallopt in <malloc.h>
     try:
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(mmap_threshold, 2**30)
+        if not libc.mallopt(mmap_threshold, 2**30):
+            libc.mallopt(mmap_threshold, 2**25)  # the most that an older glibc takes
         libc.mallopt(trim_threshold, 2**31 - 1)
     except (OSError, AttributeError):
         pass
@@ -121,20 +122,28 @@ def choose_precision(precision: str, device: torch.device) -> tuple[bool, str]:
     ratio = speed[torch.bfloat16] / speed[torch.float32]
     if ratio > 1.2:
         return True, f"bfloat16, {ratio:.1f} times as fast as float32,"
-    return False, f"float32 (bfloat16 would be {ratio:.1f} times as fast)"
+    return False, f"float32 (bfloat16 would be {ratio:.2g} times as fast)"
 
 
-def matrix_rate(dtype: torch.dtype, device: torch.device, size: int = 1024) -> float:
-    """FLOP/s of this machine's matrix products: the best of several, in about 0.1 seconds."""
-    a = torch.ones(size, size, dtype=dtype, device=device)
-    best = float("inf")
-    for _ in range(6):
-        synchronize(device)
-        start = time.perf_counter()
-        a @ a
-        synchronize(device)
-        best = min(best, time.perf_counter() - start)
+def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP/s of this machine's matrix products: the best of three, in about 0.1 seconds.
+
+    The matrices grow until one product takes a hundredth of a second, for a processor without
+    bfloat16 may be a hundred times slower at it than at float32."""
+    for size in (128, 256, 512, 1024, 2048, 4096, 8192):
+        a = torch.ones(size, size, dtype=dtype, device=device)
+        best = min(_seconds(a) for _ in range(3))
+        if best > 0.01:
+            break
     return 2 * size**3 / best
+
+
+def _seconds(a: torch.Tensor) -> float:
+    synchronize(a.device)
+    start = time.perf_counter()
+    a @ a
+    synchronize(a.device)
+    return time.perf_counter() - start
 
 
 def synchronize(device: torch.device) -> None:

@@ -79,15 +79,13 @@ def test_what_the_backward_pass_needs_is_counted_once_and_without_the_weights():
 
 
 @pytest.mark.parametrize(
-    "kinds, times, expected",
+    "kinds, times, seconds, expected",
     [
-        (2, [30, 50, 1, 3, 50, 70, 2, 6], 4),  # rounds of 40 (the first), 2, 60 and 4 a step
-        (1, [9], 9),
+        (2, [30, 50, 1, 3, 50, 70, 2, 6], 211.5, 4),  # rounds of 40, 2, 60 and 4 a step
+        (1, [9, 5], 0, 5),  # however long the first takes, there is a second
     ],
 )
-def test_the_median_round_counts_and_the_first_only_if_it_is_alone(
-    monkeypatch, kinds, times, expected
-):
+def test_the_median_round_counts_and_the_first_never(monkeypatch, kinds, times, seconds, expected):
     now, steps = [0], []
 
     class Clockwork:
@@ -98,7 +96,7 @@ def test_the_median_round_counts_and_the_first_only_if_it_is_alone(
             now[0] += times[step]
 
     monkeypatch.setattr(room.time, "perf_counter", lambda: now[0])
-    assert seconds_per_step(Clockwork(), kinds, sum(times) - 0.5) == expected
+    assert seconds_per_step(Clockwork(), kinds, seconds) == expected
     assert steps == list(range(len(times)))
 
 

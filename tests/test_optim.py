@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from minilm.heads import Classifier
-from minilm.optim import make_optimizers, schedule, set_learning_rates
+from minilm.optim import Muon, make_optimizers, orthogonalise, schedule, set_learning_rates
 
 RULES = ("adamw", "muon", "sgd")
 
@@ -80,6 +80,59 @@ def test_frozen_parameters_are_in_no_group(make_model, rule):
     model = Classifier(make_model().requires_grad_(False), 3)
     found = groups_by_name(model, make_optimizers(model, rule, 0.1, 0.1))
     assert set(found) == {"head.weight", "head.bias"}
+
+
+def newton_schulz(G, steps=5):
+    """The formula itself, for one matrix no taller than wide: X <- a X + (b R + c R²) X."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    X = G / G.norm()
+    for _ in range(steps):
+        R = X @ X.T
+        X = a * X + (b * R + c * R @ R) @ X
+    return X
+
+
+@pytest.mark.parametrize("m, n", [(6, 6), (6, 20), (20, 6)])
+def test_orthogonalise_is_newton_and_schulz_iteration_for_every_matrix_of_a_stack(m, n):
+    G = torch.randn(3, m, n, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    expected = [newton_schulz(g) if m <= n else newton_schulz(g.T).T for g in G]
+    torch.testing.assert_close(orthogonalise(G), torch.stack(expected), rtol=0, atol=1e-6)
+
+
+def test_an_orthogonalised_matrix_keeps_its_directions_and_levels_their_sizes():
+    G = torch.randn(1, 8, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    U, _, Vh = torch.linalg.svd(G, full_matrices=False)
+    sizes = U.mT @ orthogonalise(G) @ Vh.mT  # in G's own directions
+    torch.testing.assert_close(sizes, torch.diag_embed(sizes.diagonal(dim1=1, dim2=2)))
+    assert 0.6 < sizes.diagonal(dim1=1, dim2=2).min() < sizes.max() < 1.3
+
+
+def test_float32_is_precise_enough_even_where_directions_differ_a_thousandfold():
+    generator = torch.Generator().manual_seed(3)
+    G = torch.randn(2, 16, 4, generator=generator) @ torch.randn(2, 4, 40, generator=generator)
+    G += 1e-3 * torch.randn(2, 16, 40, generator=generator)
+    torch.testing.assert_close(
+        orthogonalise(G), orthogonalise(G.double()).float(), rtol=0, atol=1e-3
+    )
+
+
+def test_muon_is_its_formula_step_by_step():
+    generator = torch.Generator().manual_seed(4)
+    weights = [torch.randn(shape, generator=generator).double() for shape in ((4, 9), (4, 9))]
+    ours = [W.clone().requires_grad_() for W in weights]
+    rates, decays, mu = (0.1, 0.02), (0.5, 0.0), 0.95
+    groups = [dict(params=[W], lr=rates[i], weight_decay=decays[i]) for i, W in enumerate(ours)]
+    optimizer, momenta = Muon(groups), [torch.zeros(4, 9).double() for _ in weights]
+    for _ in range(3):
+        for i, W in enumerate(weights):
+            G = torch.randn(4, 9, generator=generator).double()
+            ours[i].grad = G.clone()
+            momenta[i] = mu * momenta[i] + (1 - mu) * G
+            update = newton_schulz(mu * momenta[i] + (1 - mu) * G)
+            weights[i] = W - rates[i] * (decays[i] * W + 0.2 * 9**0.5 * update)
+        optimizer.step()
+    for W, expected in zip(ours, weights, strict=True):
+        torch.testing.assert_close(W.detach(), expected, rtol=0, atol=1e-6)
 
 
 def test_muon_takes_the_matrices_of_the_blocks_and_nothing_else(make_model):

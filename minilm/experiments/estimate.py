@@ -181,17 +181,17 @@ def make_trainer(config: PretrainConfig, shape: ModelConfig, machine: Machine) -
 
 def seconds_per_step(trainer: Trainer, kinds: int, seconds: float) -> float:
     """Measure for about `seconds`, in rounds of one step of each kind, since a masked step takes
-    less time than a causal one. The median round counts, and the first only if it is the only one:
-    it finds memory not yet at hand."""
+    less time than a causal one. The median round counts, and the first never: it finds memory not
+    yet at hand."""
     rounds: list[float] = []
-    while sum(rounds) * kinds < seconds:
+    while len(rounds) < 2 or sum(rounds) * kinds < seconds:
         start = time.perf_counter()
         for step in range(len(rounds) * kinds, (len(rounds) + 1) * kinds):
             trainer.step(step)
         synchronize(trainer.machine.device)
         elapsed = trainer.machine.agree(time.perf_counter() - start)
         rounds.append(elapsed / kinds)
-    return statistics.median(rounds[1:] or rounds)
+    return statistics.median(rounds[1:])
 
 
 def kept_for_backward(loss: nn.Module, task: Task, machine: Machine) -> int:
