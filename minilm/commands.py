@@ -49,7 +49,8 @@ def generate(
     begin = tokenizer.encode(prompt)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a word may end inside a character
     print(decoder.decode(tokenizer.decode_bytes(begin)), end="", flush=True)
-    for word in language_model.generate(model, begin, tokens, temperature, top_k, top_p, seed):
+    how = dict(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    for word in language_model.generate(model, begin, tokens, **how):
         print(decoder.decode(tokenizer.decode_bytes([word])), end="", flush=True)
     print(decoder.decode(b"", final=True))
 

@@ -15,60 +15,72 @@ def filter_logits(logits: Tensor, top_k: int | None, top_p: float | None) -> Ten
     """Set to -inf all but the likeliest words: the top_k best, and of these the fewest that hold
     top_p of the probability (nucleus sampling, Holtzman et al. 2020, arXiv 1904.09751, eq. 2).
 
-    logits (V,). Returns (V,). The likeliest word always stays.
+    logits (B, V). Returns (B, V). The likeliest word always stays.
     """
-    ordered, order = logits.sort(descending=True)
-    drop = torch.zeros_like(ordered, dtype=torch.bool)
-    if top_k is not None:
-        drop[top_k:] = True
+    V = logits.shape[-1]
+    best, words = logits.topk(V if top_k is None else min(top_k, V))  # (B, k), descending
     if top_p is not None:
-        probability = ordered.masked_fill(drop, -torch.inf).softmax(-1)
-        drop |= probability.cumsum(-1) - probability >= top_p  # what the better words hold already
-    drop[0] = False
-    return logits.index_fill(0, order[drop], -torch.inf)
+        probability = best.softmax(-1)
+        drop = probability.cumsum(-1) - probability >= top_p  # what the better words hold already
+        drop[:, 0] = False
+        best = best.masked_fill(drop, -torch.inf)
+    return torch.full_like(logits, -torch.inf).scatter(-1, words, best)
+
+
+def generate(model: Transformer, prompt: np.ndarray, n_tokens: int, **how) -> Iterator[int]:
+    """`generate_batch` for one prompt (T,), possibly of no tokens: yields ids until <doc>."""
+    for (word,) in generate_batch(model, prompt[None], n_tokens, **how):
+        if word == DOC:
+            return
+        yield int(word)
 
 
 @torch.inference_mode()
-def generate(
+def generate_batch(
     model: Transformer,
-    prompt: np.ndarray,
+    prompts: np.ndarray,
     n_tokens: int,
     temperature: float = 0.8,
     top_k: int | None = 50,
     top_p: float | None = 0.95,
     seed: int = 0,
     cached: bool = True,
-) -> Iterator[int]:
-    """Sample words one after the other, each from P(w_i | w_1 … w_{i-1}); stops at <doc>.
+) -> Iterator[np.ndarray]:
+    """Sample words one after the other, each from P(w_i | w_1 … w_{i-1}), for every row of
+    prompts (B, T). Yields the next word of each row, (B,); rows that <doc> has ended go on with it.
 
-    prompt (T,) token ids, possibly none. Temperature 0 takes the likeliest word. Once the window of
-    max_length is full, its later half is read anew and the rest forgotten. `cached=False` reads the
-    whole window for every word: slower, the same words.
+    Temperature 0 takes the likeliest word. Once the window of max_length is full, its later half is
+    read anew and the rest forgotten. `cached=False` reads the whole window for every word: slower,
+    the same words.
     """
     model.eval()
-    device = model.embedding.weight.device
-    window = [DOC, *prompt.tolist()]  # a document begins after the end of another
-    longest = model.config.max_length
-    cache, fresh = None, window
+    device, longest = model.embedding.weight.device, model.config.max_length
+    begin = np.full((len(prompts), 1), DOC)  # a document begins after the end of another
+    window = torch.from_numpy(np.hstack([begin, prompts]).astype(np.int64))
+    ended = np.zeros(len(prompts), dtype=bool)
+    cache, fresh = None, window  # fresh (B, t): what the cache does not hold yet
     for i in range(n_tokens):
-        if cache is None or not cached or len(window) > longest:
-            if len(window) > longest:
-                window = window[-max(1, longest // 2) :]
+        if cache is None or not cached or window.shape[1] > longest:
+            if window.shape[1] > longest:
+                window = window[:, -max(1, longest // 2) :]
             cache, fresh = KeyValueCache(model.config), window
-        tokens = torch.tensor([fresh], device=device)
-        hidden = model(tokens, causal=True, cache=cache)[0, -1:]  # (1, D)
-        logits = model.logits(hidden)[0].cpu().double()  # (V,): no temperature overflows there
-        logits[[PAD, MASK]] = -torch.inf
+        hidden = model(fresh.to(device), causal=True, cache=cache)[:, -1]  # (B, D)
+        logits = model.logits(hidden).cpu().double()  # (B, V): no temperature overflows there
+        logits[:, [PAD, MASK]] = -torch.inf
         if temperature == 0:
-            token = int(logits.argmax())
+            words = logits.argmax(-1).numpy()
         else:
-            scaled = (logits - logits.max()) / temperature
-            p = filter_logits(scaled, top_k, top_p).softmax(-1).numpy()
-            token = int(draws(seed, i, "sample").choice(len(p), p=p / p.sum()))
-        if token == DOC:
+            scaled = (logits - logits.amax(-1, keepdim=True)) / temperature
+            below = filter_logits(scaled, top_k, top_p).softmax(-1).cumsum(-1)  # P(word <= w)
+            u = torch.from_numpy(draws(seed, i, "sample").random((len(prompts), 1)))
+            words = torch.searchsorted(below, u * below[:, -1:], right=True)[:, 0].numpy()
+        ended |= words == DOC
+        words[ended] = DOC
+        yield words
+        if ended.all():
             return
-        yield token
-        window, fresh = [*window, token], [token]
+        fresh = torch.from_numpy(words)[:, None]
+        window = torch.cat((window, fresh), dim=1)
 
 
 @torch.inference_mode()

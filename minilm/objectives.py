@@ -143,8 +143,9 @@ class ChunkedNLL(torch.autograd.Function):
         mixed = torch.is_autocast_enabled(kind)
         E = embedding.to(torch.get_autocast_dtype(kind) if mixed else embedding.dtype)
         loss_sum, d_hidden, d_E = 0.0, [], torch.zeros_like(embedding)
-        for h, y in zip(hidden.split(ChunkedNLL.CHUNK), targets.split(ChunkedNLL.CHUNK)):
-            h = h.to(E.dtype)
+        for start in range(0, len(hidden), ChunkedNLL.CHUNK):
+            rows = slice(start, start + ChunkedNLL.CHUNK)
+            h, y = hidden[rows].to(E.dtype), targets[rows]
             logits = h @ E.T  # (n, V)
             log_p = logits.to(torch.promote_types(E.dtype, torch.float32)).log_softmax(-1)
             loss_sum -= log_p.gather(1, y[:, None]).sum()

@@ -95,7 +95,8 @@ def run(capsys):
 
 def test_generate_prints_the_prompt_and_the_words_that_follow(run):
     prompt, model = "The film", Run("hybrid").transformer()
-    words = language_model.generate(model, TOKENIZER.encode(prompt), 8, 1.5, 40, 0.9, seed=4)
+    how = dict(temperature=1.5, top_k=40, top_p=0.9, seed=4)
+    words = language_model.generate(model, TOKENIZER.encode(prompt), 8, **how)
     expected = prompt + TOKENIZER.decode(list(words))
     settings = ("--temperature", 1.5, "--top-k", 40, "--top-p", 0.9, "--seed", 4)
     assert run("generate", "hybrid", prompt, "--tokens", 8, *settings) == expected + "\n"
@@ -106,7 +107,7 @@ def test_generate_shows_words_as_they_are_made_and_characters_when_they_are_whol
 ):
     seen = []
 
-    def words(*_):
+    def words(*_, **how):
         for byte in "aé⏎".encode():
             yield N_SPECIAL + byte
             seen.append(capsys.readouterr().out)
@@ -118,7 +119,7 @@ def test_generate_shows_words_as_they_are_made_and_characters_when_they_are_whol
 
 def test_special_tokens_in_a_prompt_are_plain_text(monkeypatch, run):
     prompts = []
-    monkeypatch.setattr(language_model, "generate", lambda model, p, *_: prompts.append(p) or [])
+    monkeypatch.setattr(language_model, "generate", lambda _, p, *a, **b: prompts.append(p) or [])
     run("generate", "causal", "<mask><doc>")
     run("generate", "causal")
     assert min(prompts[0]) >= N_SPECIAL and not len(prompts[1])

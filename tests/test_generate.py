@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from minilm.generate import fill, filter_logits, generate
+from minilm.generate import fill, filter_logits, generate, generate_batch
 from minilm.tokenizer import DOC, MASK, N_SPECIAL, PAD
 
 LENGTH = 16  # max_length of conftest's models
@@ -47,7 +47,8 @@ class Recorder:
     def __call__(self, tokens, causal, cache=None):
         self.read.append(tokens[0].tolist())
         self.causal.append(causal)
-        return torch.arange(tokens.shape[1]).view(1, -1, 1)  # hidden (1, T, 1): the position
+        B, T = tokens.shape
+        return torch.arange(T).view(1, T, 1).expand(B, T, 1)  # hidden (B, T, 1): the position
 
     def logits(self, hidden):
         if self.scores is not None:
@@ -65,8 +66,8 @@ def prompt_of(length):
 def test_a_cache_changes_no_word(make_model, length, temperature, positions):
     model = steer(make_model(positions=positions), DOC=-torch.inf)
     with_cache, without = (
-        list(generate(model, prompt_of(length), 2 * LENGTH + 3, temperature, cached=cached))
-        for cached in (True, False)
+        list(generate(model, prompt_of(length), 2 * LENGTH + 3, temperature=temperature, cached=c))
+        for c in (True, False)
     )
     assert with_cache == without
     assert len(with_cache) == 2 * LENGTH + 3
@@ -118,14 +119,18 @@ def test_only_the_best_word_left_equals_temperature_zero(endless, only):
 )
 def test_the_filters_keep_the_fewest_words_by_hand(top_k, top_p, kept):
     probabilities = torch.tensor([0.0, 0.5, 0.05, 0.3, 0.15])  # of words 0 to 4
-    logits = filter_logits(probabilities.log(), top_k, top_p)
-    assert logits.isfinite().nonzero()[:, 0].tolist() == kept
-    assert torch.equal(logits[kept], probabilities.log()[kept])
+    both = torch.stack([probabilities, probabilities.flip(0)]).log()  # each row is filtered alone
+    mirrored = [4 - word for word in reversed(kept)]
+    rows = zip(filter_logits(both, top_k, top_p), both, (kept, mirrored), strict=True)
+    for row, before, expected in rows:
+        assert row.isfinite().nonzero()[:, 0].tolist() == expected
+        assert torch.equal(row[expected], before[expected])
 
 
 def test_words_come_as_often_as_the_temperature_says():
     scores = np.log([1e-9] * N_SPECIAL + [0.8, 0.2]).tolist()
-    words = list(generate(Recorder(scores), np.array([]), 3000, 2.0, top_k=None, top_p=None))
+    raw = dict(temperature=2.0, top_k=None, top_p=None)
+    words = list(generate(Recorder(scores), np.array([]), 3000, **raw))
     # p^(1/2), normalised: √0.8 : √0.2 = 2 : 1; three standard deviations are 0.026
     assert words.count(N_SPECIAL) / len(words) == pytest.approx(2 / 3, abs=0.026)
 
@@ -133,11 +138,11 @@ def test_words_come_as_often_as_the_temperature_says():
 @pytest.mark.parametrize("temperature", [5e-324, 1e-42])
 def test_no_temperature_is_too_low(endless, temperature):
     greedy = list(generate(endless, prompt_of(2), 20, temperature=0))
-    assert list(generate(endless, prompt_of(2), 20, temperature)) == greedy
+    assert list(generate(endless, prompt_of(2), 20, temperature=temperature)) == greedy
 
 
 def test_no_temperature_is_too_high(endless):
-    assert len(list(generate(endless, prompt_of(2), 20, 1e300))) == 20
+    assert len(list(generate(endless, prompt_of(2), 20, temperature=1e300))) == 20
 
 
 def test_a_seed_gives_the_same_words_and_moves_no_other_generator(endless):
@@ -150,12 +155,40 @@ def test_a_seed_gives_the_same_words_and_moves_no_other_generator(endless):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_padding_and_masks_are_never_said(make_model, temperature):
     model = steer(make_model(), PAD=1e4, MASK=1e4, DOC=-torch.inf)
-    words = list(generate(model, prompt_of(2), 30, temperature, top_k=None, top_p=None))
+    raw = dict(temperature=temperature, top_k=None, top_p=None)
+    words = list(generate(model, prompt_of(2), 30, **raw))
     assert len(words) == 30 and min(words) >= N_SPECIAL
 
 
 def test_the_end_of_the_document_ends_the_text(make_model):
     assert list(generate(steer(make_model(), DOC=1e4), prompt_of(2), 30)) == []
+
+
+def test_the_rows_of_a_batch_are_texts_of_their_own(endless):
+    prompts = np.stack([prompt_of(3), prompt_of(3)[::-1]])
+    rows = np.stack(list(generate_batch(endless, prompts, 2 * LENGTH, temperature=0)), axis=1)
+    for prompt, row in zip(prompts, rows, strict=True):
+        assert row.tolist() == list(generate(endless, prompt, 2 * LENGTH, temperature=0))
+
+
+def test_equal_prompts_go_on_differently(endless):
+    prompts = np.stack([prompt_of(3)] * 4)
+    rows = np.stack(list(generate_batch(endless, prompts, 20, temperature=1.0)), axis=1)
+    assert len(set(map(tuple, rows))) == 4
+
+
+def test_a_row_that_has_ended_stays_ended_while_others_go_on():
+    class Ends(Recorder):
+        def logits(self, hidden):  # row 0 ends at its second word, and would then go on
+            end = len(self.read) == 2
+            scores = torch.zeros(len(hidden), 40)
+            scores[:, N_SPECIAL + 1] = 1.0
+            scores[0, DOC] = 2.0 * end
+            return scores
+
+    words = list(generate_batch(Ends(), np.full((2, 1), 7), 4, temperature=0))
+    word = N_SPECIAL + 1
+    assert np.stack(words).tolist() == [[word, word], [DOC, word], [DOC, word], [DOC, word]]
 
 
 @pytest.mark.parametrize(
