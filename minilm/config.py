@@ -69,7 +69,7 @@ class ModelConfig:
 SIZES = {
     "tiny": dict(
         d_model=128, n_layers=4, n_heads=4, vocab_size=4096, max_length=128, batch_size=32,
-        steps=750, learning_rate=7e-3,
+        steps=500, learning_rate=7e-3,
     ),
     "small": dict(
         d_model=256, n_layers=6, n_heads=4, vocab_size=8192, max_length=256, batch_size=32,

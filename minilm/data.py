@@ -203,15 +203,18 @@ def _epoch_order(seed: int, epoch: int, n: int) -> tuple[int, np.ndarray]:
     return int(rng.integers(2**31)), rng.permutation(n)
 
 
-def evaluation_windows(tokens: np.ndarray, length: int, most: int = 512) -> np.ndarray:
-    """The first windows of a validation text, side by side: (at most `most`, length + 1) int64.
+def evaluation_windows(tokens: np.ndarray, length: int, most: int = 256) -> np.ndarray:
+    """Windows of a validation text, side by side or, where there are too many, evenly spaced: (at
+    most `most`, length + 1) int64.
 
     Raises UserError where the text is shorter than one window.
     """
-    n = min((len(tokens) - 1) // length, most)
-    if n < 1:
+    there = (len(tokens) - 1) // length
+    if there < 1:
         raise UserError(
             f"the validation part has {len(tokens)} tokens, fewer than one window of --max-length "
             f"{length} and the token after it: give more text or a smaller --max-length"
         )
-    return np.stack([tokens[i * length : (i + 1) * length + 1] for i in range(n)]).astype(np.int64)
+    n = min(there, most)
+    starts = np.arange(n) * there // n * length
+    return np.stack([tokens[start : start + length + 1] for start in starts]).astype(np.int64)

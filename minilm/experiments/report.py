@@ -123,7 +123,41 @@ def sizes(results: dict) -> str:
     return "\n".join(rows)
 
 
+def speed(results: dict) -> str:
+    """Ours beside Hugging Face's, each pair measured by turns in one run."""
+    rows = [["what", "ours", "theirs", "ratio"], ["---"] * 4]
+
+    def add(what: str, ours: float, theirs: float, unit: str, form: str = "{:,.0f}") -> None:
+        cells = (f"{form.format(value)} {unit}" for value in (ours, theirs))
+        rows.append([what, *cells, f"{ours / theirs:.1f}"])
+
+    for shape, found in results["step speed"].items():
+        rates, share = found["tokens_per_second"], found["share"]
+        for kind, reading in (("GPT-2", "causal"), ("BERT", "masked")):
+            mine = f"ours {reading}"
+            for precision in ("float32", "autocast"):
+                if peer := rates.get(f"{kind} {precision}"):
+                    reached = f"{share[mine]:.0%} of the matrix rate"
+                    what = f"training step, {shape}, {reading} ({reached}), {kind} {precision}"
+                    add(what, rates[mine], peer, "tokens/s")
+    mine, *others = results["fine-tuning speed"].items()
+    for name, rate in others:
+        what = f"fine-tuning, 4 x 128, lengths like IMDB's, {name}"
+        add(what, mine[1], rate, "texts/s")
+    for batch, rates in results["generate speed"].items():
+        what = f"sampling, 6 x 384, batch {batch}, GPT-2"
+        add(what, rates["ours"], rates["GPT-2"], "tokens/s")
+    ours, theirs = (results["tokenizer speed"][name] for name in ("ours", "theirs"))
+    corpus = f"{ours['megabytes']:.0f} MB, 8,192 words, one thread"
+    key = "encode_megabytes_per_second"
+    add(f"encoding, {corpus}", ours[key], theirs[key], "MB/s", "{:.1f}")
+    pace = [t["megabytes"] / t["train_seconds"] for t in (ours, theirs)]
+    add(f"learning a vocabulary, {corpus}", *pace, "MB/s", "{:.1f}")
+    return _rows(*rows)
+
+
 TABLES = {
+    "speed": speed,
     "main job": main_job,
     "reading order": reading_order,
     "pretraining": pretraining,

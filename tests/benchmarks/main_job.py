@@ -44,7 +44,6 @@ JOBS = {
     },
     "pretrain imdb 0": f"{PRETRAIN} --data imdb",
     "finetune imdb 0": f"{FINETUNE} --data imdb --pretrained runs/pretrain-imdb-0 --epochs 1",
-    "pretrain adamw 0": f"{PRETRAIN} --optimizer adamw --learning-rate 2e-3 --steps 900",
 }
 
 
