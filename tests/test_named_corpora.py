@@ -139,7 +139,7 @@ def test_no_part_of_the_python_docs_task_repeats_another_and_none_is_pretrained_
         splitting.normalised(example.text) for examples in parts.values() for example in examples
     )
     assert sum(keys.values()) == 200 and max(keys.values()) == 1
-    assert 0.6 < len(parts["train"]) / 200 < 0.8 and min(map(len, parts.values())) > 10
+    assert 0.5 < len(parts["train"]) / 200 < 0.7 and min(map(len, parts.values())) > 10
     held_out = {example.text for part in ("valid", "test") for example in parts[part]}
     assert set(texts("python-docs")) == {example.text for example in parts["train"]} - held_out
     assert {example.label for example in parts["test"]} == {"torch.nn", "numpy arrays"}
@@ -183,6 +183,6 @@ def test_the_installed_packages_give_a_task_of_some_size():
     assert sum(len(text) for _, text in rows) > 6_000_000
     parts = python_docs.task_of(rows)
     keys = [splitting.normalised(text) for part in parts.values() for text, _ in part]
-    assert len(keys) == len(set(keys)) >= 5_000
+    assert len(keys) == len(set(keys)) >= 2_500
     counts = Counter(label for part in parts.values() for _, label in part)
     assert len(counts) >= 8 and min(counts.values()) >= 100

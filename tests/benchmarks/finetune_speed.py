@@ -8,7 +8,6 @@ to the window, float32. A second peer pads only to the longest text of its rando
 """
 
 import argparse
-import json
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from minilm.labelled import LabelledTexts, batch_of, epoch_batches, pad
 from minilm.model import Transformer
 from minilm.optim import make_optimizers
 from tests.benchmarks.alternate import alternate, medians, serve
-from tests.benchmarks.main_job import RESULTS, save
+from tests.benchmarks.main_job import note
 
 WORDS, WINDOW, WIDTH, LAYERS, HEADS, BATCH, TEXTS = 8192, 512, 128, 4, 4, 32, 320
 CONTENDERS = ("ours", "BERT, padded to the window", "BERT, padded to the batch")
@@ -93,10 +92,9 @@ def main() -> None:
         return
     module = ["-m", "tests.benchmarks.finetune_speed", "--serve"]
     found = medians(alternate({name: [*module, name] for name in CONTENDERS}, args.rounds))
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    results["fine-tuning speed"] = {name: TEXTS / seconds for name, seconds in found.items()}
-    save(results)
-    for name, rate in results["fine-tuning speed"].items():
+    rates = {name: TEXTS / seconds for name, seconds in found.items()}
+    note("fine-tuning speed", rates)
+    for name, rate in rates.items():
         print(f"  {name:28}{rate:8.1f} texts/s")
 
 

@@ -1,10 +1,11 @@
 """Run the jobs behind README's tables, one after the other, and note what came out.
 
-    python -m tests.benchmarks.main_job [NAME ...]        # all jobs not yet in results.json
+    python -m tests.benchmarks.main_job                   # all jobs not yet in results.json
+    python -m tests.benchmarks.main_job NAME ...          # these jobs, again
     python -m minilm.experiments.report                   # then write the tables into README
 
-Each job is a command that anyone can type; results.json keeps it beside its figures. A job whose
-name is given runs again. The IMDB jobs need `python -m minilm fetch imdb` first.
+Each job is a command that anyone can type; results.json keeps it beside its figures. The
+IMDB jobs need `python -m minilm fetch imdb` first.
 """
 
 import dataclasses
@@ -64,30 +65,34 @@ def measure_sizes() -> dict:
     return measured
 
 
-def main(again: list[str]) -> None:
-    """Run what is missing."""
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    for name, command in JOBS.items():
-        if name in results and name not in again:
-            continue
-        run = Path("runs", name.replace(" ", "-"))
-        shutil.rmtree(ROOT / run, ignore_errors=True)
-        print(f"--- {name}: python {command} --run {run.as_posix()}", flush=True)
-        start = time.perf_counter()
-        arguments = [*command.split(), "--run", run.as_posix()]
-        subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
-        minutes = (time.perf_counter() - start) / 60
-        result = json.loads((ROOT / run / "result.json").read_text(encoding="utf-8"))
-        results[name] = {"command": f"python {command}", "minutes": minutes, **result}
-        save(results)
-    if "sizes" not in results or "sizes" in again:
-        results["sizes"] = measure_sizes()
-        save(results)
+def run_job(name: str) -> dict:
+    """Run a job's command in a run folder of its own. Returns what came out."""
+    command, run = JOBS[name], Path("runs", name.replace(" ", "-"))
+    shutil.rmtree(ROOT / run, ignore_errors=True)
+    print(f"--- {name}: python {command} --run {run.as_posix()}", flush=True)
+    start = time.perf_counter()
+    arguments = [*command.split(), "--run", run.as_posix()]
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
+    minutes = (time.perf_counter() - start) / 60
+    result = json.loads((ROOT / run / "result.json").read_text(encoding="utf-8"))
+    return {"command": f"python {command}", "minutes": minutes, **result}
 
 
-def save(results: dict) -> None:
-    """Write results.json."""
-    write_file(RESULTS, (json.dumps(results, indent=2) + "\n").encode())
+def main(names: list[str]) -> None:
+    """Run the jobs named, or else those that have no result yet."""
+    for name in names or [name for name in (*JOBS, "sizes") if name not in load()]:
+        note(name, measure_sizes() if name == "sizes" else run_job(name))
+
+
+def load() -> dict:
+    """What results.json holds."""
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+
+
+def note(name: str, result) -> None:
+    """Put one result into results.json."""
+    text = json.dumps(load() | {name: result}, indent=2) + "\n"
+    write_file(RESULTS, text.encode())
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ threads as ours. --same-memory gives them our setting of glibc's allocator, too.
 """
 
 import argparse
-import json
 import sys
 
 import numpy as np
@@ -22,7 +21,7 @@ from minilm.model import Transformer, training_flops
 from minilm.objectives import IGNORE, LanguageModelLoss, causal, masked
 from minilm.optim import make_optimizers
 from tests.benchmarks.alternate import alternate, medians, serve
-from tests.benchmarks.main_job import RESULTS, save
+from tests.benchmarks.main_job import load, note
 
 # layers, width, heads, window, batch, words
 SHAPES = {
@@ -138,17 +137,15 @@ def main() -> None:
             keep_freed_memory()
         serve(work(args.serve, args.shape, args.steps))
         return
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
     key = "step speed, same memory" if args.same_memory else "step speed"
     for shape in [args.shape] if args.shape else SHAPES:
         print(shape, file=sys.stderr)
         found = measure(shape, args.rounds, args.same_memory)
-        results.setdefault(key, {})[shape] = found
-        save(results)
+        note(key, load().get(key, {}) | {shape: found})
         for name, rate in found["tokens_per_second"].items():
             share = found["share"].get(name)
-            note = f", {share:.0%} of the matrix rate" if share else ""
-            print(f"  {name:16}{rate:10,.0f} tokens/s{note}")
+            of_rate = f", {share:.0%} of the matrix rate" if share else ""
+            print(f"  {name:16}{rate:10,.0f} tokens/s{of_rate}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.benchmarks.main_job import RESULTS, save
+from tests.benchmarks.main_job import note
 
 VOCAB_SIZE, ROUNDS = 8192, 3
 
@@ -77,8 +77,7 @@ def main() -> None:
             )
             found.append(json.loads(done.stdout))
     megabytes = args.file.stat().st_size / 1e6
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    results["tokenizer speed"] = {
+    result = {
         name: dict(
             megabytes=megabytes,
             train_seconds=statistics.median(run["train"] for run in found),
@@ -88,8 +87,8 @@ def main() -> None:
         )
         for name, found in runs.items()
     }
-    save(results)
-    print(json.dumps(results["tokenizer speed"], indent=2))
+    note("tokenizer speed", result)
+    print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":
