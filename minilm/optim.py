@@ -15,12 +15,12 @@ def orthogonalise(G: Tensor) -> Tensor:
 
         X <- P X,    P = a I + b X Xᵀ + c (X Xᵀ)²
 
-    takes every singular value to about 1 (0.7 to 1.2). All that P sees of X is R = X Xᵀ, and with
-    X goes R <- P R P; so only R and the product Q of all P are kept, which are smaller than X:
-    1.3 to 1.6 times as fast as the formula, and in float32 equal to it.
+    takes every singular value but the smallest to about 1 (0.7 to 1.2). All that P sees of X is
+    R = X Xᵀ, and with X goes R <- P R P; so only R and the product Q of all P are kept, which are
+    smaller than X: 1.3 to 1.6 times as fast as the formula, and in float32 equal to it. (The usual
+    bfloat16 would be slower by far on a processor that has to emulate it.)
 
-    G (B, m, n): B matrices at once. Returns G's shape. In float32, since a processor without
-    bfloat16 takes a hundred times as long over its products.
+    G (B, m, n): B matrices at once. Returns G's shape.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     X = G / (torch.linalg.matrix_norm(G, keepdim=True) + 1e-7)

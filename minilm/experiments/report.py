@@ -107,6 +107,18 @@ def finetuning(results: dict) -> str:
     return "\n".join([*rows, _rows(*others)])
 
 
+def imdb(results: dict) -> str:
+    """Movie reviews, from IMDB's own text alone."""
+    before, after = results["pretrain imdb 0"], results["finetune imdb 0"]
+    own = f"pretrained {before['tokens'] / 1e6:.1f} M tokens, fine-tuned one epoch"
+    return _rows(
+        ["classifier", "test accuracy", "macro F1"],
+        ["---"] * 3,
+        [own, *(f"{after[key]:.1%}" for key in ("accuracy", "macro_f1"))],
+        *_baselines(after, "accuracy", "macro_f1"),
+    )
+
+
 def sizes(results: dict) -> str:
     """The table of sizes with what they cost."""
     rows = [
@@ -162,6 +174,7 @@ TABLES = {
     "reading order": reading_order,
     "pretraining": pretraining,
     "fine-tuning": finetuning,
+    "imdb": imdb,
     "sizes": sizes,
 }
 
