@@ -14,7 +14,7 @@ import pytest
 import torch
 from small import everything
 
-from minilm import checkpoint
+from minilm import checkpoint, durable
 from minilm.config import NonFiniteError, UserError
 
 SPENT = dict(tokens=5, targets=3, seconds=0.5)
@@ -27,7 +27,9 @@ def states(step):
 
 def save(run, *steps, score=1.0):
     for step in steps:
-        checkpoint.save(run, step, score, SPENT, **states(step))
+        checkpoint.save(run, step, SPENT, **states(step))
+        if score < math.inf:
+            checkpoint.rate(run, step, score)
 
 
 def hold_what_was_saved(found):
@@ -64,8 +66,8 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, value):
     save(tmp_path, 1)
     before, broken = everything(tmp_path), states(2)
     broken["model"]["b"][5, 1] = value
-    with pytest.raises(NonFiniteError, match="step 2: b is not finite"):
-        checkpoint.save(tmp_path, 2, 1.0, SPENT, **broken)
+    with pytest.raises(NonFiniteError, match="b is not finite"):
+        checkpoint.save(tmp_path, 2, SPENT, **broken)
     assert everything(tmp_path) == before and steps_in(tmp_path) == [1]
 
 
@@ -110,21 +112,31 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_it_used(
         dict(step=3),
         dict(step="two"),
         dict(step=None),
-        dict(step=math.inf),
-        dict(score=math.nan),
         dict(score=[]),
         dict(spent=4),
-        dict(sha256={}),
-        dict(sha256=[]),
-        dict(sha256={"../../secret": "0"}),
+        dict(files={}),
+        dict(files=[]),
+        dict(files={"../../secret": "0"}),
     ],
 )
-def test_a_manifest_that_says_something_else_is_not_believed(tmp_path, change):
+def test_a_manifest_that_says_something_else_is_not_believed_even_with_a_seal(tmp_path, change):
     save(tmp_path, 1, 2)
     path = tmp_path / "step-00000002" / "manifest.json"
     if isinstance(change, dict):
-        change = json.loads(path.read_text()) | change
-    path.write_text(json.dumps(change))
+        path.write_bytes(durable.seal(durable.unseal(path) | change))
+    else:
+        path.write_text(json.dumps(change))
+    assert checkpoint.newest(tmp_path).step == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [dict(score=0.5), dict(score=math.nan), dict(spent={}), dict(sha256="0"), dict(more=1)],
+)
+def test_whatever_is_edited_in_a_manifest_breaks_its_seal(tmp_path, change):
+    save(tmp_path, 1, 2)
+    path = tmp_path / "step-00000002" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
     assert checkpoint.newest(tmp_path).step == 1
 
 
@@ -134,6 +146,15 @@ def test_without_a_whole_checkpoint_there_is_nothing_to_use(tmp_path):
     assert checkpoint.newest(tmp_path) is None
     with pytest.raises(UserError, match="no whole checkpoint"):
         checkpoint.best(tmp_path)
+
+
+def reseal(folder):
+    """Make a manifest for the files as they are, as one who means harm can."""
+    manifest = durable.unseal(folder / "manifest.json")
+    manifest["files"] = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.pt")
+    }
+    (folder / "manifest.json").write_bytes(durable.seal(manifest))
 
 
 class Bomb:
@@ -152,10 +173,7 @@ def test_a_hostile_checkpoint_runs_nothing(tmp_path, write):
     folder, exploded = tmp_path / "step-00000001", tmp_path / "exploded"
     with open(folder / "model.pt", "wb") as file:
         write({"w": Bomb(exploded)}, file)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    content = (folder / "model.pt").read_bytes()
-    manifest["sha256"]["model.pt"] = hashlib.sha256(content).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    reseal(folder)
     with pytest.raises(UserError, match=r"model\.pt"):
         checkpoint.newest(tmp_path).read("model")
     assert not exploded.exists()
