@@ -2,13 +2,11 @@
 is never used in silence."""
 
 import hashlib
-import io
 import json
 import math
 import os
 import pickle
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -177,83 +175,3 @@ def test_a_hostile_checkpoint_runs_nothing(tmp_path, write):
     with pytest.raises(UserError, match=r"model\.pt"):
         checkpoint.newest(tmp_path).read("model")
     assert not exploded.exists()
-
-
-# A crash while saving
-
-
-class Crash(BaseException):
-    """The process ends here: nothing catches it."""
-
-
-class Disk:
-    """Notes every file operation, and crashes instead of doing one of them (half of a write is
-    done)."""
-
-    def __init__(self, monkeypatch, crash_at=None):
-        self.done, self.crash_at = [], crash_at
-        for owner, name in ((os, "replace"), (os, "fsync"), (os, "open"), (os, "unlink"),
-                            (os, "rmdir"), (Path, "mkdir")):  # fmt: skip
-            monkeypatch.setattr(owner, name, self.watched(name, getattr(owner, name)))
-        disk = self
-
-        class File(io.FileIO):
-            def write(self, content):
-                half = content[: len(content) // 2]
-                name = Path(self.name).name.removesuffix(".new")
-                disk.note(f"write {name}", lambda: io.FileIO.write(self, half))
-                return super().write(content)
-
-        monkeypatch.setattr(checkpoint, "open", File, raising=False)
-
-    def note(self, operation, before_crash=lambda: None):
-        if len(self.done) == self.crash_at:
-            before_crash()
-            raise Crash
-        self.done.append(operation)
-
-    def watched(self, name, function):
-        def call(*args, **options):
-            to = Path(args[1]).name if name == "replace" else ""
-            self.note(f"{name} {to}".strip())
-            return function(*args, **options)
-
-        return call
-
-
-def test_files_are_synced_before_the_manifest_and_the_manifest_before_the_rename(
-    tmp_path, monkeypatch
-):
-    with monkeypatch.context() as patch:
-        disk = Disk(patch)
-        save(tmp_path, 1)
-    names = ("model.pt", "optimizers.pt", "manifest.json")
-    files = [step for name in names for step in (f"write {name}", "fsync", f"replace {name}")]
-    sync_folder = ["open", "fsync"] if os.name != "nt" else []
-    expected = ["mkdir", *files, *sync_folder, "replace step-00000001", *sync_folder]
-    important = ("mkdir", "write", "fsync", "replace", "open")
-    done = [operation for operation in disk.done if operation.startswith(important)]
-    assert done[: len(expected)] == expected
-
-
-def test_a_crash_at_any_file_operation_leaves_a_whole_checkpoint_and_a_run_that_goes_on(
-    tmp_path, monkeypatch
-):
-    for crash_at in range(100):
-        run = tmp_path / str(crash_at)
-        run.mkdir()
-        save(run, 1, 2, 3)
-        with monkeypatch.context() as patch:
-            disk = Disk(patch, crash_at)
-            try:
-                save(run, 4)
-            except Crash:
-                pass
-            else:
-                break
-        renamed = "replace step-00000004" in disk.done
-        assert checkpoint.newest(run).step == (4 if renamed else 3)
-        assert all(hold_what_was_saved(found) for found in checkpoint.checkpoints(run))
-        save(run, 4)
-        assert steps_in(run) == [3, 4]
-    assert crash_at > 15 and "rmdir" in disk.done

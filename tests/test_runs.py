@@ -1,6 +1,5 @@
 """Run folders: never written over, never shared by two, and never believed when damaged."""
 
-import json
 import os
 import subprocess
 import sys
