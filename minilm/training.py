@@ -210,7 +210,7 @@ def train(
     progress = Progress(plan.steps, start, shown=machine.rank == 0)
     if start == plan.steps and scored:
         progress.say(f"{run.folder} was finished before: all {start} steps are done")
-    with StopSignal() as stop, contextlib.closing(progress), _advice(trainer, run):
+    with StopSignal() as stop, contextlib.closing(progress), _advice(trainer, run, progress):
         if due(start) and not scored:
             look(start)
         for step in range(start + 1, plan.steps + 1):
@@ -249,15 +249,16 @@ def _load(trainer: Trainer, saved: checkpoint.Checkpoint) -> None:
 
 
 @contextlib.contextmanager
-def _advice(trainer: Trainer, run: Run) -> Iterator[None]:
+def _advice(trainer: Trainer, run: Run, progress: "Progress") -> Iterator[None]:
     """Add to a NonFiniteError what a person needs to go on."""
     try:
         yield
     except NonFiniteError as error:
+        where = "" if str(error).startswith("step") else f"step {progress.step}: "
         rate = max(group["lr"] for o in trainer.optimizers for group in o.param_groups)
         good = checkpoint.newest(run.folder)
         raise NonFiniteError(
-            f"{error}. The learning rate was {rate:g}; the last good checkpoint is "
+            f"{where}{error}. The learning rate was {rate:g}; the last good checkpoint is "
             f"{good.folder if good else 'none yet'}"
         ) from None
 
