@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import shutil
 import zlib
 
 from minilm.config import FinetuneConfig, UserError, resumed
@@ -46,11 +45,14 @@ def main():
     if machine.world > 1:
         raise UserError("train_finetune.py runs in one process: start it without torchrun")
     pretrained = Run(config.pretrained or newest_run("pretrain"))
-    config.max_length = config.max_length or pretrained.model_config().max_length
-    shape = pretrained.model_config(max_length=config.max_length, dropout=config.dropout)
-    tokenizer = pretrained.tokenizer
-    if not resume and not config.from_scratch:
-        checkpoint.best(pretrained.folder)  # says so at once where there is none
+    if resume:  # the run has words, shape and (once it was saved) weights of its own
+        shape, tokenizer = run.model_config("finetune"), run.tokenizer
+    else:
+        config.max_length = config.max_length or pretrained.model_config().max_length
+        shape = pretrained.model_config(max_length=config.max_length, dropout=config.dropout)
+        tokenizer = pretrained.tokenizer
+        if not config.from_scratch:
+            checkpoint.best(pretrained.folder)  # says so at once where there is none
     causal = config.attention == "causal"
     run.claim(resume)
 
@@ -71,9 +73,9 @@ def main():
     elif run.config.get("checksum") != checksum:
         raise UserError(f"{run.folder} was started with other texts or labels: start a new run")
 
-    def make_classifier() -> Classifier:
+    def make_classifier(run: Run) -> Classifier:
         """The net with its first weights, and a head that knows nothing yet."""
-        if config.from_scratch:
+        if config.from_scratch or checkpoint.newest(run.folder):  # which will replace all weights
             transformer = Transformer(shape, config.seed)
         else:
             transformer = pretrained.transformer(**dataclasses.asdict(shape))
@@ -92,8 +94,8 @@ def main():
     print(f"run: {run.folder}, {weights}, {machine.why}")
 
     # 2. Train on labelled data, in batches of texts of like length.
-    def train_and_validate(config: FinetuneConfig, run: Run) -> float:
-        """Train as `config` says. Returns the best accuracy on validation."""
+    def train_and_validate(config: FinetuneConfig, run: Run) -> None:
+        """Train as `config` says, and validate after every epoch."""
         steps_per_epoch = -(-len(data["train"].tokens) // config.batch_size)
 
         @functools.lru_cache(maxsize=1)
@@ -108,7 +110,7 @@ def main():
             rows = share_out(texts, machine, config.accumulate)
             return StepBatch(rows, len(texts.labels), int(texts.is_real.sum()))
 
-        classifier = make_classifier()
+        classifier = make_classifier(run)
         decay = config.weight_decay, config.layer_decay
         optimizers = make_optimizers(classifier, config.optimizer, config.learning_rate, *decay)
         steps = config.epochs * steps_per_epoch
@@ -126,35 +128,35 @@ def main():
             return 1 - values["accuracy"], values, f"validation: {text}"
 
         train(trainer, run, evaluate, patience=2)
-        return 1 - checkpoint.best(run.folder).score
 
     # 4. Adjust: try other learning rates and optimizers, and keep what validation prefers.
+    trained = [run]
     if config.search:
-        found = []
+        decided, found = checkpoint.newest(run.folder), []
         for rate, optimizer in itertools.product(SEARCH["learning_rate"], SEARCH["optimizer"]):
-            print(f"trying learning rate {rate:g} with {optimizer}")
             tried = dataclasses.replace(config, learning_rate=rate, optimizer=optimizer)
             trial = Run(run.folder / "search" / f"{optimizer}-{rate:g}")
             trial.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                found.append((train_and_validate(tried, trial), rate, optimizer, trial))
-            except Stopped as stopped:  # what goes on is the search, not the trial
-                raise Stopped(stopped.number, stopped.step, run) from None
+            if not decided:
+                print(f"trying learning rate {rate:g} with {optimizer}")
+                try:
+                    train_and_validate(tried, trial)
+                except Stopped as stopped:  # what goes on is the search, not the trial
+                    raise Stopped(stopped.number, stopped.step, run.folder) from None
+            errors = [line["score"] for line in trial.metrics() if "score" in line]
+            found.append((1 - min(errors), tried, trial))
+        found.sort(key=lambda row: row[0], reverse=True)
         print("  validation accuracy  learning rate  optimizer")
-        for accuracy, rate, optimizer, _ in sorted(found, key=lambda row: row[0], reverse=True):
-            print(f"  {accuracy:19.1%}  {rate:13g}  {optimizer}")
-        _, rate, optimizer, winner = max(found, key=lambda row: row[0])
-        config = dataclasses.replace(config, learning_rate=rate, optimizer=optimizer)
-        chosen = checkpoint.best(winner.folder).folder
-        beside = run.folder / f"{chosen.name}.part"
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.copytree(chosen, beside)
-        shutil.rmtree(run.folder / chosen.name, ignore_errors=True)
-        beside.rename(run.folder / chosen.name)
+        for accuracy, tried, _ in found:
+            print(f"  {accuracy:19.1%}  {tried.learning_rate:13g}  {tried.optimizer}")
+        _, config, winner = found[0]
         trained = [trial for *_, trial in found]
+        if not decided:
+            checkpoint.move(checkpoint.best(winner.folder), run.folder)
+        for trial in trained:  # the weights of the others have done their work; their metrics stay
+            checkpoint.delete_all(trial.folder)
     else:
         train_and_validate(config, run)
-        trained = [run]
 
     # 5. The test set, once.
     classifier, _ = run.classifier()
@@ -175,7 +177,7 @@ def main():
         optimizer=config.optimizer,
     )  # fmt: skip
     for key in ("tokens", "targets", "seconds"):  # of all trials
-        result[key] = sum(checkpoint.newest(r.folder).spent[key] for r in trained)
+        result[key] = sum(r.metrics()[-1][key] for r in trained)
     run.finish(result)
     print(f'next: python -m minilm predict {run.folder} "a text of yours"')
 

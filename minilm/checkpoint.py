@@ -5,18 +5,17 @@ that looks whole but is not:
 
 1. write beside: the files go to a folder that ends in .part, which nobody reads;
 2. hash: each file's sha256 is that of the bytes in memory, so damage on the way to disk shows;
-3. manifest last: a folder without manifest.json is not a checkpoint;
+3. manifest last: a folder without manifest.json, which carries a hash of its own, is no checkpoint;
 4. sync each file and the folder, so that a rename cannot reach the disk before what it names;
 5. rename, which happens wholly or not at all, and sync the parent, so that it lasts;
-6. only then delete older checkpoints, all but the newest two and the best.
+6. only then rotate: delete older checkpoints, all but the newest two and the best.
 
-Loading hashes every file again, passes over what is damaged and says so, and reads nothing but
-tensors and JSON.
+Loading hashes every file again, passes over what is damaged and says so. How a file is written is
+in `durable.py`, what may be in it in `tensor_file.py`.
 """
 
+import contextlib
 import hashlib
-import io
-import json
 import math
 import os
 import re
@@ -25,9 +24,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from minilm.config import NonFiniteError, UserError
+from minilm.config import UserError
+from minilm.durable import seal, sync, unseal, write_file, writing
+from minilm.tensor_file import pack, unpack
 
 
 @dataclass(frozen=True)
@@ -41,41 +40,45 @@ class Checkpoint:
 
     def read(self, name: str):
         """The tensors saved under a name, on the CPU. Raises UserError where the file holds
-        anything else, which is not run."""
-        path = self.folder / f"{name}.pt"
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a file made to do harm may fail in any way
-            kind = type(error).__name__
-            raise UserError(f"{path} is not what minilm saves ({kind}): use another run") from None
+        anything else."""
+        return unpack(self.folder / f"{name}.pt")
 
 
-def save(run: Path, step: int, score: float, spent: dict, **states) -> None:
+def save(run: Path, step: int, spent: dict, **states) -> None:
     """Write a checkpoint into a run folder: named states (nested dicts and lists of tensors and
     numbers).
 
-    Raises NonFiniteError, and writes nothing, where the model's weights are not finite.
+    Raises NonFiniteError where one of the tensors is not finite, UserError where the disk refuses;
+    then nothing is written.
     """
-    for name, tensor in states["model"].items():
-        if not torch.isfinite(tensor).all():
-            raise NonFiniteError(f"step {step}: {name} is not finite, so it is not saved")
-    final = run / f"step-{step:08d}"
+    files = {f"{name}.pt": pack(state) for name, state in states.items()}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    final = _folder(run, step)
     beside = final.with_suffix(".part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    hashes = {}
-    for name, state in states.items():
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        hashes[f"{name}.pt"] = hashlib.sha256(buffer.getbuffer()).hexdigest()
-        write_file(beside / f"{name}.pt", buffer.getbuffer())
-    manifest = {"step": step, "score": score, "spent": spent, "sha256": hashes}
-    write_file(beside / "manifest.json", json.dumps(manifest, indent=2).encode())
-    _sync_folder(beside)
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(beside, final)
-    _sync_folder(run)
-    _delete_old(run)
+    with writing(final, sum(map(len, files.values()))):
+        for left_over in run.glob("step-*.*"):  # by a crash
+            shutil.rmtree(left_over, ignore_errors=True)
+        try:
+            beside.mkdir()
+            for name, content in files.items():
+                write_file(beside / name, content)
+            manifest = {"step": step, "score": None, "spent": spent, "files": hashes}
+            write_file(beside / "manifest.json", seal(manifest))
+            sync(beside)
+            _delete(final)  # there is one only where it was damaged
+            os.replace(beside, final)
+        except (OSError, UserError):
+            shutil.rmtree(beside, ignore_errors=True)  # a full disk needs the room
+            raise
+        sync(run)
+    _rotate(run)
+
+
+def rate(run: Path, step: int, score: float) -> None:
+    """Note what validation said of a checkpoint, lower is better."""
+    path = _folder(run, step) / "manifest.json"
+    write_file(path, seal(unseal(path) | {"score": score}))
+    sync(path.parent)
 
 
 def checkpoints(run: Path) -> list[Checkpoint]:
@@ -108,45 +111,52 @@ def _best(found: list[Checkpoint]) -> Checkpoint:
     return max(found, key=lambda checkpoint: (-checkpoint.score, checkpoint.step))
 
 
-def _delete_old(run: Path) -> None:
+def _rotate(run: Path) -> None:
     found = checkpoints(run)
     keep = {checkpoint.folder for checkpoint in (*found[-2:], _best(found))}
     for checkpoint in found:
         if checkpoint.folder not in keep:
-            shutil.rmtree(checkpoint.folder, ignore_errors=True)
+            _delete(checkpoint.folder)
+
+
+def move(checkpoint: Checkpoint, run: Path) -> None:
+    """Make a checkpoint one of another run."""
+    with writing(run / checkpoint.folder.name):
+        os.replace(checkpoint.folder, run / checkpoint.folder.name)
+        sync(run)
+
+
+def delete_all(run: Path) -> None:
+    """Delete every checkpoint of a run, damaged ones too."""
+    for folder in run.glob("step-*"):
+        _delete(folder)
+
+
+def _delete(folder: Path) -> None:
+    """Delete a checkpoint, renamed first so that a crash leaves none that looks damaged."""
+    old = folder.with_suffix(".old")
+    with contextlib.suppress(OSError):  # it is not there, or cannot be deleted: no harm done
+        os.replace(folder, old)
+        shutil.rmtree(old)
 
 
 def _verify(folder: Path) -> Checkpoint:
     """Read a manifest and hash every file that it names. Raises ValueError where one differs, and
     other errors where the manifest is none."""
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    if {path.name for path in folder.glob("*.pt")} != set(manifest["sha256"]):
+    manifest = unseal(folder / "manifest.json")
+    if {path.name for path in folder.glob("*.pt")} != set(manifest["files"]):
         raise ValueError("its files are not those that were saved")
-    for name, expected in manifest["sha256"].items():
+    for name, expected in manifest["files"].items():
         with open(folder / name, "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != expected:
                 raise ValueError(f"{name} is not what was saved")
-    step, score = int(manifest["step"]), float(manifest["score"])
-    if folder.name != f"step-{step:08d}" or math.isnan(score):
-        raise ValueError("manifest.json is not what was saved")
-    return Checkpoint(folder, step, score, dict(manifest["spent"]))
+    step, score = int(manifest["step"]), manifest["score"]
+    if folder.name != f"step-{step:08d}":
+        raise ValueError("it has the name of another")
+    return Checkpoint(
+        folder, step, math.inf if score is None else float(score), dict(manifest["spent"])
+    )
 
 
-def write_file(path: Path, content) -> None:
-    """Write a file and wait until the disk has it; the old content stays until then."""
-    beside = path.with_name(path.name + ".new")
-    with open(beside, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Wait until the disk knows the names in a folder (Windows does this by itself)."""
-    if os.name != "nt":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _folder(run: Path, step: int) -> Path:
+    return run / f"step-{step:08d}"

@@ -7,6 +7,7 @@ torch is loaded.
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 
 class UserError(Exception):
@@ -42,8 +43,9 @@ class ModelConfig:
 
     def __post_init__(self):
         for name in ("vocab_size", "max_length", "d_model", "n_layers", "n_heads", "d_ff"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{flag_name(name)} is {getattr(self, name)}: give 1 or more")
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 1 <= value <= 2**20:
+                raise UserError(f"{flag_name(name)} is {value}: give a whole number, 1 to {2**20}")
         if self.d_model % self.n_heads:
             raise UserError(
                 f"--d-model {self.d_model} cannot be shared out among --n-heads {self.n_heads}: "
@@ -100,6 +102,8 @@ class MachineConfig:
         choices=["auto", "float32", "bfloat16"],
     )  # fmt: skip
     compile: bool = flag(False, "compile the blocks with torch.compile")
+
+    given: ClassVar[frozenset] = frozenset()  # the names of the flags on the command line
 
 
 @dataclass
@@ -241,12 +245,11 @@ def resumed(parsed, saved: dict):
         original = type(parsed)(**saved)
     except TypeError as error:
         raise UserError(f"config.json holds flags of another version ({error})") from None
-    for f in dataclasses.fields(parsed):
-        default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
-        now, then = getattr(parsed, f.name), getattr(original, f.name)
-        if f.name not in ("run", "resume", "minutes") and now not in (default, then):
+    for name in sorted(parsed.given - {"run", "resume", "minutes"}):
+        now, then = getattr(parsed, name), getattr(original, name)
+        if now != then:
             raise UserError(
-                f"{flag_name(f.name)} {now} cannot be changed on resume: the run was started with "
+                f"{flag_name(name)} {now} cannot be changed on resume: the run was started with "
                 f"{then}. Leave the flag out, or start a new run"
             )
     return original

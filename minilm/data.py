@@ -20,6 +20,7 @@ from tqdm import tqdm
 from minilm import corpora
 from minilm.config import UserError
 from minilm.corpora import Document
+from minilm.durable import sync, writing
 from minilm.tokenizer import DOC, Tokenizer, blocks
 
 FORMAT = 1  # of a prepared text
@@ -63,21 +64,19 @@ def prepare(
         return tqdm(texts, doing, unit=" texts", delay=1, disable=None)
 
     if not folder.exists():
-        try:
+        with writing(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             beside = Path(tempfile.mkdtemp(".part", folder.name, folder.parent))
-        except OSError as error:
-            raise UserError(
-                f"{folder.parent} cannot be made ({error.strerror}): run where data/ may be written"
-            ) from None
-        try:
-            if tokenizer is None:
-                tokenizer = Tokenizer.train(documents("learning words"), vocab_size)
-            _write_tokens(documents("tokenizing"), tokenizer, beside)
-            with contextlib.suppress(OSError):  # another process may have been faster
-                beside.rename(folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            try:
+                if tokenizer is None:
+                    tokenizer = Tokenizer.train(documents("learning words"), vocab_size)
+                _write_tokens(documents("tokenizing"), tokenizer, beside)
+                for path in beside.iterdir():
+                    sync(path)
+                with contextlib.suppress(OSError):  # another process may have been faster
+                    beside.rename(folder)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
     entropy = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["unigram_entropy"]
     return PreparedText(
         Tokenizer.load(folder / "tokenizer.json"), *map(_open, _paths(folder)), entropy

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import os
+import signal
 import sys
 import typing
 
@@ -32,15 +33,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_flags(parser: argparse.ArgumentParser, config_class) -> None:
-    """Add one flag for every field of a dataclass made with `config.flag`."""
+    """Add one flag for every field of a dataclass made with `config.flag`. What the command line
+    leaves out is absent from what is parsed: the dataclass has the defaults."""
     for f in dataclasses.fields(config_class):
-        options = dict(f.metadata)
+        options = dict(f.metadata, default=argparse.SUPPRESS)
         if f.type is bool:
             options |= dict(action="store_true")
         else:
             default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
             type_, *_ = typing.get_args(f.type) or (f.type,)  # int | None -> int, list[str] -> str
-            options |= dict(type=type_, default=default)
+            options |= dict(type=type_)
             if default is not None:
                 shown = " ".join(default) if isinstance(default, list) else default
                 options["help"] += f" (default: {shown})"
@@ -50,14 +52,19 @@ def add_flags(parser: argparse.ArgumentParser, config_class) -> None:
 
 
 def parse_flags(config_class, description: str, argv: list[str] | None = None):
-    """Read the command line into a dataclass. Raises UserError."""
+    """Read the command line into a dataclass, which remembers what was `given`. Raises
+    UserError."""
     parser = Parser(description=description)
     add_flags(parser, config_class)
-    return config_class(**vars(parser.parse_args(argv)))
+    given = vars(parser.parse_args(argv))
+    config = config_class(**given)
+    config.given = frozenset(given)
+    return config
 
 
 def entry_point(main):
     """Call main; what a person can put right becomes one line and an exit status."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # cleans up on the way, as Ctrl-C does
     if hasattr(sys.stdout, "reconfigure"):  # a character the terminal cannot show is no error
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -69,3 +76,6 @@ def entry_point(main):
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output, such as `head`, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a name too long, a disk that fails: the system says what and where
+        print(f"error: the system refuses: {error}", file=sys.stderr)
+        sys.exit(UserError.status)

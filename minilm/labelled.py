@@ -1,5 +1,7 @@
 """Texts with labels: read, split, sampled, cut to length, and batched by length."""
 
+import contextlib
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -52,6 +54,13 @@ def read_splits(config: FinetuneConfig) -> tuple[dict[str, list[Example]], list[
         splits["valid"] = [e for e in splits["train"] if e.text in held_out]
         splits["train"] = [e for e in splits["train"] if e.text not in held_out]
     classes = sorted({example.label for example in splits["train"]})
+    check_labels(classes, splits, str(source))
+    return splits, classes
+
+
+def check_labels(classes: list[str], splits: dict[str, list[Example]], source: str) -> None:
+    """Raise UserError for labels that cannot be learnt or are probably not meant; warn of texts
+    that are in train and in another part."""
     if len(classes) < 2:
         raise UserError(f"{source} has {len(classes)} label to learn, {classes}: give two or more")
     for part, examples in splits.items():
@@ -61,7 +70,30 @@ def read_splits(config: FinetuneConfig) -> tuple[dict[str, list[Example]], list[
                 f"{part} has the label {unknown[0]!r}, which train never shows (it has "
                 f"{', '.join(classes[:8])}): correct it, or add examples to train"
             )
-    return splits, classes
+    numbers: dict[float, str] = {}
+    for name in classes:
+        with contextlib.suppress(ValueError):
+            twin = numbers.setdefault(float(name), name)
+            if twin != name:
+                raise UserError(
+                    f"{source} has the labels {twin!r} and {name!r}, one number written in two "
+                    f"ways: write it in one"
+                )
+    rows = len(splits["train"])
+    if len(classes) > max(2, rows / 2):
+        raise UserError(
+            f"{source} has {len(classes)} labels in {rows} rows to train on, more than half as "
+            f"many: choose the column of labels with --label-column"
+        )
+    known = {example.text for example in splits["train"]}
+    for part in sorted(splits.keys() - {"train"}):
+        again = sum(example.text in known for example in splits[part])
+        if again:
+            print(
+                f"warning: {again} of the {len(splits[part])} texts in {part} are in train, too, "
+                f"where they can be learnt by heart",
+                file=sys.stderr,
+            )
 
 
 def nested_sample(examples: list[Example], n: int, seed: int) -> list[Example]:

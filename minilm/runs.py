@@ -1,6 +1,6 @@
 """A run is a folder that says what was asked for, what happened, and what was learnt.
 
-config.json      its kind, its flags with all defaults filled in, the model's shape
+config.json      its kind, its flags with all defaults filled in, the model's shape; sealed
 tokenizer.json   the words
 metrics.jsonl    one line an event, appended; cut back to the checkpoint on resume
 step-00000200/   checkpoints: see `checkpoint.py`
@@ -8,16 +8,25 @@ step-00000200/   checkpoints: see `checkpoint.py`
 
 import itertools
 import json
+import math
 import os
+import sys
 from pathlib import Path
 
 from minilm import checkpoint
-from minilm.config import FinetuneConfig, ModelConfig, PretrainConfig, UserError
+from minilm.config import (
+    FinetuneConfig,
+    ModelConfig,
+    NonFiniteError,
+    PretrainConfig,
+    UserError,
+)
+from minilm.durable import seal, sync, unseal, write_file, writing
 from minilm.heads import Classifier
 from minilm.model import Transformer
 from minilm.tokenizer import Tokenizer
 
-FORMAT = 1  # of the folder
+FORMAT = 2  # of the folder
 RUNS = Path("runs")
 
 
@@ -33,12 +42,14 @@ class Run:
         """config.json. Raises UserError where it is not that of a run."""
         path = self.folder / "config.json"
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
+            config = unseal(path)
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{self.folder} is not a run: it has no config.json") from None
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path} is damaged ({error}): use another run") from None
-        if not isinstance(config, dict) or config.get("format") != FORMAT:
+            raise UserError(
+                f"{path} is damaged, or of another version ({error}): use another run"
+            ) from None
+        if config.get("format") != FORMAT:
             raise UserError(f"{path} is not of format {FORMAT}: another version wrote this run")
         if not {"kind", "flags", "model"} <= config.keys():
             raise UserError(f"{path} is damaged (something is missing): use another run")
@@ -91,36 +102,59 @@ class Run:
 
     def create(self, config: dict, tokenizer: Tokenizer) -> None:
         """Write down what the run is."""
-        tokenizer.save(self.folder / "tokenizer.json")
+        write_file(self.folder / "tokenizer.json", tokenizer.to_json().encode())
         facts = {"format": FORMAT, "tokenizer": tokenizer.fingerprint, **config}
-        text = json.dumps(facts, indent=2)
-        checkpoint.write_file(self.folder / "config.json", text.encode())  # last: now it is a run
+        write_file(self.folder / "config.json", seal(facts))  # last: now it is a run
+        with writing(self.folder):
+            sync(self.folder)
+            sync(self.folder.resolve().parent)
 
     def log(self, step: int, **values) -> None:
-        """Append a line to metrics.jsonl."""
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        """Append a line to metrics.jsonl. Raises NonFiniteError where a value is not finite."""
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise NonFiniteError(f"step {step}: {name} is {value}, so it is not noted")
+        path, line = self.folder / "metrics.jsonl", json.dumps({"step": step, **values}) + "\n"
+        with writing(path, len(line)), open(path, "a", encoding="utf-8", newline="\n") as file:
+            file.write(line)
+
+    def sync_metrics(self) -> None:
+        """Wait until the disk has all lines of metrics.jsonl."""
+        with writing(self.folder / "metrics.jsonl"):
+            sync(self.folder / "metrics.jsonl")
 
     def finish(self, result: dict) -> None:
         """Write result.json: what came out, for tables."""
-        checkpoint.write_file(self.folder / "result.json", json.dumps(result, indent=2).encode())
+        write_file(self.folder / "result.json", json.dumps(result, indent=2).encode())
 
     def metrics(self) -> list[dict]:
-        """The lines of metrics.jsonl; a last line that a crash cut short is left out."""
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-        return [json.loads(line) for line in lines]
+        """The lines of metrics.jsonl until the first that cannot be read, which is said unless it
+        is what a crash leaves: a last one that has no end."""
+        path, lines = self.folder / "metrics.jsonl", []
+        whole = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        for text in whole:
+            try:
+                line = json.loads(text)
+                json.dumps(line["step"] + line.get("score", 0), allow_nan=False)
+                lines.append(line)
+            except Exception as error:  # whatever is wrong with it
+                print(f"{path}: line {len(lines) + 1} is damaged and not used, nor is what follows "
+                      f"it: {error}", file=sys.stderr)  # fmt: skip
+                break
+        return lines
 
-    def cut_metrics(self, step: int) -> None:
-        """Drop the lines after a step, which a resumed run writes again."""
-        kept = [line for line in self.metrics() if line["step"] <= step]
+    def cut_metrics(self, step: int, scored: bool) -> None:
+        """Drop the lines after a step, which a resumed run writes again; also that with the step's
+        own score, unless its checkpoint was scored."""
+        last = step, scored
+        kept = [line for line in self.metrics() if (line["step"], "score" in line) <= last]
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        checkpoint.write_file(self.folder / "metrics.jsonl", text.encode())
+        write_file(self.folder / "metrics.jsonl", text.encode())
 
-    def model_config(self, **changes) -> ModelConfig:
-        """The shape of a pretraining run's model, changed in places (a longer max_length, some
-        dropout). Raises UserError where this is not a pretraining run."""
-        shape = self._of_kind("pretrain")["model"]
+    def model_config(self, kind: str = "pretrain", **changes) -> ModelConfig:
+        """The shape of the model, changed in places (a longer max_length, some dropout). Raises
+        UserError where this is not a run of that kind."""
+        shape = self._of_kind(kind)["model"]
         try:
             return ModelConfig(**{**shape, **changes})
         except TypeError as error:
@@ -132,21 +166,28 @@ class Run:
 
     def transformer(self, **changes) -> Transformer:
         """The pretrained Transformer, from the best checkpoint. Raises UserError as above."""
-        return self._with_weights(Transformer(self.model_config(**changes)))
+        shape = self.model_config(**changes)
+        return self._with_weights(shape, lambda: Transformer(shape))
 
     def classifier(self) -> tuple[Classifier, dict]:
         """The fine-tuned classifier, from the best checkpoint, and the run's config. Raises
         UserError where this is not a fine-tuning run."""
-        config = self._of_kind("finetune")
-        transformer = Transformer(ModelConfig(**config["model"]))
-        classifier = Classifier(transformer, len(config["classes"]), config["flags"]["pooling"])
-        return self._with_weights(classifier), config
+        config, shape = self._of_kind("finetune"), self.model_config("finetune")
+        parts = len(config["classes"]), config["flags"]["pooling"]
+        return self._with_weights(shape, lambda: Classifier(Transformer(shape), *parts)), config
 
-    def _with_weights(self, model):
+    def _with_weights(self, shape: ModelConfig, make):
+        """make(), which would have this shape, with the weights of the best checkpoint."""
         best = checkpoint.best(self.folder)
+        weights = best.read("model")
+        a_block = shape.d_model * (4 * shape.d_model + 2 * shape.d_ff)
+        least = shape.d_model * shape.vocab_size + shape.n_layers * a_block
         try:
-            model.load_state_dict(best.read("model"))
-        except RuntimeError:
+            if least > sum(weight.numel() for weight in weights.values()):
+                raise ValueError("what config.json says might not even fit into memory")
+            model = make()
+            model.load_state_dict(weights)
+        except Exception:  # of tensors made to do harm nothing is known
             raise UserError(
                 f"the weights in {best.folder} do not have the shape that config.json says: use "
                 f"another run"

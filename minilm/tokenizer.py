@@ -255,10 +255,13 @@ class Tokenizer:
         except UnicodeDecodeError:
             return data.decode("utf-8", "replace")
 
+    def to_json(self) -> str:
+        """`tokenizer.json`, which the library `tokenizers` of Hugging Face reads, too."""
+        return json.dumps(self._as_json(), ensure_ascii=False, indent=1)
+
     def save(self, path: str | Path) -> None:
-        """Write `tokenizer.json`, which the library `tokenizers` of Hugging Face reads, too."""
-        text = json.dumps(self._as_json(), ensure_ascii=False, indent=1)
-        Path(path).write_text(text, encoding="utf-8", newline="\n")
+        """Write `tokenizer.json`."""
+        Path(path).write_text(self.to_json(), encoding="utf-8", newline="\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -6,11 +6,11 @@ once, by the number of targets in all of them, so that the result does not depen
 cut up among micro-batches or processes.
 """
 
+import contextlib
 import math
-import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,10 +24,12 @@ from minilm import checkpoint
 from minilm.config import NonFiniteError, PretrainConfig, UserError
 from minilm.data import draws
 from minilm.device import Machine
+from minilm.durable import require_room
 from minilm.model import Transformer
 from minilm.objectives import LanguageModelLoss, Task
 from minilm.optim import make_optimizers, schedule, set_learning_rates
 from minilm.runs import Run
+from minilm.stopping import Stopped, StopSignal
 
 
 @dataclass(frozen=True)
@@ -167,19 +169,50 @@ def train(
     evaluate() returns a score (lower is better), values to log, and a text to show. With
     `patience`, stop after that many evaluations without a better score. Ctrl-C and SIGTERM save,
     then raise Stopped. Returns what the run has spent: {"tokens", "targets", "seconds"}.
+
+    Every evaluation comes after a save, so that it can be broken off at once: a run that goes on
+    from a checkpoint without a score begins with the evaluation that is due.
     """
     plan, machine = trainer.plan, trainer.machine
-    start, spent = 0, dict(tokens=0, targets=0, seconds=0.0)
+    start, scored, spent = 0, True, dict(tokens=0, targets=0, seconds=0.0)
     if saved := checkpoint.newest(run.folder):
-        trainer.load(saved)
-        start, spent = saved.step, saved.spent
+        _load(trainer, saved)
+        start, scored, spent = saved.step, saved.score < math.inf, saved.spent
     if machine.rank == 0:
-        run.cut_metrics(start)
-    scores = [line["score"] for line in run.metrics() if "score" in line and line["step"] <= start]
+        # Four checkpoints at a time, each the weights and what the optimizers note of them.
+        weights = sum(parameter.nbytes for parameter in trainer.model.parameters())
+        require_room(run.folder, (4 if saved is None else 2) * 3 * weights)
+        run.cut_metrics(start, scored)
+    scores = [
+        line["score"]
+        for line in run.metrics()
+        if "score" in line and (line["step"], True) <= (start, scored)
+    ]
+
+    def look(step: int) -> None:
+        """Evaluate, and note the score in the checkpoint of this step, which was saved before."""
+        try:
+            with stop.at_once(machine.world == 1):
+                score, values, text = evaluate()
+        except KeyboardInterrupt:
+            raise Stopped(stop.number, step, run.folder) from None
+        scores.append(score)
+        progress.say(f"step {step}/{plan.steps}  {text}")
+        if machine.rank == 0:
+            run.log(step, score=score, **values, **spent)
+            run.sync_metrics()
+            checkpoint.rate(run.folder, step, score)
+
+    def due(step: int) -> bool:
+        """Whether to evaluate after this step."""
+        return step % plan.evaluate_every == 0 or step == plan.steps
+
     progress = Progress(plan.steps, start, shown=machine.rank == 0)
-    if start == plan.steps:
+    if start == plan.steps and scored:
         progress.say(f"{run.folder} was finished before: all {start} steps are done")
-    with StopSignal() as stop:
+    with StopSignal() as stop, contextlib.closing(progress), _advice(trainer, run, progress):
+        if due(start) and not scored:
+            look(start)
         for step in range(start + 1, plan.steps + 1):
             if patience and _evaluations_since_best(scores) >= patience:
                 progress.say(f"no better for {patience} evaluations: stopping early")
@@ -193,20 +226,41 @@ def train(
             if machine.rank == 0 and (step == 1 or step % max(1, plan.steps // 200) == 0):
                 run.log(step, loss=loss, **spent)
             stopping = machine.total(float(stop.number or 0))[0] > 0
-            score = math.inf
-            if step % plan.evaluate_every == 0 or step == plan.steps:
-                score, values, text = evaluate()
-                scores.append(score)
-                progress.say(f"step {step}/{plan.steps}  {text}")
-                if machine.rank == 0:
-                    run.log(step, score=score, **values, **spent)
-            if machine.rank == 0 and (score < math.inf or stopping):
-                checkpoint.save(run.folder, step, score, spent, **trainer.states())
+            if machine.rank == 0 and (due(step) or stopping):
+                run.sync_metrics()
+                checkpoint.save(run.folder, step, spent, **trainer.states())
             if stopping:
-                progress.close()
-                raise Stopped(stop.number, step, run)
-    progress.close()
+                raise Stopped(stop.number, step, run.folder)
+            if due(step):
+                look(step)
     return spent
+
+
+def _load(trainer: Trainer, saved: checkpoint.Checkpoint) -> None:
+    try:
+        trainer.load(saved)
+    except UserError:
+        raise
+    except Exception:  # of tensors made to do harm nothing is known
+        raise UserError(
+            f"{saved.folder} does not fit the model and optimizer of this run: it is of another "
+            f"version, so start a new run"
+        ) from None
+
+
+@contextlib.contextmanager
+def _advice(trainer: Trainer, run: Run, progress: "Progress") -> Iterator[None]:
+    """Add to a NonFiniteError what a person needs to go on."""
+    try:
+        yield
+    except NonFiniteError as error:
+        where = "" if str(error).startswith("step") else f"step {progress.step}: "
+        rate = max(group["lr"] for o in trainer.optimizers for group in o.param_groups)
+        good = checkpoint.newest(run.folder)
+        raise NonFiniteError(
+            f"{where}{error}. The learning rate was {rate:g}; the last good checkpoint is "
+            f"{good.folder if good else 'none yet'}"
+        ) from None
 
 
 def _evaluations_since_best(scores: list[float]) -> int:
@@ -246,33 +300,3 @@ class Progress:
     def close(self) -> None:
         """Remove the bar."""
         self.bar.close()
-
-
-class Stopped(UserError):
-    """Ctrl-C or SIGTERM, after everything was saved."""
-
-    def __init__(self, number: int, step: int, run: Run):
-        super().__init__(f"stopped at step {step}, which is saved in {run.folder}: go on with "
-                         f"--run {run.folder} --resume")  # fmt: skip
-        self.number, self.step = number, step
-        self.status = 128 + (number or signal.SIGTERM)
-
-
-class StopSignal:
-    """Within this context the first SIGINT or SIGTERM is only noted; a second one acts at once."""
-
-    number: int | None = None
-
-    def __enter__(self):
-        self.before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-        for s in self.before:
-            signal.signal(s, self._note)
-        return self
-
-    def _note(self, number, frame):
-        self.number = number
-        self.__exit__()
-
-    def __exit__(self, *_):
-        for s, handler in self.before.items():
-            signal.signal(s, handler)

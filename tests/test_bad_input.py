@@ -1,6 +1,5 @@
 """Whatever a person can get wrong is answered in one line, and nothing is written over."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 import torch
 from small import FINETUNE, PRETRAIN, everything, script, some_rows, write_table
 
-from minilm import checkpoint, device, runs
+from minilm import checkpoint, device, durable, runs
 from minilm.device import Machine
 from minilm.runs import Run
 
@@ -126,10 +125,9 @@ def test_a_pretraining_run_without_weights_is_refused_before_another_is_begun(tm
 
 def test_weights_of_another_shape_than_the_config_says_are_refused(tmp_path, capfd):
     run = shutil.copytree("first", tmp_path / "run")
-    text = (run / "config.json").read_text(encoding="utf-8")
-    changed = json.loads(text)
+    changed = durable.unseal(run / "config.json")
     changed["model"]["d_ff"] += 2
-    (run / "config.json").write_text(json.dumps(changed), encoding="utf-8")
+    (run / "config.json").write_bytes(durable.seal(changed))
     assert script("finetune", f"{FINETUNE} --pretrained {run} --run {tmp_path}/tuned") == 2
     error = capfd.readouterr().err
     assert "do not have the shape that config.json says" in error and error.count("\n") == 1

@@ -47,7 +47,7 @@ def write_run(folder, config, model, **facts):
     flags, shape = dataclasses.asdict(config), dataclasses.asdict(SHAPE)
     Run(folder).create(dict(kind=kind, flags=flags, model=shape, **facts), TOKENIZER)
     spent = dict(tokens=1, targets=1, seconds=1.0)
-    checkpoint.save(folder, 1, 1.0, spent, model=model.state_dict(), optimizers=[])
+    checkpoint.save(folder, 1, spent, model=model.state_dict(), optimizers=[])
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -35,10 +35,11 @@ def test_every_field_is_a_flag_that_sets_it_and_nothing_else(config_class):
         given = [] if kind is bool else [str(value)]
         value = [value] if f.type == list[str] else value
         before = ["--train", "x"] if f.name in ("valid", "test") else []
-        plain = vars(parse(config_class, *before))
+        plain = dataclasses.asdict(parse(config_class, *before))
         no_corpus = config_class is FinetuneConfig and f.name in ("train", "resume")
         changed = plain | {f.name: value} | ({"data": None} if no_corpus else {})
-        assert vars(parse(config_class, *before, flag_name(f.name), *given)) == changed
+        parsed = parse(config_class, *before, flag_name(f.name), *given)
+        assert dataclasses.asdict(parsed) == changed and f.name in parsed.given
 
 
 @pytest.mark.parametrize(
@@ -162,9 +163,15 @@ def test_flags_of_another_version_are_said():
         resumed(PretrainConfig(), {"depth": 3})
 
 
-@pytest.mark.parametrize("flags", ["--steps 10", "--seed 4", "--data a.txt", "--compile",
-                                   "--objective causal"])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *("--steps 10", "--seed 4", "--data a.txt", "--compile", "--objective causal"),
+        *("--objective hybrid", "--dropout 0"),  # what they would have been by themselves
+    ],
+)
 def test_a_flag_cannot_be_changed_on_the_way(flags):
-    saved = dataclasses.asdict(PretrainConfig(steps=9, seed=3).with_defaults())
+    saved = PretrainConfig(steps=9, seed=3, objective="masked", dropout=0.1).with_defaults()
+    saved = dataclasses.asdict(saved)
     with pytest.raises(UserError, match=f"{flags.split()[0]} .* cannot be changed on resume"):
         resumed(parse(PretrainConfig, "--resume", *flags.split()), saved)

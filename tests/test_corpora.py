@@ -84,6 +84,8 @@ def test_a_table_reads_the_same_in_every_dress(tmp_path, name, data):
         ("weights.txt", b"PK\x03\x04\0\0", "zip archive (.zip, .pt"),
         ("table.csv", b"PAR1\x15\x04", "parquet"),
         ("paper.txt", b"%PDF-1.7 text", "PDF"),
+        ("array.csv", b"\x93NUMPY\x01\x00v\x00", "NumPy"),
+        ("words.txt", b"SQLite format 3\x00", "a database"),
         ("packed.jsonl", gzip.compress(JSONL), "should end in .gz"),
         ("not-packed.csv.gz", CSV, "no gzip file"),
         ("cut.jsonl.gz", gzip.compress(JSONL)[:-9], "damaged"),
@@ -198,9 +200,10 @@ def test_a_folder_is_read_in_order_and_its_sub_folders_are_labels(tmp_path):
 
 
 @pytest.mark.parametrize("name, data", [("a.csv", CSV), ("a.jsonl", JSONL)])
-def test_damage_never_ends_in_anything_but_a_user_error(tmp_path, name, data):
-    rng = random.Random(0)
-    for _ in range(300):
+@pytest.mark.parametrize("n", [300, pytest.param(1000, marks=pytest.mark.slow)])
+def test_damage_never_ends_in_anything_but_a_user_error(tmp_path, name, data, n):
+    rng = random.Random(n)
+    for _ in range(n):
         damaged = bytearray(data)
         for _ in range(rng.randint(1, 4)):
             place = rng.randrange(len(damaged))

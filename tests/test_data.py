@@ -180,7 +180,7 @@ def test_two_processes_that_prepare_a_text_at_once_use_the_files_of_the_faster(c
 
 def test_where_nothing_can_be_prepared_is_said(corpus, tmp_path):
     (tmp_path / "data").touch()
-    with pytest.raises(UserError, match=r"data.prepared cannot be made \("):
+    with pytest.raises(UserError, match=r"data.prepared.* cannot be written \("):
         prepare(corpus, 400)
 
 

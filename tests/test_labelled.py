@@ -71,6 +71,12 @@ def test_parts_that_are_given_are_used_as_they_are(tmp_path):
     [
         ("aaaa", "a", "1 label"),
         ("abab", "abc", "test has the label 'c'"),
+        (
+            ["1", "1", "1.0", "1", "1.0", "2", "2"],
+            "1",
+            r"'1' and '1.0', one number written in two ways",
+        ),
+        (["0.5", "1.25", "3.75", "2.5", "1.25"], ["2.5"], "4 labels in 5 rows .*--label-column"),
     ],
 )
 def test_labels_that_cannot_be_learnt_are_refused(tmp_path, train_labels, test_labels, message):
@@ -81,6 +87,25 @@ def test_labels_that_cannot_be_learnt_are_refused(tmp_path, train_labels, test_l
     with pytest.raises(UserError, match=message) as refused:
         read_splits(FinetuneConfig(**paths))
     assert "\n" not in str(refused.value)
+
+
+def test_labels_that_look_like_numbers_are_names_where_each_has_one(tmp_path):
+    rows = [(f"text {i}", ("1.0", "2.0", "x")[i % 3]) for i in range(12)]
+    assert read_splits(FinetuneConfig(train=write_table(tmp_path / "a.csv", rows)))[1] == [
+        *("1.0", "2.0", "x")
+    ]
+
+
+def test_texts_of_train_in_another_part_are_counted(tmp_path, capsys):
+    rows = [(f"text {i}", "ab"[i % 2]) for i in range(8)]
+    train, test = write_table(tmp_path / "a.csv", rows), write_table(tmp_path / "t.csv", rows[:3])
+    valid = write_table(tmp_path / "v.csv", [("other", "a"), rows[0]])
+    read_splits(FinetuneConfig(train=train, valid=valid, test=test))
+    warned = capsys.readouterr().err
+    assert "3 of the 3 texts in test are in train, too" in warned
+    assert "1 of the 2 texts in valid" in warned and warned.count("\n") == 2
+    read_splits(FinetuneConfig(train=train))
+    assert not capsys.readouterr().err
 
 
 def test_a_sample_is_balanced_and_holds_every_smaller_one():

@@ -1,6 +1,5 @@
 """Run folders: never written over, never shared by two, and never believed when damaged."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,11 +8,12 @@ from pathlib import Path
 import pytest
 from small import everything
 
-from minilm import runs
+from minilm import durable, runs
 from minilm.config import PretrainConfig, UserError
 from minilm.runs import Run
 from minilm.tokenizer import Tokenizer
 
+SHAPE = dict(vocab_size=300, max_length=8, d_model=8, n_layers=1, n_heads=1, d_ff=8)
 TOKENIZER = Tokenizer.train([["the cat sat on the mat"]], 260)
 
 
@@ -26,8 +26,8 @@ def make_run(folder, **flags):
 
 def config_with(**changes):
     """The text of a config.json that is whole but for the changes."""
-    whole = dict(format=1, kind="pretrain", flags=vars(PretrainConfig()), model={})
-    return json.dumps(whole | changes).encode()
+    whole = dict(format=2, kind="pretrain", flags=vars(PretrainConfig()), model={})
+    return durable.seal(whole | changes)
 
 
 def test_a_run_that_is_there_is_not_written_over(tmp_path):
@@ -79,10 +79,15 @@ def test_a_killed_process_holds_no_run(tmp_path):
         (b'{"format": 1', "damaged"),
         (b"\xff\xfe", "damaged"),
         (b"[" * 100_000, "damaged"),
-        (b"[]", "not of format 1"),
-        (b'{"format": 2}', "not of format 1"),
-        (b'{"format": 1}', "damaged"),
-        (b'{"format": 1, "kind": "pretrain"}', "damaged"),
+        (b"[]", "damaged"),
+        (b"1", "damaged"),
+        (config_with().replace(b'"seed": 0', b'"seed": 1'), "damaged"),
+        (config_with(format=1), "not of format 2"),
+        (config_with(format=3), "not of format 2"),
+        (durable.seal({"format": 2, "kind": "pretrain"}), "damaged"),
+        (config_with(model=dict(SHAPE, n_layers=2**30)), "--n-layers is 1073741824"),
+        (config_with(model=dict(SHAPE, d_model=8.5)), "--d-model is 8.5"),
+        (config_with(model=dict(SHAPE, d_model="8")), "--d-model is 8"),
         (config_with(model={"depth": 3}), r"damaged \(.*depth"),
         (config_with(flags={"seed": 0}), "damaged, or of another version"),
         (config_with(flags=vars(PretrainConfig()) | {"depth": 3}), "of another version"),
@@ -125,7 +130,7 @@ def test_metrics_are_cut_back_to_a_step_and_a_half_written_line_is_left_out(tmp_
     with open(tmp_path / "metrics.jsonl", "a", encoding="utf-8") as file:
         file.write('{"step": 4, "lo')
     assert [line["step"] for line in run.metrics()] == [1, 2, 2, 3]
-    run.cut_metrics(2)
+    run.cut_metrics(2, scored=False)
     run.log(3, loss=7.0)
     assert [line["step"] for line in run.metrics()] == [1, 2, 2, 3]
     assert run.metrics()[-1]["loss"] == 7.0 and run.metrics()[1]["loss"] == 0.5

@@ -186,17 +186,22 @@ def test_every_pooling_and_attention_can_be_chosen(pooling):
 def test_a_search_keeps_what_validation_likes_best(monkeypatch, capsys):
     rates = {"learning_rate": (1e-9, 0.01), "optimizer": ("adamw", "sgd")}
     monkeypatch.setattr(train_finetune, "SEARCH", rates)
-    flags = f"{FINETUNE} --valid more.csv --search --epochs 3 --run searched"
-    assert script("finetune", flags) == 0
+    flags = f"{FINETUNE} --valid more.csv --epochs 3"
+    winner_alone = f"{flags} --learning-rate 0.01 --optimizer adamw"
+    assert script("finetune", f"{flags} --search --run searched") == 0
     printed = capsys.readouterr().out
     rows = re.findall(r"^ +([\d.]+)% +(\S+)  (adamw|sgd)$", printed, flags=re.M)
     assert len(rows) == 4 and rows == sorted(rows, key=lambda row: -float(row[0]))
     assert rows[0][1:] == ("0.01", "adamw")
     result, trials = result_of("searched"), list(Path("searched", "search").iterdir())
     assert (result["learning_rate"], result["optimizer"], len(trials)) == (0.01, "adamw", 4)
-    spent = [checkpoint.newest(trial).spent["tokens"] for trial in trials]
+    spent = [Run(trial).metrics()[-1]["tokens"] for trial in trials]
     assert result["tokens"] == sum(spent) and min(spent) > 0
-    winner = checkpoint.best(Path("searched", "search", "adamw-0.01"))
-    assert torch.equal(
-        Run("searched").classifier()[0].head.weight, winner.read("model")["head.weight"]
-    )
+    # The winner's weights are the run's; of the trials nothing is left but what they noted.
+    assert script("finetune", f"{winner_alone} --run winner") == 0
+    assert saved_bytes("searched")[0] in [
+        (found.folder / "model.pt").read_bytes() for found in checkpoint.checkpoints(Path("winner"))
+    ]
+    assert {path.name for trial in trials for path in trial.iterdir()} == {"metrics.jsonl"}
+    assert script("finetune", "--run searched --resume") == 0
+    assert result_of("searched") == result and capsys.readouterr().out.count("trying") == 0

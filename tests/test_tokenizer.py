@@ -6,6 +6,7 @@ import random
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from contextlib import suppress
 from itertools import pairwise
@@ -28,6 +29,11 @@ SNIPPETS = (
     *("7", "é", "\xa0", "中", "\u0301", "👩", "\uffff", "\U0010ffff", "\ud800", "\udc80", "\udfff"),
     *("<pad>", "<mask>", "<doc>", "a" * 70, " " * 70, "!" * 35, "\udcff" * 20),
 )
+
+
+def many(few, all):
+    """A quick share of a long proof, and the whole of it among the slow tests."""
+    return pytest.mark.parametrize("n", [few, pytest.param(all, marks=pytest.mark.slow)])
 
 
 @pytest.fixture(scope="module")
@@ -95,17 +101,19 @@ def test_the_pattern_cuts_where_words_begin(text):
     assert re.findall(PATTERN, text) == PIECES[text]
 
 
-def test_every_str_comes_back_and_its_bytes_give_the_same_ids(tokenizer):
-    for seed in range(1000):
+@many(1000, 10_000)
+def test_every_str_comes_back_and_its_bytes_give_the_same_ids(tokenizer, n):
+    for seed in range(n):
         text = fuzzed(seed)
         ids = tokenizer.encode(text)
         assert ids.dtype == np.uint16 and tokenizer.decode(ids) == text
         assert np.array_equal(ids, tokenizer.encode(text.encode("utf-8", "surrogatepass")))
 
 
-def test_every_bytes_comes_back():
-    rng = random.Random(0)
-    data = [rng.randbytes(rng.randrange(60)) for _ in range(1000)]
+@many(1000, 10_000)
+def test_every_bytes_comes_back(n):
+    rng = random.Random(n)
+    data = [rng.randbytes(rng.randrange(60)) for _ in range(n)]
     data += ["naïve 猫".encode()[:cut] for cut in range(11)]
     trained = Tokenizer.train([[FOREIGN]], vocab_size=300)
     for one in data:
@@ -113,10 +121,11 @@ def test_every_bytes_comes_back():
     assert trained.decode(trained.encode(b"caf\xe9 au lait")) == "caf\ufffd au lait"
 
 
+@many(100, 1000)
 @pytest.mark.parametrize("size", [1, 7, 150, 2**14])
-def test_blocks_have_the_same_ids_as_the_whole_wherever_the_stream_is_cut(tokenizer, size):
+def test_blocks_have_the_same_ids_as_the_whole_wherever_the_stream_is_cut(tokenizer, size, n):
     rng = random.Random(size)
-    for seed in range(150):
+    for seed in range(n):
         text = fuzzed(seed) * 3 + fuzzed(seed + 1)
         parts = list(blocks(cut_at_random(text, rng), size))
         assert "".join(parts) == text
@@ -133,14 +142,14 @@ def test_a_long_stream_has_the_same_ids_as_the_whole(tokenizer, snippets, monkey
     assert np.array_equal(np.concatenate(ids), tokenizer.encode(text))
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_training_equals_counting_everything_again_before_each_merge(seed):
-    rng = random.Random(seed)
-    alphabet = rng.choice(["ab", "abc ", "a'st \n", "xyzé猫 .", "aA1! \t"])
-    texts = ["".join(rng.choices(alphabet, k=rng.randrange(80))) for _ in range(4)]
-    assert Tokenizer.train([[text] for text in texts], N_BASE + 40).merges == naive_merges(
-        texts, 40
-    )
+@many(40, 1000)
+def test_training_equals_counting_everything_again_before_each_merge(n):
+    for seed in range(n):
+        rng = random.Random(seed)
+        alphabet = rng.choice(["ab", "abc ", "a'st \n", "xyzé猫 .", "aA1! \t"])
+        texts = ["".join(rng.choices(alphabet, k=rng.randrange(80))) for _ in range(4)]
+        trained = Tokenizer.train([[text] for text in texts], N_BASE + 40)
+        assert trained.merges == naive_merges(texts, 40)
 
 
 def test_the_vocabulary_depends_on_no_order_of_documents_nor_of_chunks():
@@ -197,12 +206,33 @@ def test_offsets_give_back_the_text_and_span_whole_characters(tokenizer):
     assert offsets.tolist() == [[0, 1], [1, 2], [1, 2], [1, 2], [2, 3]]
 
 
-@pytest.mark.parametrize("unit", ["a", " ", "\n", "❤️", "'", "\ud800", "a ", "猫"])
-def test_no_repetition_is_slow_or_lost(tokenizer, unit):
-    text = unit * (300_000 // len(unit))
+ALL_OF_UNICODE = "".join(map(chr, range(0x110000)))
+
+
+@many(200_000, 2**20)
+@pytest.mark.parametrize(
+    "unit",
+    ["a", " ", "\n", "❤️", "'", "\ud800", "a ", "猫", "9", ALL_OF_UNICODE],
+    ids=[
+        "letter",
+        "space",
+        "newlines",
+        "emoji",
+        "quote",
+        "surrogate",
+        "words",
+        "chinese",
+        "digits",
+        "unicode",
+    ],
+)
+def test_no_repetition_is_slow_or_lost(tokenizer, unit, n):
+    began = time.perf_counter()
+    text = (unit * (n // len(unit) + 1))[:n]
     ids = np.concatenate(list(tokenizer.encode_stream([text])))
     assert tokenizer.decode(ids) == text
     Tokenizer.train([[text]], vocab_size=300)
+    assert time.perf_counter() - began < 60  # a limit for what hangs, not a measurement
 
 
 def test_special_tokens_arise_only_when_asked_for(tokenizer):
@@ -258,17 +288,28 @@ def test_a_file_that_was_edited_or_is_no_tokenizer_is_refused(tokenizer, tmp_pat
     assert "\n" not in str(refused.value)
 
 
-def test_a_flipped_bit_in_the_file_gives_an_error_or_the_same_tokenizer(tokenizer, tmp_path):
+@many(200, 1000)
+def test_a_damaged_file_gives_an_error_or_the_same_tokenizer(tokenizer, tmp_path, n):
     path = tmp_path / "tokenizer.json"
     tokenizer.save(path)
     whole = path.read_bytes()
     rng = random.Random(0)
-    for _ in range(300):
+    for _ in range(n):
         damaged = bytearray(whole)
-        damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        at, other = rng.randrange(len(whole)), rng.randrange(len(whole) - 8)
+        change = rng.randrange(4)
+        if change == 0:  # a bit flipped
+            damaged[at] ^= 1 << rng.randrange(8)
+        elif change == 1:  # a digit or letter exchanged
+            damaged[at] = rng.choice(b"0123456789abcxyz")
+        elif change == 2:  # a part copied over another
+            damaged[at : at + 8] = whole[other : other + 8]
+        else:
+            del damaged[at : at + rng.randrange(1, 20)]
         path.write_bytes(damaged)
         with suppress(UserError):
-            assert Tokenizer.load(path).merges == tokenizer.merges
+            loaded = Tokenizer.load(path)
+            assert (loaded.merges, loaded.fingerprint) == (tokenizer.merges, tokenizer.fingerprint)
 
 
 IMPOSSIBLE = {

@@ -16,6 +16,8 @@ MAGIC = {
     b"PK\x03\x04": "a zip archive (.zip, .pt, .docx, .xlsx)",
     b"PAR1": "a parquet table",
     b"%PDF": "a PDF",
+    b"\x93NUMPY": "a NumPy array",
+    b"SQLite format 3": "a database",
     b"\x1f\x8b": "compressed by gzip: its name should end in .gz",
 }
 
