@@ -16,9 +16,9 @@ import sys
 import time
 from pathlib import Path
 
-from minilm.checkpoint import write_file
 from minilm.config import SIZES, PretrainConfig
 from minilm.device import choose_machine
+from minilm.durable import write_file
 from minilm.experiments.estimate import estimate
 
 ROOT = Path(__file__).parents[2]
