@@ -1,8 +1,7 @@
-"""The same command gives the same bytes, what is not a number is stopped, a long run does not grow,
-and a run of an older version still loads."""
+"""Whole runs: the same command gives the same bytes, also when it was interrupted or the disk was
+full; a long run does not grow; a run of an older version still loads."""
 
 import json
-import math
 import os
 import shutil
 import signal
@@ -24,7 +23,6 @@ from small import (
 from test_training import MACHINE, Run, look, make_trainer, train
 
 from minilm import checkpoint
-from minilm.config import NonFiniteError
 from minilm.runs import FORMAT
 from minilm.training import Stopped, share_out
 
@@ -156,73 +154,6 @@ def test_killed_around_an_evaluation_a_run_notes_it_once(tmp_path, monkeypatch, 
     assert saved_bytes(run.folder) == saved_bytes(tmp_path / "whole")
     assert lines_without_times(run.folder) == lines_without_times(tmp_path / "whole")
     assert checkpoint.best(run.folder).score == checkpoint.best(tmp_path / "whole").score
-
-
-# What is not a number
-
-
-def poison(where, value):
-    """Something to do at a step, so that `where` holds a value that is not finite."""
-
-    def at(trainer):
-        weights = list(trainer.model.parameters())
-        if where == "one weight":
-            weights[0].data[5, 3] = value
-        elif where == "one gradient":
-            handle = weights[1].register_hook(lambda g: (handle.remove(), g.index_fill(
-                0, torch.tensor([0]), value))[1])  # fmt: skip
-        elif where == "the loss":
-            forward = trainer.loss.forward
-            trainer.loss.forward = lambda *b: (forward(*b)[0] * value, 1)
-        else:
-            state = next(iter(trainer.optimizers[0].state.values()))
-            state["exp_avg"][0] = value
-
-    return at
-
-
-@pytest.mark.parametrize("where", ["the loss", "one gradient", "one weight", "the optimizer"])
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("step", [4, *(pytest.param(s, marks=pytest.mark.slow)
-                                       for s in range(1, 21) if s != 4)])  # fmt: skip
-def test_what_is_not_finite_reaches_no_file(tmp_path, where, value, step):
-    trainers = []
-
-    def before(now):
-        if now == step:
-            poison(where, value)(trainers[0])
-
-    flags = dict(steps=24, evaluations=24, optimizer="adamw", learning_rate=0.0123)
-    trainers.append(make_trainer(before=before, **flags))
-    with pytest.raises(NonFiniteError) as caught:
-        train(trainers[0], Run(tmp_path), look(trainers[0]))
-    assert caught.value.status == 3
-    message = str(caught.value)
-    good = checkpoint.newest(tmp_path)
-    assert f"step {step + 1}" in message and f"the last good checkpoint is {good.folder}" in message
-    assert "learning rate was 0.0" in message and "\n" not in message
-    assert good.step == step
-    for weight in good.read("model").values():
-        assert torch.isfinite(weight).all()
-    for line in Run(tmp_path).metrics():
-        assert all(math.isfinite(v) for v in line.values())
-
-
-@pytest.mark.parametrize("name", ["pretrain", "finetune"])
-def test_a_learning_rate_far_too_high_ends_with_status_3_and_finite_files(
-    small_world, tmp_path, capfd, name
-):
-    common = {"pretrain": f"{PRETRAIN} --steps 30 --evaluations 30", "finetune": FINETUNE}[name]
-    flags = f"{common} --learning-rate 1e30 --optimizer adamw --run {tmp_path}/run"
-    assert script(name, flags) == 3
-    error = capfd.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1
-    for words in ("step ", "learning rate was", "last good checkpoint is", "--learning-rate"):
-        assert words in error
-    for found in checkpoint.checkpoints(tmp_path / "run"):
-        assert all(torch.isfinite(w).all() for w in found.read("model").values())
-    text = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8")
-    assert "NaN" not in text and "Infinity" not in text
 
 
 # A full disk under a whole script
