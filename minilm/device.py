@@ -118,7 +118,12 @@ def choose_precision(precision: str, device: torch.device) -> tuple[bool, str]:
         return precision == "bfloat16", f"{precision}, as asked,"
     if device.type == "mps":
         return False, "float32"
-    speed = {dtype: matrix_rate(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # on a busy machine, two would mostly measure how they wait
+    try:
+        speed = {dtype: matrix_rate(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
+    finally:
+        torch.set_num_threads(threads)
     ratio = speed[torch.bfloat16] / speed[torch.float32]
     if ratio > 1.2:
         return True, f"bfloat16, {ratio:.1f} times as fast as float32,"

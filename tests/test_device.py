@@ -68,3 +68,16 @@ def test_the_matrix_rate_is_that_of_the_first_product_long_enough_to_be_timed(mo
     done = slow_at(monkeypatch, {torch.float32: 50})
     assert matrix_rate(torch.float32, CPU) == pytest.approx(50e9)
     assert done[-1] > 0.01 > done[-4]
+
+
+def test_precisions_are_compared_on_one_thread_and_all_are_given_back(monkeypatch):
+    # Two threads on a busy machine wait for each other, which once made bfloat16 look faster.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    seen = []
+    monkeypatch.setattr(device, "matrix_rate", lambda *_: seen.append(torch.get_num_threads()) or 1)
+    try:
+        choose_precision("auto", CPU)
+        assert seen == [1, 1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)

@@ -24,6 +24,8 @@ def alternate(contenders: dict[str, list[str]], rounds: int) -> dict[str, list[f
     }
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     try:
+        for process in processes.values():
+            process.stdout.readline()  # all have warmed up: nobody disturbs the first round
         for _ in range(rounds):
             for name, process in processes.items():
                 process.stdin.write("go\n")
@@ -43,6 +45,7 @@ def serve(work: Callable[[], None]) -> None:
     """Do the work once to warm up, then once for each line of standard input, and answer with the
     seconds that it took."""
     work()
+    print("ready", flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         work()
