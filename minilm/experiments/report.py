@@ -152,10 +152,6 @@ def speed(results: dict) -> str:
                     reached = f"{share[mine]:.0%} of the matrix rate"
                     what = f"training step, {shape}, {reading} ({reached}), {kind} {precision}"
                     add(what, rates[mine], peer, "tokens/s")
-    mine, *others = results["fine-tuning speed"].items()
-    for name, rate in others:
-        what = f"fine-tuning, 4 x 128, lengths like IMDB's, {name}"
-        add(what, mine[1], rate, "texts/s")
     for batch, rates in results["generate speed"].items():
         what = f"sampling, 6 x 384, batch {batch}, GPT-2"
         add(what, rates["ours"], rates["GPT-2"], "tokens/s")

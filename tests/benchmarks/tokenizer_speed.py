@@ -4,7 +4,8 @@
     python -m tests.benchmarks.tokenizer_speed FILE      # some 10 MB of text, the more the slower
 
 Seconds are processor seconds of the process, so that a second thread is no advantage. Both learn
-8,192 words by the same rules, and both give the same ids.
+8,192 words with the same pattern; theirs is fed lines, as is usual, so that the ends of lines come
+out otherwise.
 """
 
 import argparse
