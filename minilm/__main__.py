@@ -155,6 +155,7 @@ def add_number(parser: Parser, name: str, default, help: str, kind=float, low=0,
     """Add a flag that takes a number from low to high."""
 
     def convert(text: str):
+        """The number, or argparse's error."""
         with contextlib.suppress(ValueError):
             if low <= (value := kind(text)) <= high and math.isfinite(value):
                 return value

@@ -154,6 +154,7 @@ def new_table(path: Path) -> Iterator[Callable]:
         raise UserError(f"{path} cannot be written ({error.strerror}): give --out") from None
 
     def write(*row):
+        """Append a row."""
         if path.suffix == ".csv":
             csv.writer(file, lineterminator="\n").writerow(row)
         else:

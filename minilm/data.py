@@ -60,6 +60,7 @@ def prepare(
     folder = Path("data", "prepared", f"{zlib.crc32(json.dumps(identity).encode()):08x}")
 
     def documents(doing: str) -> Iterator[Document]:
+        """The corpus from its beginning, under a bar."""
         texts = corpora.documents(data, text_column, encoding)
         return tqdm(texts, doing, unit=" texts", delay=1, disable=None)
 

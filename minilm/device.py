@@ -100,8 +100,8 @@ def choose_machine(device: str = "auto", precision: str = "auto") -> Machine:
 
 def keep_freed_memory() -> None:
     """Ask glibc to keep freed memory for the next step instead of giving it back to the system,
-    which would clear every page of it again: steps 1.3 to 1.6 times as fast at size tiny. Nothing
-    happens where the C library is another."""
+    which would clear every page of it again: faster steps (`python -m tests.benchmarks.pieces`).
+    Nothing happens where the C library is another."""
     mmap_threshold, trim_threshold = -3, -1  # of mallopt in <malloc.h>
     try:
         libc = ctypes.CDLL("libc.so.6")

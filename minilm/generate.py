@@ -72,8 +72,9 @@ def generate_batch(
         else:
             scaled = (logits - logits.amax(-1, keepdim=True)) / temperature
             below = filter_logits(scaled, top_k, top_p).softmax(-1).cumsum(-1)  # P(word <= w)
-            u = torch.from_numpy(draws(seed, i, "sample").random((len(prompts), 1)))
-            words = torch.searchsorted(below, u * below[:, -1:], right=True)[:, 0].numpy()
+            below = below / below[:, -1:]  # whose last is 1 exactly, above every u
+            u = torch.from_numpy(draws(seed, i, "sample").random((len(prompts), 1)))  # (B, 1)
+            words = torch.searchsorted(below, u, right=True)[:, 0].numpy()  # (B,)
         ended |= words == DOC
         words[ended] = DOC
         yield words

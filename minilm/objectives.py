@@ -115,22 +115,31 @@ def token_nll(logits: Tensor, targets: Tensor) -> tuple[Tensor, int]:
     return loss_sum, int((targets != IGNORE).sum())
 
 
+def target_hidden(model, inputs: Tensor, targets: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+    """Read a Task's inputs (B, T) and keep the N positions that have a target.
+
+    Returns hidden (N, D), targets (N,).
+    """
+    hidden = model(inputs, causal=causal)  # (B, T, D)
+    has_target = targets != IGNORE
+    return hidden[has_target], targets[has_target]
+
+
 def target_logits(model, inputs: Tensor, targets: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
     """Read a Task's inputs (B, T) and score every word at the N positions that have a target.
 
     Returns what `token_nll` takes: logits (N, V), targets (N,).
     """
-    hidden = model(inputs, causal=causal)  # (B, T, D)
-    has_target = targets != IGNORE
-    return model.logits(hidden[has_target]), targets[has_target]
+    hidden, targets = target_hidden(model, inputs, targets, causal)
+    return model.logits(hidden), targets
 
 
 class ChunkedNLL(torch.autograd.Function):
     """`token_nll(hidden · Eᵀ, targets)`, CHUNK positions at a time.
 
     The logits (N, V) are a training step's largest tensor by far. Here a chunk of them is scored,
-    turned into its gradient p - y, multiplied on, and forgotten, so that they need no memory; loss
-    and gradients take 0.7 (8,192 words, D 256) to 1.0 (4,096 words, D 128) of the time.
+    turned into its gradient p - y, multiplied on, and forgotten: less memory in about the same
+    time (`python -m tests.benchmarks.pieces`).
     """
 
     CHUNK = 1024
@@ -142,18 +151,20 @@ class ChunkedNLL(torch.autograd.Function):
         kind = hidden.device.type
         mixed = torch.is_autocast_enabled(kind)
         E = embedding.to(torch.get_autocast_dtype(kind) if mixed else embedding.dtype)
-        loss_sum, d_hidden, d_E = 0.0, [], torch.zeros_like(embedding)
+        exact = torch.promote_types(E.dtype, torch.float32)
+        loss_sum = torch.zeros((), dtype=exact, device=hidden.device)
+        d_hidden, d_E = torch.empty_like(hidden), torch.zeros_like(embedding)
         for start in range(0, len(hidden), ChunkedNLL.CHUNK):
             rows = slice(start, start + ChunkedNLL.CHUNK)
             h, y = hidden[rows].to(E.dtype), targets[rows]
             logits = h @ E.T  # (n, V)
-            log_p = logits.to(torch.promote_types(E.dtype, torch.float32)).log_softmax(-1)
+            log_p = logits.to(exact).log_softmax(-1)
             loss_sum -= log_p.gather(1, y[:, None]).sum()
             d_logits = log_p.exp_().scatter_add_(1, y[:, None], -torch.ones_like(log_p[:, :1]))
-            d_logits = d_logits.to(E.dtype)  # p - y
-            d_hidden.append(d_logits @ E)
-            d_E += d_logits.T @ h
-        ctx.save_for_backward(torch.cat(d_hidden), d_E)
+            d_logits = d_logits.to(E.dtype)  # p - y, (n, V)
+            d_hidden[rows] = d_logits @ E  # (n, D)
+            d_E += d_logits.T @ h  # (V, D)
+        ctx.save_for_backward(d_hidden, d_E)
         return loss_sum
 
     @staticmethod
@@ -172,9 +183,7 @@ class LanguageModelLoss(nn.Module):
 
     def forward(self, inputs: Tensor, targets: Tensor, causal: bool) -> tuple[Tensor, int]:
         """A Task's loss, `token_nll(*target_logits(...))`: (sum of nats, number of targets)."""
-        hidden = self.model(inputs, causal=causal)  # (B, T, D)
-        has_target = targets != IGNORE
-        hidden, targets = hidden[has_target], targets[has_target]  # (N, D), (N,)
+        hidden, targets = target_hidden(self.model, inputs, targets, causal)
         return ChunkedNLL.apply(hidden, self.model.embedding.weight, targets), len(targets)
 
 

@@ -8,7 +8,6 @@ cut up among micro-batches or processes.
 
 import contextlib
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from minilm import checkpoint
 from minilm.config import NonFiniteError, PretrainConfig, UserError
@@ -28,6 +26,7 @@ from minilm.durable import require_room
 from minilm.model import Transformer
 from minilm.objectives import LanguageModelLoss, Task
 from minilm.optim import make_optimizers, schedule, set_learning_rates
+from minilm.progress import Progress
 from minilm.runs import Run
 from minilm.stopping import Stopped, StopSignal
 
@@ -249,7 +248,7 @@ def _load(trainer: Trainer, saved: checkpoint.Checkpoint) -> None:
 
 
 @contextlib.contextmanager
-def _advice(trainer: Trainer, run: Run, progress: "Progress") -> Iterator[None]:
+def _advice(trainer: Trainer, run: Run, progress: Progress) -> Iterator[None]:
     """Add to a NonFiniteError what a person needs to go on."""
     try:
         yield
@@ -265,38 +264,3 @@ def _advice(trainer: Trainer, run: Run, progress: "Progress") -> Iterator[None]:
 
 def _evaluations_since_best(scores: list[float]) -> int:
     return len(scores) - 1 - scores.index(min(scores)) if scores else 0
-
-
-class Progress:
-    """A bar where the output is a terminal, a plain line every few seconds where it is not."""
-
-    def __init__(self, steps: int, start: int, shown: bool):
-        self.steps, self.step, self.tokens, self.shown = steps, start, 0, shown
-        self.begun = self.last_line = time.perf_counter()
-        self.bar = tqdm(
-            total=steps, initial=start, unit="step", disable=None if shown else True, leave=False
-        )
-
-    def update(self, loss: float, tokens: int) -> None:
-        """Show that a step was done."""
-        self.step += 1
-        self.tokens += tokens
-        now = time.perf_counter()
-        rate = self.tokens / (now - self.begun)
-        self.bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tokens/s", refresh=False)
-        self.bar.update()
-        if self.shown and self.bar.disable and (now - self.last_line > 10 or self.tokens == tokens):
-            self.last_line = now
-            print(
-                f"step {self.step}/{self.steps}  loss {loss:.3f}  {rate:,.0f} tokens/s", flush=True
-            )
-
-    def say(self, text: str) -> None:
-        """Print a text without breaking the bar."""
-        if self.shown:
-            tqdm.write(text, file=sys.stdout)
-            sys.stdout.flush()
-
-    def close(self) -> None:
-        """Remove the bar."""
-        self.bar.close()

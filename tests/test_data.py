@@ -102,8 +102,9 @@ def test_evaluation_reads_windows_side_by_side_or_evenly_spaced():
 @pytest.mark.parametrize("read", [evaluation_windows, lambda t, n: Windows(t, n, seed=0)])
 def test_a_text_shorter_than_one_window_is_refused(read):
     read(np.arange(LENGTH + 1), LENGTH)
-    with pytest.raises(UserError, match=r"has 8 tokens.*--max-length 8"):
-        read(np.arange(LENGTH), LENGTH)
+    for n in (LENGTH, LENGTH - 3):
+        with pytest.raises(UserError, match=rf"has {n} tokens.*--max-length {LENGTH}"):
+            read(np.arange(n), LENGTH)
 
 
 def test_every_document_is_prepared_whole_and_is_in_one_part_only(corpus):

@@ -135,6 +135,16 @@ def test_words_come_as_often_as_the_temperature_says():
     assert words.count(N_SPECIAL) / len(words) == pytest.approx(2 / 3, abs=0.026)
 
 
+def test_the_highest_draw_is_still_a_word_however_probabilities_were_rounded(monkeypatch):
+    highest = SimpleNamespace(random=lambda shape: np.full(shape, np.nextafter(1.0, 0.0)))
+    monkeypatch.setattr("minilm.generate.draws", lambda *_: highest)
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        model = Recorder(rng.normal(size=40).tolist())
+        (word,) = generate_batch(model, np.zeros((1, 0)), 1, temperature=1.0)
+        assert 0 <= word[0] < 40
+
+
 @pytest.mark.parametrize("temperature", [5e-324, 1e-42])
 def test_no_temperature_is_too_low(endless, temperature):
     greedy = list(generate(endless, prompt_of(2), 20, temperature=0))

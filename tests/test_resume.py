@@ -137,6 +137,18 @@ def test_a_checkpoint_needs_no_more_the_run_that_gave_the_first_weights(tmp_path
     assert lines_without_times(tmp_path / "run")[-1]["step"] == 4
 
 
+def test_fine_tuning_goes_on_without_the_run_that_gave_the_first_weights(tmp_path, monkeypatch):
+    shutil.copytree("first", tmp_path / "given")
+    flags = f"{FINETUNE} --epochs 2".replace("--pretrained first", f"--pretrained {tmp_path}/given")
+    assert script("finetune", f"{flags} --run {tmp_path}/whole") == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3)
+        assert script("finetune", f"{flags} --run {tmp_path}/cut") == 130
+    shutil.rmtree(tmp_path / "given")
+    assert script("finetune", f"--run {tmp_path}/cut --resume") == 0
+    assert saved_bytes(tmp_path / "cut") == saved_bytes(tmp_path / "whole")
+
+
 def test_minutes_that_have_become_steps_may_be_given_again(tmp_path, monkeypatch):
     monkeypatch.setattr(estimate, "seconds_per_step", lambda *_: 0.1)
     interrupt_at(monkeypatch, 2)

@@ -200,6 +200,7 @@ def kept_for_backward(loss: nn.Module, task: Task, machine: Machine) -> int:
     kept: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
+        """Count the storage of a tensor that is kept."""
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor

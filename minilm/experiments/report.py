@@ -140,6 +140,7 @@ def speed(results: dict) -> str:
     rows = [["what", "ours", "theirs", "ratio"], ["---"] * 4]
 
     def add(what: str, ours: float, theirs: float, unit: str, form: str = "{:,.0f}") -> None:
+        """Append a row."""
         cells = (f"{form.format(value)} {unit}" for value in (ours, theirs))
         rows.append([what, *cells, f"{ours / theirs:.1f}"])
 
@@ -179,6 +180,7 @@ def fill_in(page: str, results: dict) -> str:
     """The page with every table between `<!-- table: NAME -->` and `<!-- end -->` made anew."""
 
     def table(match: re.Match) -> str:
+        """The table that a marker names."""
         return f"<!-- table: {match[1]} -->\n{TABLES[match[1]](results)}\n<!-- end -->"
 
     return re.sub(r"<!-- table: ([\w -]+?) -->.*?<!-- end -->", table, page, flags=re.DOTALL)

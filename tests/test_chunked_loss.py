@@ -1,0 +1,58 @@
+"""The loss that is trained, computed in chunks: it is the formula, and so is its gradient."""
+
+import pytest
+import torch
+from test_objectives import V, every_task, make_task, some_words
+
+from minilm.objectives import ChunkedNLL, LanguageModelLoss, target_logits, token_nll
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 100])
+def test_the_loss_in_chunks_is_the_loss_and_so_are_its_gradients(monkeypatch, chunk):
+    monkeypatch.setattr(ChunkedNLL, "CHUNK", chunk)
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(11, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    embedding = torch.randn(V, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(V, (11,), generator=generator)
+    plain, _ = token_nll(hidden @ embedding.T, targets)
+    chunked = ChunkedNLL.apply(hidden, embedding, targets)
+    torch.testing.assert_close(chunked, plain)
+    scale = 3.0  # what is done with the loss later
+    expected = torch.autograd.grad(scale * plain, (hidden, embedding))
+    torch.testing.assert_close(torch.autograd.grad(scale * chunked, (hidden, embedding)), expected)
+
+
+def test_a_micro_batch_without_a_target_adds_nothing():
+    hidden = torch.zeros(0, 6, requires_grad=True)
+    embedding = torch.ones(V, 6, requires_grad=True)
+    loss_sum = ChunkedNLL.apply(hidden, embedding, torch.zeros(0, dtype=torch.long))
+    assert loss_sum == 0
+    for gradient in torch.autograd.grad(loss_sum, (hidden, embedding)):
+        assert not gradient.any()
+
+
+@every_task
+def test_what_is_trained_is_the_formula(make_model, name):
+    model, task = make_model(), make_task(name, some_words(3, 9))
+    inputs, targets = torch.from_numpy(task.inputs), torch.from_numpy(task.targets)
+    expected, n = token_nll(*target_logits(model, inputs, targets, task.causal))
+    loss_sum, count = LanguageModelLoss(model)(inputs, targets, task.causal)
+    torch.testing.assert_close(loss_sum, expected)
+    assert count == n == task.count
+
+
+def test_under_autocast_the_products_are_in_bfloat16_and_the_loss_in_float32():
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(50, 8, generator=generator, requires_grad=True)
+    embedding = torch.randn(V, 8, generator=generator, requires_grad=True)
+    targets = torch.randint(V, (50,), generator=generator)
+    exact = ChunkedNLL.apply(hidden, embedding, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss_sum = ChunkedNLL.apply(hidden, embedding, targets)
+        plain, _ = token_nll(torch.nn.functional.linear(hidden, embedding), targets)
+    assert loss_sum.dtype == torch.float32 and loss_sum != exact
+    torch.testing.assert_close(loss_sum, plain, rtol=1e-5, atol=0)
+    gradients = torch.autograd.grad(loss_sum, (hidden, embedding))
+    exact = torch.autograd.grad(exact, (hidden, embedding))
+    assert all(g.dtype == torch.float32 for g in gradients)
+    torch.testing.assert_close(gradients, exact, rtol=0.05, atol=0.05)
