@@ -18,8 +18,9 @@ def orthogonalise(G: Tensor) -> Tensor:
     takes every singular value but the smallest to about 1 (0.7 to 1.2). All that P sees of X is
     R = X Xᵀ, and with X goes R <- P R P; so only R and the product Q of all P are kept, which are
     smaller than X unless it is square. In float32 the result is equal, and most matrices here are
-    four times as wide as high: for those it is faster (`python -m tests.benchmarks.pieces`).
-    (The usual bfloat16 would be slower by far on a processor that has to emulate it.)
+    three or four times as long as wide: for those it is faster, by what
+    `python -m tests.benchmarks.pieces` says. (The usual bfloat16 would be slower by far on a
+    processor that has to emulate it.)
 
     G (B, m, n): B matrices at once. Returns G's shape.
     """
