@@ -49,10 +49,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary positions (Su et al. 2021, eq. 34): turn each pair (x_j, x_{j + d/2}) of the vector at
     position t by the angle t · 10000^(-2j/d), so that q·k depends on the distance of two positions.
 
-    x (B, T, H, d); cos, sin (T, 1, d/2). Returns x's shape.
+        (a, b) -> (a cos - b sin, b cos + a sin)
+
+    x (B, T, H, d); cos (T, 1, d) holds each cosine twice, sin (T, 1, d) minus the sines, then the
+    sines: each half times its cosines, plus the other half times its sines. Returns x's shape.
     """
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 class KeyValueCache:
@@ -166,8 +168,9 @@ class Transformer(nn.Module):
         else:
             pairs = torch.arange(0, config.d_head, 2) / config.d_head  # (d/2,)
             angles = torch.arange(config.max_length)[:, None, None] * 10000.0**-pairs  # (T, 1, d/2)
-            self.register_buffer("cos", angles.cos(), persistent=False)
-            self.register_buffer("sin", angles.sin(), persistent=False)
+            cos, sin = angles.cos(), angles.sin()
+            self.register_buffer("cos", torch.cat((cos, cos), -1), persistent=False)  # (T, 1, d)
+            self.register_buffer("sin", torch.cat((-sin, sin), -1), persistent=False)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self.norm = LayerNorm(config.d_model)
