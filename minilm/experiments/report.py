@@ -109,14 +109,22 @@ def finetuning(results: dict) -> str:
 
 def imdb(results: dict) -> str:
     """Movie reviews, from IMDB's own text alone."""
-    before, after = results["pretrain imdb 0"], results["finetune imdb 0"]
-    own = f"pretrained {before['tokens'] / 1e6:.1f} M tokens, fine-tuned one epoch"
-    return _rows(
-        ["classifier", "test accuracy", "macro F1"],
-        ["---"] * 3,
-        [own, *(f"{after[key]:.1%}" for key in ("accuracy", "macro_f1"))],
-        *_baselines(after, "accuracy", "macro_f1"),
-    )
+    rows = [["classifier", "test accuracy", "macro F1"], ["---"] * 3]
+    for run in ("imdb", "imdb-small"):
+        before, after = results[f"pretrain {run} 0"], results[f"finetune {run} 0"]
+        size = f"{before['parameters'] / 1e6:.1f} M parameters"
+        own = f"{size}, pretrained on {before['tokens'] / 1e6:.1f} M tokens, fine-tuned"
+        rows.append([own, *(f"{after[key]:.1%}" for key in ("accuracy", "macro_f1"))])
+    return _rows(*rows, *_baselines(after, "accuracy", "macro_f1"))
+
+
+def shakespeare(results: dict) -> str:
+    """Each choice left out once: what a fixed time buys."""
+    rows = [["", "seconds a step", "steps", "nats a character", "seeds"], ["---"] * 5]
+    for row, r in results["shakespeare"].items():
+        loss = f"{statistics.mean(r['reported']):.3f} (sd {statistics.stdev(r['reported']):.3f})"
+        rows.append([row, f"{r['seconds']:.3f}", f"{r['steps']:,}", loss, str(len(r["reported"]))])
+    return _rows(*rows)
 
 
 def sizes(results: dict) -> str:
@@ -153,9 +161,15 @@ def speed(results: dict) -> str:
                     reached = f"{share[mine]:.0%} of the matrix rate"
                     what = f"training step, {shape}, {reading} ({reached}), {kind} {precision}"
                     add(what, rates[mine], peer, "tokens/s")
+    rates = results["fine-tuning speed"]
+    for peer in list(rates)[1:]:
+        what = f"fine-tuning, 4 x 128, lengths as IMDB's, {peer}"
+        add(what, rates["ours"], rates[peer], "texts/s", "{:.1f}")
     for batch, rates in results["generate speed"].items():
-        what = f"sampling, 6 x 384, batch {batch}, GPT-2"
-        add(what, rates["ours"], rates["GPT-2"], "tokens/s")
+        for kind in ("", " bfloat16"):
+            if peer := rates.get(f"GPT-2{kind}"):
+                what = f"sampling, 6 x 384, batch {batch}, GPT-2{kind or ' float32'}"
+                add(what, rates[f"ours{kind}"], peer, "tokens/s")
     ours, theirs = (results["tokenizer speed"][name] for name in ("ours", "theirs"))
     corpus = f"{ours['megabytes']:.0f} MB, 8,192 words, one thread"
     key = "encode_megabytes_per_second"
@@ -172,6 +186,7 @@ TABLES = {
     "pretraining": pretraining,
     "fine-tuning": finetuning,
     "imdb": imdb,
+    "shakespeare": shakespeare,
     "sizes": sizes,
 }
 

@@ -45,6 +45,9 @@ JOBS = {
     },
     "pretrain imdb 0": f"{PRETRAIN} --data imdb",
     "finetune imdb 0": f"{FINETUNE} --data imdb --pretrained runs/pretrain-imdb-0 --epochs 1",
+    "pretrain imdb-small 0": f"{PRETRAIN} --data imdb --size small --minutes 50",
+    "finetune imdb-small 0": f"{FINETUNE} --data imdb --pretrained runs/pretrain-imdb-small-0"
+    " --epochs 2",
 }
 
 
