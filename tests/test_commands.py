@@ -7,7 +7,6 @@ import math
 import re
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from minilm import generate as language_model
 from minilm.__main__ import COMMANDS, main
 from minilm.config import FinetuneConfig, ModelConfig, PretrainConfig, UserError
 from minilm.corpora import fetch
+from minilm.device import choose_machine
 from minilm.experiments import estimate
 from minilm.heads import Classifier
 from minilm.labelled import frame
@@ -96,6 +96,7 @@ def run(capsys):
 def test_generate_prints_the_prompt_and_the_words_that_follow(run):
     prompt, model = "The film", Run("hybrid").transformer()
     how = dict(temperature=1.5, top_k=40, top_p=0.9, seed=4)
+    model.to(torch.bfloat16 if choose_machine("cpu").bfloat16 else torch.float32)
     words = language_model.generate(model, TOKENIZER.encode(prompt), 8, **how)
     expected = prompt + TOKENIZER.decode(list(words))
     settings = ("--temperature", 1.5, "--top-k", 40, "--top-p", 0.9, "--seed", 4)
@@ -284,15 +285,14 @@ def test_help_needs_no_torch(command, capsys, monkeypatch):
     assert not caught.value.code and f"usage: python -m minilm {command}" in capsys.readouterr().out
 
 
-def test_help_answers_at_once_and_a_wrong_command_with_exit_status_2():
+def test_help_is_answered_without_torch_and_a_wrong_command_with_exit_status_2():
     def answer(argument):
+        command = f"from minilm.__main__ import main; main(['{argument}'])"
         return subprocess.run(
-            [sys.executable, "-c", f"from minilm.__main__ import main; main(['{argument}'])"],
+            [sys.executable, "-c", "import sys; sys.modules['torch'] = None; " + command],
             capture_output=True,
             cwd=commands.__file__.rsplit("minilm", 1)[0],
         )
 
-    start = time.perf_counter()
     assert b"generate" in answer("--help").stdout
-    assert time.perf_counter() - start < 0.5
     assert answer("genrate").returncode == 2

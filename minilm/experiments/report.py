@@ -111,6 +111,8 @@ def imdb(results: dict) -> str:
     """Movie reviews, from IMDB's own text alone."""
     rows = [["classifier", "test accuracy", "macro F1"], ["---"] * 3]
     for run in ("imdb", "imdb-small"):
+        if f"finetune {run} 0" not in results:  # some hours of training
+            continue
         before, after = results[f"pretrain {run} 0"], results[f"finetune {run} 0"]
         size = f"{before['parameters'] / 1e6:.1f} M parameters"
         own = f"{size}, pretrained on {before['tokens'] / 1e6:.1f} M tokens, fine-tuned"
@@ -161,7 +163,7 @@ def speed(results: dict) -> str:
                     reached = f"{share[mine]:.0%} of the matrix rate"
                     what = f"training step, {shape}, {reading} ({reached}), {kind} {precision}"
                     add(what, rates[mine], peer, "tokens/s")
-    rates = results["fine-tuning speed"]
+    rates = results.get("fine-tuning speed", {})
     for peer in list(rates)[1:]:
         what = f"fine-tuning, 4 x 128, lengths as IMDB's, {peer}"
         add(what, rates["ours"], rates[peer], "texts/s", "{:.1f}")
