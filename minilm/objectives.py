@@ -140,9 +140,14 @@ class ChunkedNLL(torch.autograd.Function):
     The logits (N, V) are a training step's largest tensor by far. Here a chunk of them is scored,
     turned into its gradient p - y, multiplied on, and forgotten: less memory in about the same
     time (`python -m tests.benchmarks.pieces`).
+
+    Masking chooses another number of positions at each step, but for each size of a product in
+    bfloat16 the CPU's library builds and keeps code, megabytes of it: a training of size small
+    grew to 8 GB. So the last chunk is filled up, with zeros that count for nothing, to a multiple
+    of ROUND.
     """
 
-    CHUNK = 1024
+    CHUNK, ROUND = 1024, 64
 
     @staticmethod
     def forward(ctx, hidden: Tensor, embedding: Tensor, targets: Tensor) -> Tensor:
@@ -153,18 +158,22 @@ class ChunkedNLL(torch.autograd.Function):
         E = embedding.to(torch.get_autocast_dtype(kind) if mixed else embedding.dtype)
         exact = torch.promote_types(E.dtype, torch.float32)
         loss_sum = torch.zeros((), dtype=exact, device=hidden.device)
+        N = len(hidden)
+        fill = -N % ChunkedNLL.ROUND
+        hidden, targets = F.pad(hidden, (0, 0, 0, fill)), F.pad(targets, (0, fill))
         d_hidden, d_E = torch.empty_like(hidden), torch.zeros_like(embedding)
         for start in range(0, len(hidden), ChunkedNLL.CHUNK):
-            rows = slice(start, start + ChunkedNLL.CHUNK)
-            h, y = hidden[rows].to(E.dtype), targets[rows]
+            rows, real = slice(start, start + ChunkedNLL.CHUNK), max(0, N - start)
+            h, y = hidden[rows].to(E.dtype), targets[rows, None]
             logits = h @ E.T  # (n, V)
             log_p = logits.to(exact).log_softmax(-1)
-            loss_sum -= log_p.gather(1, y[:, None]).sum()
-            d_logits = log_p.exp_().scatter_add_(1, y[:, None], -torch.ones_like(log_p[:, :1]))
+            loss_sum -= log_p.gather(1, y)[:real].sum()
+            d_logits = log_p.exp_().scatter_add_(1, y, -torch.ones_like(log_p[:, :1]))
+            d_logits[real:] = 0
             d_logits = d_logits.to(E.dtype)  # p - y, (n, V)
             d_hidden[rows] = d_logits @ E  # (n, D)
             d_E += d_logits.T @ h  # (V, D)
-        ctx.save_for_backward(d_hidden, d_E)
+        ctx.save_for_backward(d_hidden[:N], d_E)
         return loss_sum
 
     @staticmethod
