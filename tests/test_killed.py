@@ -34,6 +34,7 @@ def child(folder, name, arguments):
     or after main() waits: it would hit this test, not the script."""
     signals = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what runs behind nohup
     module = {"pretrain": train_pretrain, "finetune": train_finetune}[name]
     main = module.main
 
