@@ -19,12 +19,12 @@ import train_pretrain
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has neither fork nor signals")
 
-PRETRAIN = f"{PRETRAIN} --steps 40 --evaluations 8 --dropout 0.1 --seed 3 --objective"
+PRETRAIN = f"{PRETRAIN} --steps 24 --evaluations 4 --dropout 0.1 --seed 3 --objective"
 EVERY = {
     "causal": ("pretrain", f"{PRETRAIN} causal"),
     "masked": ("pretrain", f"{PRETRAIN} masked --accumulate 2"),
     "hybrid": ("pretrain", f"{PRETRAIN} hybrid --optimizer adamw"),
-    "finetune": ("finetune", f"{FINETUNE} --pretrained {{home}}/first --epochs 4"),
+    "finetune": ("finetune", f"{FINETUNE} --pretrained {{home}}/first --epochs 3"),
 }
 TIME_LIMIT = 300  # seconds, for what hangs
 
