@@ -144,7 +144,8 @@ def _verify(folder: Path) -> Checkpoint:
     """Read a manifest and hash every file that it names. Raises ValueError where one differs, and
     other errors where the manifest is none."""
     manifest = unseal(folder / "manifest.json")
-    if {path.name for path in folder.glob("*.pt")} != set(manifest["files"]):
+    files = {path.name for path in folder.glob("*.pt") if path.is_file()}
+    if files != set(manifest["files"]):
         raise ValueError("its files are not those that were saved")
     for name, expected in manifest["files"].items():
         with open(folder / name, "rb") as file:

@@ -44,8 +44,9 @@ class ModelConfig:
     def __post_init__(self):
         for name in ("vocab_size", "max_length", "d_model", "n_layers", "n_heads", "d_ff"):
             value = getattr(self, name)
-            if not isinstance(value, int) or not 1 <= value <= 2**20:
-                raise UserError(f"{flag_name(name)} is {value}: give a whole number, 1 to {2**20}")
+            most = 2**16 if name == "max_length" else 2**20
+            if not isinstance(value, int) or not 1 <= value <= most:
+                raise UserError(f"{flag_name(name)} is {value}: give a whole number, 1 to {most}")
         if self.d_model % self.n_heads:
             raise UserError(
                 f"--d-model {self.d_model} cannot be shared out among --n-heads {self.n_heads}: "

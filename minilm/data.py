@@ -3,10 +3,12 @@
 
 import contextlib
 import functools
+import hashlib
 import json
 import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,10 +22,10 @@ from tqdm import tqdm
 from minilm import corpora
 from minilm.config import UserError
 from minilm.corpora import Document
-from minilm.durable import sync, writing
+from minilm.durable import seal, sync, unseal, writing
 from minilm.tokenizer import DOC, Tokenizer, blocks
 
-FORMAT = 1  # of a prepared text
+FORMAT = 2  # of a prepared text
 VALID_SHARE = 0.05  # of the documents
 PURPOSES = ("windows", "masks", "dropout", "valid", "labels", "batches", "sample")
 
@@ -50,7 +52,8 @@ def prepare(
     text_column: str = "text",
     encoding: str = "utf-8",
 ) -> PreparedText:
-    """Tokenize a corpus into data/prepared/, once; later calls only open the files.
+    """Tokenize a corpus into data/prepared/, once; later calls open the files, or write them anew
+    where they are no longer what was written.
 
     data: names of corpora, or files and folders. Without a tokenizer, one of vocab_size is trained
     on them. Raises UserError where they cannot be read.
@@ -64,7 +67,10 @@ def prepare(
         texts = corpora.documents(data, text_column, encoding)
         return tqdm(texts, doing, unit=" texts", delay=1, disable=None)
 
-    if not folder.exists():
+    meta = _verified(folder)
+    if meta is None:
+        if folder.exists():
+            print(f"{folder} is damaged and made anew", file=sys.stderr)
         with writing(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             beside = Path(tempfile.mkdtemp(".part", folder.name, folder.parent))
@@ -74,14 +80,31 @@ def prepare(
                 _write_tokens(documents("tokenizing"), tokenizer, beside)
                 for path in beside.iterdir():
                     sync(path)
+                if _verified(folder) is None:  # nor has another process made it anew
+                    shutil.rmtree(folder, ignore_errors=True)
                 with contextlib.suppress(OSError):  # another process may have been faster
                     beside.rename(folder)
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
-    entropy = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["unigram_entropy"]
-    return PreparedText(
-        Tokenizer.load(folder / "tokenizer.json"), *map(_open, _paths(folder)), entropy
-    )
+        meta = unseal(folder / "meta.json")
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    return PreparedText(tokenizer, *map(_open, _paths(folder)), float(meta["unigram_entropy"]))
+
+
+def _verified(folder: Path) -> dict | None:
+    """meta.json of a prepared text; None where there is none, or a file differs from what was
+    written."""
+    try:
+        meta = unseal(folder / "meta.json")
+        whole = all(_sha256(folder / name) == sha256 for name, sha256 in meta["files"].items())
+    except (OSError, ValueError, LookupError, RecursionError):
+        return None
+    return meta if whole else None
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _paths(folder: Path) -> tuple[Path, Path]:
@@ -95,7 +118,7 @@ def _open(path: Path) -> np.ndarray:
 
 def _write_tokens(documents: Iterable[Document], tokenizer: Tokenizer, folder: Path) -> None:
     """Write train.bin and valid.bin: the tokens of every document, then <doc>; and beside them the
-    tokenizer and the unigram entropy.
+    tokenizer, the unigram entropy and the sha256 of each file.
 
     A document goes to valid by a hash of how it begins, so that the split depends neither on order
     nor on what else is there. Where that fails for want of documents, valid is the end of train.
@@ -114,8 +137,10 @@ def _write_tokens(documents: Iterable[Document], tokenizer: Tokenizer, folder: P
             valid.write_bytes(train_file.read())
             train_file.truncate(cut)
     tokenizer.save(folder / "tokenizer.json")
-    meta = {"unigram_entropy": unigram_entropy(_open(train), _open(valid), tokenizer.vocab_size)}
-    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    entropy = unigram_entropy(_open(train), _open(valid), tokenizer.vocab_size)
+    files = {path.name: _sha256(path) for path in folder.iterdir()}
+    meta = {"unigram_entropy": str(entropy), "files": files}  # a word, as JSON knows no NaN
+    (folder / "meta.json").write_bytes(seal(meta))
 
 
 def _encode(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[tuple[bool, bytes]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from minilm.config import UserError
 
-LARGEST_JSON = 2**24  # bytes; a file made to do harm may be larger than memory
+LARGEST_JSON = 2**20  # bytes, a fraction of a second to read; a file made to do harm may be huge
 
 
 def write_file(path: Path, content) -> None:
@@ -70,14 +70,18 @@ def require_room(folder: Path, size: int) -> None:
 
 
 def seal(facts: dict) -> bytes:
-    """JSON that carries the sha256 of what it says, so that `unseal` sees every later change."""
-    return json.dumps({**facts, "sha256": _digest(facts)}, indent=2, allow_nan=False).encode()
+    """JSON that carries the sha256 of what it says, so that `unseal` sees every later change.
+    Raises UserError where it is larger than `unseal` would read."""
+    sealed = json.dumps({**facts, "sha256": _digest(facts)}, indent=2, allow_nan=False).encode()
+    if len(sealed) > LARGEST_JSON:
+        raise UserError(f"{len(sealed):,} bytes are to be noted, too many: give fewer labels")
+    return sealed
 
 
 def unseal(path: Path) -> dict:
     """Read what `seal` made. Raises ValueError where it says anything else by now, or never was."""
-    if path.stat().st_size > LARGEST_JSON:
-        raise ValueError(f"{path.name} is too large")
+    if path.stat().st_size > LARGEST_JSON or not path.is_file():  # but a pipe, which has no end
+        raise ValueError(f"{path.name} is too large, or no file")
     facts = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(facts, dict) or facts.pop("sha256", None) != _digest(facts):
         raise ValueError(f"{path.name} is not what was saved")

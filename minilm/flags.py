@@ -63,8 +63,9 @@ def parse_flags(config_class, description: str, argv: list[str] | None = None):
 
 
 def entry_point(main):
-    """Call main; what a person can put right becomes one line and an exit status."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # cleans up on the way, as Ctrl-C does
+    """Call main; what a person can put right becomes one line and an exit status. SIGTERM cleans up
+    on the way out, as Ctrl-C does; afterwards it means what it meant before."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if hasattr(sys.stdout, "reconfigure"):  # a character the terminal cannot show is no error
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -79,3 +80,5 @@ def entry_point(main):
     except OSError as error:  # a name too long, a disk that fails: the system says what and where
         print(f"error: the system refuses: {error}", file=sys.stderr)
         sys.exit(UserError.status)
+    finally:
+        signal.signal(signal.SIGTERM, before)

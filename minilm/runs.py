@@ -174,14 +174,17 @@ class Run:
         UserError where this is not a fine-tuning run."""
         config, shape = self._of_kind("finetune"), self.model_config("finetune")
         parts = len(config["classes"]), config["flags"]["pooling"]
-        return self._with_weights(shape, lambda: Classifier(Transformer(shape), *parts)), config
+        make, head = lambda: Classifier(Transformer(shape), *parts), shape.d_model * parts[0]
+        return self._with_weights(shape, make, head), config
 
-    def _with_weights(self, shape: ModelConfig, make):
-        """make(), which would have this shape, with the weights of the best checkpoint."""
+    def _with_weights(self, shape: ModelConfig, make, head: int = 0):
+        """make(), which would have this shape and so many weights more in its head, with the
+        weights of the best checkpoint."""
         best = checkpoint.best(self.folder)
         weights = best.read("model")
         a_block = shape.d_model * (4 * shape.d_model + 2 * shape.d_ff)
-        least = shape.d_model * shape.vocab_size + shape.n_layers * a_block
+        rows = shape.vocab_size + shape.max_length * (shape.positions == "learned")
+        least = shape.d_model * rows + shape.n_layers * a_block + head
         try:
             if least > sum(weight.numel() for weight in weights.values()):
                 raise ValueError("what config.json says might not even fit into memory")

@@ -9,6 +9,8 @@ import torch
 
 from minilm.config import NonFiniteError, UserError
 
+DEEPEST = 50  # containers within each other: no state of ours has ten
+
 
 def pack(state) -> bytes:
     """The file for nested dicts and lists of tensors and numbers. Raises NonFiniteError where a
@@ -43,14 +45,16 @@ def unpack(path: Path):
 
 
 def _tensors(state) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor in nested dicts and lists, with its name; each container once, however deep or
-    often it is nested."""
-    waiting, seen = [("", state)], set()
+    """Every tensor in nested dicts and lists, with its name; each container once, however often it
+    is there. Raises ValueError where they are nested more deeply than any state is."""
+    waiting, seen = [((), state)], set()
     while waiting:
-        name, value = waiting.pop()
+        path, value = waiting.pop()
+        if len(path) > DEEPEST:
+            raise ValueError("it is nested too deeply")
         if isinstance(value, torch.Tensor):
-            yield name, value
+            yield ".".join(map(str, path)), value
         elif isinstance(value, dict | list | tuple) and id(value) not in seen:
             seen.add(id(value))
             parts = value.items() if isinstance(value, dict) else enumerate(value)
-            waiting += [(f"{name}.{key}".lstrip("."), part) for key, part in parts]
+            waiting += [((*path, key), part) for key, part in parts]

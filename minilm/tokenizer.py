@@ -35,6 +35,7 @@ Document = Iterable[str]  # chunks, so that one line of 100 MB streams; a small 
 
 BLOCK = 2**14  # characters handled at a time: few enough to stay in the processor's cache
 CACHE_SIZE = 2**18  # pieces remembered: some 50 MB
+LARGEST_FILE = 2**26  # bytes of a tokenizer.json; one made to do harm may be larger than memory
 
 # Letters as ranges, since `\w` differs between versions of Python. Broad ones: that a digit or a
 # comma of another script counts as a letter costs nothing but tidiness.
@@ -267,6 +268,8 @@ class Tokenizer:
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote. Raises UserError, never gives a tokenizer that differs."""
         try:
+            if Path(path).stat().st_size > LARGEST_FILE or not Path(path).is_file():
+                raise ValueError("it is too large, or no file")
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             vocab, merges = content["model"]["vocab"], content["model"]["merges"]
             tokenizer = cls([(vocab[a], vocab[b]) for a, b in merges])

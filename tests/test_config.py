@@ -1,6 +1,8 @@
 """Flags are made from dataclasses, and whatever is wrong with one is said in one line."""
 
+import contextlib
 import dataclasses
+import signal
 import subprocess
 import sys
 import typing
@@ -17,7 +19,7 @@ from minilm.config import (
     flag_name,
     resumed,
 )
-from minilm.flags import parse_flags
+from minilm.flags import entry_point, parse_flags
 
 SHAPE = dict(vocab_size=300, max_length=16, d_model=12, n_layers=3, n_heads=2, d_ff=20)
 every_config = pytest.mark.parametrize("config_class", [PretrainConfig, FinetuneConfig])
@@ -175,3 +177,16 @@ def test_a_flag_cannot_be_changed_on_the_way(flags):
     saved = dataclasses.asdict(saved)
     with pytest.raises(UserError, match=f"{flags.split()[0]} .* cannot be changed on resume"):
         resumed(parse(PretrainConfig, "--resume", *flags.split()), saved)
+
+
+@pytest.mark.parametrize("ends", [None, UserError("wrong"), KeyboardInterrupt(), OSError("full")])
+def test_after_an_entry_point_sigterm_means_what_it_meant_before(ends, capsys):
+    def main():
+        assert signal.getsignal(signal.SIGTERM) != before
+        if ends:
+            raise ends
+
+    before = signal.getsignal(signal.SIGTERM)
+    with contextlib.suppress(SystemExit):
+        entry_point(main)
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -5,10 +5,12 @@ import errno
 import io
 import itertools
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from small import everything
+from small import PRETRAIN, everything, saved_bytes, script
 from test_checkpoint import SPENT, hold_what_was_saved, save, states, steps_in
 
 from minilm import checkpoint, durable
@@ -148,3 +150,18 @@ def test_too_little_room_is_said_before_anything_is_written(tmp_path):
     durable.require_room(tmp_path, 1)
     with pytest.raises(UserError, match="1,000,000,000,000,000,000 bytes are needed"):
         durable.require_room(tmp_path, 10**18)
+
+
+def test_without_room_for_its_checkpoints_a_run_does_not_start_and_can_later(
+    small_world, tmp_path, monkeypatch, capsys
+):
+    flags = f"{PRETRAIN} --steps 2 --evaluations 1 --run {tmp_path}"
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+        assert script("pretrain", f"{flags}/run") == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path}" in error and "bytes are needed for its checkpoints, 1,000 are" in error
+    assert not list(tmp_path.rglob("step-*"))
+    assert script("pretrain", f"--resume --run {tmp_path}/run") == 0
+    assert script("pretrain", f"{flags}/whole") == 0
+    assert saved_bytes(tmp_path / "run") == saved_bytes(tmp_path / "whole")

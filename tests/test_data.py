@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small import everything
 
 from minilm import data
 from minilm.config import UserError
@@ -158,6 +159,31 @@ def test_a_text_is_prepared_once_and_anew_where_anything_changes(corpus, tmp_pat
     monkeypatch.setattr(data, "VALID_SHARE", 0.1)
     prepare(corpus, 400)
     assert len(set(written)) == len(written) == 5
+
+
+DAMAGE = {
+    "a bit": lambda content: bytes([content[0] ^ 1]) + content[1:],
+    "the end": lambda content: content[:-2],
+    "a page of zeros": lambda content: bytes(len(content)),
+    "more": lambda content: content + b"\0\0",
+    "all": lambda content: None,
+}
+
+
+@pytest.mark.parametrize("name", ["train.bin", "valid.bin", "tokenizer.json", "meta.json"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_prepared_text_is_made_anew_and_said(corpus, name, damage, capsys):
+    first = prepare(corpus, 300)
+    whole = everything("data")
+    assert "damaged" not in capsys.readouterr().err
+    path = next(path for path in whole if path.name == name)
+    content = DAMAGE[damage](path.read_bytes())
+    path.unlink()  # which leaves what is open as it is
+    if content is not None:
+        path.write_bytes(content)
+    again = prepare(corpus, 300)
+    assert everything("data") == whole and np.array_equal(again.train, first.train)
+    assert "is damaged and made anew" in capsys.readouterr().err
 
 
 def test_two_processes_that_prepare_a_text_at_once_use_the_files_of_the_faster(corpus, monkeypatch):

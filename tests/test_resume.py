@@ -58,6 +58,28 @@ def test_interrupted_and_repeated_runs_end_with_the_same_bytes(what, monkeypatch
     assert taken[-1] >= 5
 
 
+@pytest.mark.slow
+def test_interrupted_at_every_step_of_thirty_fine_tuning_is_the_same_run(tmp_path, monkeypatch):
+    flags = f"{FINETUNE} --epochs 2 --batch-size 5 --dropout 0.1 --seed 3"
+    step = Trainer.step
+    assert script("finetune", f"{flags} --run {tmp_path}/whole") == 0
+    for at in range(30):
+        run = tmp_path / str(at)
+
+        def interrupted(trainer, number, at=at):
+            if number == at:
+                signal.raise_signal(signal.SIGTERM)
+            return step(trainer, number)
+
+        monkeypatch.setattr(Trainer, "step", interrupted)
+        assert script("finetune", f"{flags} --run {run}") == 143
+        monkeypatch.setattr(Trainer, "step", step)
+        assert script("finetune", f"--run {run} --resume") == 0
+        assert saved_bytes(run) == saved_bytes(tmp_path / "whole")
+        assert lines_without_times(run) == lines_without_times(tmp_path / "whole")
+    assert lines_without_times(run)[-1]["step"] == 30
+
+
 def test_another_seed_gives_other_weights():
     flags = f"{PRETRAIN} --objective causal --steps 1 --run"
     assert script("pretrain", f"{flags} seed-0") == 0
