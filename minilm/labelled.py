@@ -13,10 +13,11 @@ from minilm.data import draws
 from minilm.tokenizer import DOC, PAD, Tokenizer
 
 HELD_OUT = 0.1  # of train, where no validation part is given
+ROUND = 16  # tokens, of which a batch's length is a multiple
 
 
 class Batch(NamedTuple):
-    """Texts padded to the longest of them."""
+    """Texts padded to one length."""
 
     tokens: np.ndarray  # (B, T) int64
     is_real: np.ndarray  # (B, T) bool, True where a token is not padding
@@ -141,18 +142,25 @@ def encode_examples(
     return LabelledTexts([frame(w, max_length) for w in words], labels, float(share_cut))
 
 
-def pad(texts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Texts of unequal length as one array: tokens (B, T) int64, is_real (B, T) bool."""
+def pad(texts: list[np.ndarray], length: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Texts of unequal length as one array: tokens (B, T) int64, is_real (B, T) bool. T is the
+    longest text's length, or `length` if that is more."""
     lengths = np.array([len(text) for text in texts])
-    is_real = np.arange(lengths.max()) < lengths[:, None]
+    is_real = np.arange(max(lengths.max(), length)) < lengths[:, None]
     tokens = np.full(is_real.shape, PAD, dtype=np.int64)
     tokens[is_real] = np.concatenate(texts)
     return tokens, is_real
 
 
 def batch_of(data: LabelledTexts, indices: np.ndarray) -> Batch:
-    """The texts with these indices as one padded batch."""
-    return Batch(*pad([data.tokens[i] for i in indices]), data.labels[indices])
+    """The texts with these indices as one padded batch.
+
+    Its length is a multiple of ROUND, unless no text at all is that long: for each size of a
+    product in bfloat16 the CPU's library builds and keeps code, and memory grew and grew."""
+    texts = [data.tokens[i] for i in indices]
+    rounded = -(-max(map(len, texts)) // ROUND) * ROUND
+    length = min(rounded, max(map(len, data.tokens)))
+    return Batch(*pad(texts, length), data.labels[indices])
 
 
 def epoch_batches(data: LabelledTexts, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:

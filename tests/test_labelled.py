@@ -148,6 +148,14 @@ def test_examples_become_the_tokens_of_their_texts_and_the_numbers_of_their_labe
     assert [tokenizer.decode(t[1:-1]) for t in found.tokens] == ["né", "cats", "hrse"]
 
 
+def test_batches_have_few_lengths_and_none_is_longer_than_the_longest_text():
+    texts = [np.full(n, 7, np.uint16) for n in range(1, 101)]
+    data = LabelledTexts(texts, np.zeros(100, dtype=np.int64), 0.0)
+    batches = [batch_of(data, np.array([i])) for i in range(100)]
+    assert {batch.tokens.shape[1] for batch in batches} == {16, 32, 48, 64, 80, 96, 100}
+    assert [batch.is_real.sum() for batch in batches] == list(range(1, 101))
+
+
 def test_padding_stands_at_the_end_and_is_marked():
     tokens, is_real = pad([np.array([5, 6], np.uint16), np.array([7, 8, 9], np.uint16)])
     assert tokens.tolist() == [[5, 6, PAD], [7, 8, 9]]
