@@ -131,6 +131,20 @@ def estimate(parser: Parser, argv: list[str]) -> None:
         print(estimate(planned, machine, watts).report(), flush=True)
 
 
+def compare(parser: Parser, argv: list[str]) -> None:
+    """Compare pretraining objectives: the same net, text and budget for every arm, the same labels,
+    several seeds, intervals, and baselines that might win. Without flags: a quarter of an hour."""
+    from minilm.experiments.compare_config import CompareConfig
+
+    add_flags(parser, CompareConfig)
+    given = vars(parser.parse_args(argv))
+    config = CompareConfig(**given)
+    config.given = frozenset(given)
+    from minilm.experiments.compare import compare
+
+    compare(config)
+
+
 def fetch(parser: Parser, argv: list[str]) -> None:
     """Download a corpus into data/, unless it is there already."""
     parser.add_argument("name", metavar="NAME", help="imdb, sms-spam or tinyshakespeare")
@@ -141,7 +155,8 @@ def fetch(parser: Parser, argv: list[str]) -> None:
 
 
 COMMANDS = {
-    command.__name__: command for command in (generate, fill, predict, evaluate, estimate, fetch)
+    command.__name__: command
+    for command in (generate, fill, predict, evaluate, compare, estimate, fetch)
 }
 
 

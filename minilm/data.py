@@ -27,7 +27,7 @@ from minilm.tokenizer import DOC, Tokenizer, blocks
 
 FORMAT = 2  # of a prepared text
 VALID_SHARE = 0.05  # of the documents
-PURPOSES = ("windows", "masks", "dropout", "valid", "labels", "batches", "sample")
+PURPOSES = ("windows", "masks", "dropout", "valid", "labels", "batches", "sample", "resample")
 
 
 def draws(seed: int, step: int, purpose: str) -> np.random.Generator:

@@ -42,6 +42,8 @@ def add_flags(parser: argparse.ArgumentParser, config_class) -> None:
         else:
             default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
             type_, *_ = typing.get_args(f.type) or (f.type,)  # int | None -> int, list[str] -> str
+            if typing.get_origin(type_) is list:  # list[int] | None -> int
+                type_, *_ = typing.get_args(type_)
             options |= dict(type=type_)
             if default is not None:
                 shown = " ".join(default) if isinstance(default, list) else default

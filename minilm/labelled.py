@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -102,20 +102,23 @@ def nested_sample(examples: list[Example], n: int, seed: int) -> list[Example]:
 
     Raises UserError where there are fewer than n, or fewer than one a label.
     """
-    by_label: dict[str, list[Example]] = {}
-    for i in draws(seed, 0, "labels").permutation(len(examples)):
-        by_label.setdefault(examples[i].label, []).append(examples[i])
-    if not len(by_label) <= n <= len(examples):
+    return [examples[i] for i in nested_indices([e.label for e in examples], n, seed)]
+
+
+def nested_indices(labels: Sequence, n: int, seed: int) -> list[int]:
+    """Where in a list of labels `nested_sample` finds its examples."""
+    by_label: dict = {}
+    for i in draws(seed, 0, "labels").permutation(len(labels)):
+        by_label.setdefault(labels[i], []).append(int(i))
+    if not len(by_label) <= n <= len(labels):
         raise UserError(
-            f"--labels {n}: train has {len(examples)} texts with {len(by_label)} labels, so give a "
-            f"number from {len(by_label)} to {len(examples)}"
+            f"--labels {n}: train has {len(labels)} texts with {len(by_label)} labels, so give a "
+            f"number from {len(by_label)} to {len(labels)}"
         )
     rounds = sorted(
-        (turn, label, example)
-        for label, group in by_label.items()
-        for turn, example in enumerate(group)
+        (turn, label, i) for label, group in by_label.items() for turn, i in enumerate(group)
     )
-    return [example for _, _, example in rounds[:n]]
+    return [i for _, _, i in rounds[:n]]
 
 
 def frame(words: np.ndarray, max_length: int) -> np.ndarray:

@@ -206,15 +206,17 @@ class Objective:
     one would have drawn.
     """
 
-    def __init__(self, name: str, vocab_size: int, seed: int):
+    def __init__(self, name: str, vocab_size: int, seed: int, masked_share: float = 0.5):
         self.name, self.vocab_size, self.seed = name, vocab_size, seed
+        self.masked_share = masked_share  # of the hybrid's steps
 
     def task(self, windows: np.ndarray, step: int, rate: float) -> Task:
         """The Task of one training step. windows (B, T + 1)."""
         rng = draws(self.seed, step, "masks")
         if self.name == "hybrid":  # each step is one or the other
-            half = rng.random() < 0.5
-            return causal(windows) if half else masked_next(windows, rate, self.vocab_size, rng)
+            if rng.random() < 1 - self.masked_share:
+                return causal(windows)
+            return masked_next(windows, rate, self.vocab_size, rng)
         if self.name == "causal":
             return causal(windows)
         return masked(windows, rate, self.vocab_size, rng)

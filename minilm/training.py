@@ -161,13 +161,15 @@ def train(
     run: Run,
     evaluate: Callable[[], tuple[float, dict, str]],
     patience: int | None = None,
+    progress: Progress | None = None,
 ) -> dict:
     """Train to the plan's end, from the run's newest checkpoint if it has one; log, evaluate and
     save on the way.
 
     evaluate() returns a score (lower is better), values to log, and a text to show. With
-    `patience`, stop after that many evaluations without a better score. Ctrl-C and SIGTERM save,
-    then raise Stopped. Returns what the run has spent: {"tokens", "targets", "seconds"}.
+    `patience`, stop after that many evaluations without a better score. `progress`: instead of a
+    bar of its own. Ctrl-C and SIGTERM save, then raise Stopped. Returns what the run has spent:
+    {"tokens", "targets", "seconds"}.
 
     Every evaluation comes after a save, so that it can be broken off at once: a run that goes on
     from a checkpoint without a score begins with the evaluation that is due.
@@ -206,7 +208,7 @@ def train(
         """Whether to evaluate after this step."""
         return step % plan.evaluate_every == 0 or step == plan.steps
 
-    progress = Progress(plan.steps, start, shown=machine.rank == 0)
+    progress = progress or Progress(plan.steps, start, shown=machine.rank == 0)
     if start == plan.steps and scored:
         progress.say(f"{run.folder} was finished before: all {start} steps are done")
     with StopSignal() as stop, contextlib.closing(progress), _advice(trainer, run, progress):

@@ -8,16 +8,29 @@ from minilm.metrics import accuracy, confusion_matrix, macro_f1
 
 def majority(train: list[Example], test: list[Example], classes: list[str]) -> np.ndarray:
     """The confusion matrix (C, C) of always saying the label that train shows most."""
+    return _confusion(say_majority(train, test, classes), test, classes)
+
+
+def say_majority(train: list[Example], test: list[Example], classes: list[str]) -> list[str]:
+    """For every test text the label that train shows most."""
     labels = [example.label for example in train]
-    most = max(classes, key=labels.count)
-    return _confusion([most] * len(test), test, classes)
+    return [max(classes, key=labels.count)] * len(test)
 
 
 def bag_of_words(
     train: list[Example], test: list[Example], classes: list[str]
 ) -> np.ndarray | None:
-    """The confusion matrix (C, C) of logistic regression on TF-IDF weights of words and pairs of
-    words, which knows nothing of order and is hard to beat. None where scikit-learn is missing."""
+    """The confusion matrix (C, C) of `say_bag_of_words`. None where scikit-learn is missing."""
+    predicted = say_bag_of_words(train, test, classes)
+    return None if predicted is None else _confusion(predicted, test, classes)
+
+
+def say_bag_of_words(
+    train: list[Example], test: list[Example], classes: list[str]
+) -> list[str] | None:
+    """For every test text the label that logistic regression says, on TF-IDF weights of words and
+    pairs of words, which knows nothing of order and is hard to beat. None where scikit-learn is
+    missing."""
     try:
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
@@ -27,11 +40,10 @@ def bag_of_words(
     try:
         weights = vectorizer.fit_transform(example.text for example in train)
     except ValueError:  # no word occurs twice
-        return majority(train, test, classes)
+        return say_majority(train, test, classes)
     model = LogisticRegression(C=10, max_iter=1000)
     model.fit(weights, [example.label for example in train])
-    predicted = model.predict(vectorizer.transform(example.text for example in test))
-    return _confusion(list(predicted), test, classes)
+    return list(model.predict(vectorizer.transform(example.text for example in test)))
 
 
 def table(train: list[Example], test: list[Example], classes: list[str]) -> dict[str, dict]:

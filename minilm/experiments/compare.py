@@ -53,3 +53,236 @@ results.json, where ARM is a name in "arms" and a "draw" is one sample of the la
 
 A key whose part has not been reached yet is absent: a report can be drawn at any time.
 """
+
+import dataclasses
+import json
+import platform
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import minilm
+from minilm.config import SIZES, PretrainConfig, UserError, flag_name, resumed
+from minilm.data import prepare
+from minilm.device import choose_machine
+from minilm.durable import write_file
+from minilm.experiments import summary, tables
+from minilm.experiments.arms import Bench
+from minilm.experiments.compare_config import CompareConfig, about
+from minilm.experiments.estimate import WATTS, count_parameters, energy_counters, watts_between
+from minilm.experiments.experiment import Experiment
+from minilm.experiments.finetuning import RATES, SETTINGS, read_task
+from minilm.experiments.ngrams import trigram_entropy
+from minilm.experiments.work import Work, shown
+from minilm.model import training_flops
+from minilm.runs import Run, new_folder, runs_of
+from minilm.stopping import Stopped
+
+
+def compare(config: CompareConfig) -> None:
+    """Do the whole comparison, or what is left of it. Writes results.json, tables.md and
+    report.html after every arm."""
+    given, resume = config.given, config.resume
+    run = Run(config.run or (_newest() if resume else new_folder("compare")))
+    config = config.with_defaults()
+    config.given = given
+    if resume:
+        if run.config["kind"] != "compare":
+            raise UserError(f"{run.folder} is a {run.config['kind']} run, not a comparison")
+        config = resumed(config, run.config["flags"])
+    machine = choose_machine(config.device, config.precision)
+    if machine.world > 1:
+        raise UserError("a comparison runs in one process: start it without torchrun")
+    run.claim(resume)
+
+    given_plan = dict(steps=config.steps, batch_size=config.batch_size)
+    pretrain = PretrainConfig(
+        data=[config.data], objective="causal", size=config.size, evaluations=1, **given_plan,
+        precision="bfloat16" if machine.bfloat16 else "float32", compile=config.compile,
+    ).with_defaults()  # fmt: skip
+    text = prepare(pretrain.data, pretrain.vocab_size, run.tokenizer if resume else None)
+    bench = Bench(config, pretrain, text, machine)
+    task = read_task(config.data, text.tokenizer, config.length, machine)
+    checksum = zlib.crc32(repr(sorted(task.examples.items())).encode("utf-8", "surrogatepass"),
+                          zlib.crc32(text.train))  # fmt: skip
+    if not resume:
+        config.precision, config.run = pretrain.precision, str(run.folder)
+        facts = dict(flags=dataclasses.asdict(config), model=dataclasses.asdict(bench.shape))
+        run.create(dict(kind="compare", checksum=checksum, **facts), text.tokenizer)
+    elif run.config["checksum"] != checksum:
+        raise UserError(f"{run.folder} was started with other texts: start a new comparison")
+    print(f"comparison: {run.folder}, {', '.join(config.arms)}; {machine.why}", flush=True)
+
+    work = Work(run.folder / "jobs")
+    before = energy_counters()
+    try:
+        with shown(work, 1.0):
+            experiment = Experiment(bench, task, work, run.folder)
+        with shown(work, sum(experiment.cost(arm) for arm in config.arms)):
+            results = carry_out(experiment, run, before)
+    except Stopped as stopped:  # what goes on is the comparison, not the pretraining
+        raise Stopped(stopped.number, stopped.step, run.folder) from None
+    except KeyboardInterrupt:
+        print(f"go on with python -m minilm compare --run {run.folder} --resume")
+        raise
+    print(tables.all_tables(results))
+    print(f"results: {run.folder / 'results.json'}, {run.folder / 'tables.md'}")
+
+
+def carry_out(experiment: Experiment, run: Run, before: list) -> dict:
+    """Every arm, then the baselines. Returns results.json, which is written after each arm."""
+    config, task = experiment.config, experiment.task
+    truth = task.encoded["test"].labels.tolist()
+    results: dict = {"format": 1, "arms": [], "baselines": [], "about": {}, "readings": {}}
+    lines = experiment.work.job("lines", 0, lambda _: {"lines": word_counts(experiment.bench)})
+    results["lines"] = lines["lines"]
+    curve: dict[str, list[list[dict]]] = {}
+    for name in ("majority class", "bag of words"):
+        if found := experiment.baseline(name):
+            curve[name] = found
+            results["baselines"].append(name)
+            results["about"][name] = BASELINES[name]
+    pretraining, sweep, pooling, analyses = {}, {}, {}, {}
+    for arm in config.arms:
+        pretraining[arm] = experiment.pretrain(arm)
+        sweep[arm] = experiment.sweep(arm)
+        rate = RATES[int(np.argmax(sweep[arm]))]
+        pooling[arm] = experiment.pooling(arm, rate)
+        curve[arm] = experiment.curve(arm, rate)
+        analyses[arm] = experiment.analyse(arm, rate)
+
+        results["arms"].append(arm)
+        results["about"][arm] = about(arm)
+        if arm != "scratch":
+            results["readings"][arm] = summary.readings(arm)
+        results["pretraining"] = {name: runs for name, runs in pretraining.items() if runs}
+        results["sweep"] = {
+            "labels": experiment.middle,
+            "rates": list(RATES),
+            "accuracy": sweep,
+            "chosen": {name: RATES[int(np.argmax(a))] for name, a in sweep.items()},
+        }
+        results["label_curve"] = summary.label_curve(experiment.sizes, curve)
+        results["label_curve"]["labels_saved"] = summary.labels_saved(
+            results["label_curve"], results["arms"]
+        )
+        ordered = [*results["arms"], *results["baselines"]]
+        finals = {name: curve[name][-1] for name in ordered}
+        results["finals"] = summary.final_test(experiment.sizes[-1], truth, finals)
+        results["verdicts"] = summary.verdicts(truth, finals)
+        results["axes"] = summary.axes(pretraining, finals, config.pretrainings)
+        results["pooling"] = {
+            "labels": experiment.middle,
+            "settings": ["/".join(setting) for setting in SETTINGS],
+            "accuracy": pooling,
+        }
+        results["analyses"] = analyses
+        results["card"] = run_card(experiment, results, before)
+        results["answers"] = summary.answers(results, times_of_sizes(results))
+        write(run.folder, results)
+    return results
+
+
+BASELINES = {
+    "majority class": "always the label that train shows most",
+    "bag of words": "TF-IDF of words and pairs, logistic regression",
+}
+
+
+def write(folder: Path, results: dict) -> None:
+    """Write results.json and what is made from it."""
+    from minilm.experiments.compare_report import write_report
+
+    write_file(folder / "results.json", json.dumps(results).encode())
+    write_file(folder / "tables.md", tables.all_tables(results).encode())
+    try:
+        write_report(results, folder / "report.html")
+    except UserError as missing:  # matplotlib
+        print(missing)
+
+
+def word_counts(bench: Bench) -> dict:
+    """What counting words alone reaches: the "lines" of results.json."""
+    text = bench.text
+    trigram = trigram_entropy(text.train, text.valid, text.tokenizer.vocab_size)
+    return {"unigram": text.unigram_entropy, "trigram": trigram}
+
+
+def run_card(experiment: Experiment, results: dict, before: list) -> dict:
+    """The "card" of results.json."""
+    config, bench, task = experiment.config, experiment.bench, experiment.task
+    runs = [run for of_arm in results["pretraining"].values() for run in of_arm]
+    seconds, threads = experiment.work.seconds(), torch.get_num_threads()
+    kind = bench.machine.device.type
+    watts = watts_between(before, energy_counters(), experiment.work.elapsed())
+    source = "the processor's energy counter"
+    if not watts:
+        watts, source = WATTS[kind] * (threads if kind == "cpu" else 1), "assumed"
+    return {
+        "command": f"python -m minilm compare {flags(config)}".strip(),
+        "size": config.size,
+        "data": config.data,
+        "quick": config.quick,
+        "budget": config.budget,
+        "shape": dataclasses.asdict(bench.shape),
+        "parameters": count_parameters(bench.shape),
+        "steps": bench.pretrain.steps,
+        "train_tokens": len(bench.text.train),
+        "valid_tokens": len(bench.text.valid),
+        "tokens": sum(run["tokens"] for run in runs),
+        "flops": sum(run["flops"] for run in runs),
+        "seconds": seconds,
+        "watts": watts,
+        "watts_source": source,
+        "watt_hours": watts * seconds / 3600,
+        "threads": threads,
+        "machine": bench.machine.why,
+        "seeds": config.seeds,
+        "pretrainings": config.pretrainings,
+        "versions": {
+            "minilm": minilm.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "data_hash": f"{Run(experiment.folder).config['checksum']:08x}",
+        "labels": {part: len(texts) for part, texts in task.examples.items()},
+        "length": config.length,
+        "classes": task.classes,
+    }
+
+
+def flags(config: CompareConfig) -> str:
+    """The flags that make this comparison again, but for what --quick or --full says anyhow."""
+    plain = CompareConfig(full=config.full).with_defaults()
+    said, unsaid = [], ("run", "resume", "given", "quick", "precision")
+    for name, value in vars(config).items():
+        if name in unsaid or value == getattr(plain, name):
+            continue
+        text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        said.append(flag_name(name) + f" {text}" * (value is not True))
+    return " ".join(said)
+
+
+def times_of_sizes(results: dict) -> list[dict]:
+    """How long the default causal pretraining of each size would take at this speed."""
+    runs = results["pretraining"].get("causal")
+    if not runs:
+        return []
+    rate = sum(run["flops"] for run in runs) / sum(run["seconds"] for run in runs)
+    planned = []
+    for size in SIZES:
+        p = PretrainConfig(size=size).with_defaults()
+        tokens = p.steps * p.batch_size * p.max_length
+        flops = training_flops(p.model(p.vocab_size), tokens, tokens, p.max_length)
+        planned.append({"size": size, "seconds": flops / rate})
+    return planned
+
+
+def _newest() -> Path:
+    found = runs_of("compare")
+    if not found:
+        raise UserError("there is no comparison in runs/ yet: start one without --resume")
+    return found[-1]

@@ -1,0 +1,230 @@
+"""The jobs of a comparison, arm by arm: pretrain, sweep the learning rate, then fine-tune for every
+number of labels and every draw. Each is done once, whenever the comparison was interrupted."""
+
+import copy
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from minilm.config import UserError
+from minilm.experiments import baselines
+from minilm.experiments.arms import (
+    Bench,
+    objective_of,
+    plan_steps,
+    pretrain,
+    share_of_targets,
+)
+from minilm.experiments.compare_config import CompareConfig
+from minilm.experiments.estimate import mean_mask_rate
+from minilm.experiments.finetuning import (
+    RATES,
+    SETTINGS,
+    LabelledTask,
+    finetune,
+    scores,
+    tested,
+)
+from minilm.experiments.work import Steps, Work
+from minilm.heads import Classifier
+from minilm.model import Transformer, training_flops
+from minilm.runs import Run
+from minilm.tokenizer import Tokenizer
+
+EVERYTHING = 10**9  # rows
+
+
+class Pretrained(NamedTuple):
+    """What analyses look at; the objective of scratch is None."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    objective: str | None
+
+
+class Experiment:
+    """A comparison's jobs, in the folder of a comparison."""
+
+    def __init__(self, bench: Bench, task: LabelledTask, work: Work, folder: Path):
+        self.bench, self.task, self.work, self.folder = bench, task, work, folder
+        self.config: CompareConfig = bench.config
+        self.sizes = sample_sizes(self.config.labels, task)
+        self.middle = self.sizes[(len(self.sizes) - 1) // 2]
+        self.steps = work.job("plan", 0, lambda advance: {"steps": plan_steps(bench)})["steps"]
+        self._last: tuple[str, Classifier] | None = None
+
+    # What there is to do
+
+    def draws(self, labels: int) -> range:
+        """The draws of so many labels, shared by the arms."""
+        return range(self.config.draws if labels == self.sizes[0] else self.config.seeds)
+
+    def cost(self, arm: str) -> float:
+        """About the FLOPs of all that an arm takes."""
+        tuned = [self.tuning_cost(n) * len(self.draws(n)) for n in self.sizes]
+        rest = self.tuning_cost(self.middle) * (len(RATES) + len(SETTINGS) - 2)
+        analyses = 0.0  # they are short
+        return self.pretraining_cost(arm) * self.config.pretrainings + sum(tuned) + rest + analyses
+
+    def pretraining_cost(self, arm: str) -> float:
+        """The FLOPs of one pretraining of an arm."""
+        return 0.0 if arm == "scratch" else self.steps_to_do(arm) * self.step_flops(arm)
+
+    def steps_to_do(self, arm: str) -> int:
+        """Of its own: the causal-then-masked arm inherits half of causal's."""
+        inherited = self.steps["causal"] // 2 if arm == "causal-then-masked" else 0
+        return self.steps[arm] - inherited
+
+    def step_flops(self, arm: str) -> float:
+        """The expected FLOPs of a step of pretraining."""
+        pre = self.bench.pretrain
+        tokens = pre.batch_size * pre.max_length
+        targets = tokens * share_of_targets(arm, mean_mask_rate(pre))
+        return training_flops(self.bench.shape, tokens, targets, pre.max_length)
+
+    def tuning_cost(self, labels: int) -> float:
+        """The FLOPs of a fine-tuning and its test (forward only, a third of a training step's)."""
+        lengths = [len(text) for text in self.task.encoded["train"].tokens]
+        read = labels * self.config.epochs_for(labels)
+        read += min(self.config.test_rows, len(self.task.encoded["test"].tokens)) / 3
+        return self.token_flops() * read * float(np.mean(lengths))
+
+    def token_flops(self) -> float:
+        """The FLOPs of fine-tuning on one token."""
+        return training_flops(self.bench.shape, 1, 0, self.task.recipe.max_length)
+
+    # Doing it
+
+    def pretrain(self, arm: str) -> list[dict]:
+        """All pretrainings of an arm."""
+        return [] if arm == "scratch" else [
+            self.pretrain_once(arm, seed) for seed in range(self.config.pretrainings)
+        ]  # fmt: skip
+
+    def pretrain_once(self, arm: str, seed: int) -> dict:
+        """One of them."""
+
+        def do(advance: Callable[[float], None]) -> dict:
+            """Train, or go on training."""
+            bar = Steps(0, self.step_flops(arm), advance)
+            folder = self.folder / "pretrain"
+            folder.mkdir(exist_ok=True)
+            spent = pretrain(self.bench, arm, seed, self.steps[arm], folder, bar)
+            return {"spent": spent}
+
+        return self.work.job(f"{arm}/pretrain-{seed}", self.pretraining_cost(arm), do)["spent"]
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019 - there is one Experiment in a process
+    def weights(self, arm: str, seed: int) -> Transformer:
+        """The weights an arm begins fine-tuning with, and never changes. Those of scratch are the
+        ones the others were pretrained from."""
+        changes = dict(max_length=self.task.recipe.max_length, dropout=self.task.recipe.dropout)
+        if arm == "scratch":
+            shape = type(self.bench.shape)(**{**vars(self.bench.shape), **changes})
+            return Transformer(shape, seed)
+        return Run(self.folder / "pretrain" / f"{arm}-{seed}").transformer(**changes)
+
+    def classifier(self, arm, labels, draw, rate, setting=SETTINGS[0], advance=lambda flops: None):
+        """Fine-tune a copy of the weights. What it returns last it need not do again."""
+        key = f"{arm} {labels} {draw} {rate} {setting}"
+        if self._last is None or self._last[0] != key:
+            weights = copy.deepcopy(self.weights(arm, draw % self.config.pretrainings))
+            per_token = self.token_flops()
+            trained = finetune(
+                self.task, weights, self.task.sample(labels, draw), self.config.epochs_for(labels),
+                rate, draw, *setting, progress=lambda tokens: advance(tokens * per_token),
+            )  # fmt: skip
+            self._last = key, trained
+        return self._last[1]
+
+    def tune(self, arm, labels, draw, rate, setting=SETTINGS[0]) -> dict:
+        """A fine-tuning's test: "accuracy", "macro_f1", "predicted", "seed", "valid" (the accuracy
+        on validation texts, for a sweep)."""
+
+        def do(advance: Callable[[float], None]) -> dict:
+            """Fine-tune, then test."""
+            classifier = self.classifier(arm, labels, draw, rate, setting, advance)
+            rows = EVERYTHING if labels == self.sizes[-1] else self.config.test_rows
+            found = tested(self.task, classifier, "test", rows, setting[1])
+            valid = None
+            if (labels, draw) == (self.middle, 0):
+                rows = self.config.test_rows
+                valid = tested(self.task, classifier, "valid", rows, setting[1])["accuracy"]
+            return {"seed": draw, "valid": valid, **found}
+
+        name = f"{arm}/{labels}-{draw}-{rate:g}-{'-'.join(setting)}"
+        return self.work.job(name, self.tuning_cost(labels), do)
+
+    def sweep(self, arm: str) -> list[float]:
+        """The validation accuracy at each learning rate of the sweep."""
+        return [self.tune(arm, self.middle, 0, rate)["valid"] for rate in RATES]
+
+    def curve(self, arm: str, rate: float) -> list[list[dict]]:
+        """The tests of every draw, one list a number of labels. The first draw comes last, for
+        `classifier` to remember."""
+        return [
+            [self.tune(arm, labels, draw, rate) for draw in reversed(self.draws(labels))][::-1]
+            for labels in self.sizes
+        ]
+
+    def pooling(self, arm: str, rate: float) -> list[list[float]]:
+        """The accuracy of each setting of pooling and attention."""
+        return [[self.tune(arm, self.middle, 0, rate, s)["accuracy"]] for s in SETTINGS]
+
+    def analyse(self, arm: str, rate: float) -> dict:
+        """What is to be seen in an arm's first net and classifier."""
+
+        def do(advance: Callable[[float], None]) -> dict:
+            """Look at the net as it was pretrained, at its own window."""
+            from minilm.experiments.analyses import analyse
+
+            if arm == "scratch":
+                model, objective = Transformer(self.bench.shape, 0), None
+            else:
+                model = Run(self.folder / "pretrain" / f"{arm}-0").transformer()
+                objective = objective_of(arm)
+            run = Pretrained(model, self.bench.text.tokenizer, objective)
+            classifier = self.classifier(arm, self.sizes[-1], 0, rate)
+            return {"found": analyse(run, classifier, self.task, 0, self.config.quick)}
+
+        return self.work.job(f"{arm}/analyses", 0, do)["found"]
+
+    def baseline(self, name: str) -> list[list[dict]] | None:
+        """A baseline's tests, as `curve`; None where it needs what is not installed."""
+        say = {"majority class": baselines.say_majority, "bag of words": baselines.say_bag_of_words}
+        task, number = self.task, {c: i for i, c in enumerate(self.task.classes)}
+
+        def test(labels: int, draw: int) -> dict:
+            """One draw."""
+
+            def do(advance: Callable[[float], None]) -> dict:
+                """Fit and predict."""
+                train = [task.examples["train"][i] for i in task.sample(labels, draw)]
+                rows = EVERYTHING if labels == self.sizes[-1] else self.config.test_rows
+                test = task.examples["test"][:rows]
+                predicted = say[name](train, test, task.classes)
+                if predicted is None:
+                    return {"missing": True}
+                chosen = np.array([number[label] for label in predicted])
+                truth = task.encoded["test"].labels[:rows]
+                return {"seed": draw, **scores(truth, chosen, len(task.classes))}
+
+            return self.work.job(f"baselines/{name.replace(' ', '-')}-{labels}-{draw}", 0, do)
+
+        found = [[test(n, draw) for draw in self.draws(n)] for n in self.sizes]
+        return None if "missing" in found[0][0] else found
+
+
+def sample_sizes(wanted: list[int], task: LabelledTask) -> list[int]:
+    """The numbers of labels that there are enough for; one close to all there are becomes all.
+    Raises UserError where none is left."""
+    sizes = sorted({n if n <= 0.9 * task.size else task.size for n in wanted})
+    sizes = [n for n in sizes if n >= len(task.classes)]
+    if not sizes:
+        raise UserError(
+            f"--labels: there are {len(task.classes)} classes: give at least one number of as many"
+        )
+    return sizes

@@ -1,0 +1,129 @@
+"""Many short fine-tunings in one process: the texts are encoded once, nothing is saved on the way,
+and nothing is validated but what a sweep of learning rates needs."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from minilm import metrics
+from minilm.config import FinetuneConfig
+from minilm.corpora import Example
+from minilm.device import Machine
+from minilm.evaluation import label_probabilities
+from minilm.heads import ClassificationLoss, Classifier
+from minilm.labelled import (
+    LabelledTexts,
+    batch_of,
+    encode_examples,
+    epoch_batches,
+    nested_indices,
+    read_splits,
+)
+from minilm.model import Transformer
+from minilm.optim import make_optimizers
+from minilm.tokenizer import Tokenizer
+from minilm.training import Plan, StepBatch, Trainer
+
+RATES = (1e-3, 3e-3, 1e-2)  # the sweep of peak learning rates, the same for every arm
+SETTINGS = [(p, a) for a in ("bidirectional", "causal") for p in ("mean", "last", "first")]
+
+
+@dataclass(frozen=True)
+class LabelledTask:
+    """The labelled texts, encoded, and what fine-tuning needs besides weights."""
+
+    classes: list[str]
+    examples: dict[str, list[Example]]  # "train", "valid", "test"
+    encoded: dict[str, LabelledTexts]
+    recipe: FinetuneConfig
+    machine: Machine
+
+    @property
+    def size(self) -> int:
+        """How many texts there are to train on."""
+        return len(self.examples["train"])
+
+    def sample(self, labels: int, draw: int) -> np.ndarray:
+        """The train texts of a draw, nested: those of fewer labels are among those of more."""
+        truth = [example.label for example in self.examples["train"]]
+        return np.array(nested_indices(truth, min(labels, self.size), draw))
+
+
+def subset(data: LabelledTexts, indices: np.ndarray) -> LabelledTexts:
+    """Some of the texts."""
+    return LabelledTexts([data.tokens[i] for i in indices], data.labels[indices], data.share_cut)
+
+
+def read_task(data: str, tokenizer: Tokenizer, length: int, machine: Machine) -> LabelledTask:
+    """Read a labelled corpus and cut its texts to `length` tokens. Where there is no test part the
+    validation part is the test."""
+    recipe = FinetuneConfig(data=data, max_length=length)
+    examples, classes = read_splits(recipe)
+    examples.setdefault("test", examples["valid"])
+    encoded = {
+        part: encode_examples(tokenizer, texts, classes, length) for part, texts in examples.items()
+    }
+    return LabelledTask(classes, examples, encoded, recipe, machine)
+
+
+def finetune(
+    task: LabelledTask,
+    transformer: Transformer,
+    indices: np.ndarray,
+    epochs: int,
+    learning_rate: float,
+    seed: int,
+    pooling: str = "mean",
+    attention: str = "bidirectional",
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> Classifier:
+    """Fine-tune a Transformer, whose weights change, on the train texts with these indices, as
+    train_finetune.py does but for its validation. progress(tokens) is called after every step.
+    Returns the classifier."""
+    recipe = dataclasses.replace(task.recipe, learning_rate=learning_rate, seed=seed)
+    data = subset(task.encoded["train"], indices)
+    classifier = Classifier(transformer, len(task.classes), pooling).to(task.machine.device)
+    batches = [
+        batch
+        for epoch in range(epochs)
+        for batch in epoch_batches(data, recipe.batch_size, seed, epoch)
+    ]
+
+    def batch(step: int) -> StepBatch:
+        """The texts of a step."""
+        texts = batch_of(data, batches[step])
+        return StepBatch([tuple(texts)], len(texts.labels), int(texts.is_real.sum()))
+
+    optimizers = make_optimizers(
+        classifier, recipe.optimizer, learning_rate, recipe.weight_decay, recipe.layer_decay
+    )
+    plan = Plan(len(batches), 0.1, 0.9, evaluate_every=len(batches), seed=seed)
+    loss = ClassificationLoss(classifier, attention == "causal")
+    trainer = Trainer(classifier, loss, optimizers, batch, plan, task.machine)
+    for step in range(len(batches)):
+        _, read = trainer.step(step)
+        progress(read.tokens)
+    return classifier
+
+
+def tested(
+    task: LabelledTask, classifier: Classifier, part: str, rows: int, attention="bidirectional"
+) -> dict:
+    """What a classifier says of the first `rows` texts of a part: {"accuracy", "macro_f1",
+    "predicted"}."""
+    data = task.encoded[part]
+    data = subset(data, np.arange(min(rows, len(data.tokens))))
+    probabilities = label_probabilities(classifier, data, attention == "causal", task.machine)
+    return scores(data.labels, probabilities.argmax(1), len(task.classes))
+
+
+def scores(truth: np.ndarray, predicted: np.ndarray, n_classes: int) -> dict:
+    """{"accuracy", "macro_f1", "predicted"} of class numbers (N,)."""
+    confusion = metrics.confusion_matrix(truth, predicted, n_classes)
+    return {
+        "accuracy": metrics.accuracy(confusion),
+        "macro_f1": metrics.macro_f1(confusion),
+        "predicted": [int(number) for number in predicted],
+    }
