@@ -26,6 +26,7 @@ from minilm.runs import Run
 from minilm.training import Trainer, language_model_trainer, train
 
 SPARSE = 0.15  # of the positions have a target in the sparse-causal arm
+WINDOWS = 64  # of validation text at each evaluation
 EVALUATIONS = 6  # of a pretraining, evenly spaced; even, so that one is half-way
 
 
@@ -149,7 +150,7 @@ def pretrain(
     run = Run(folder / f"{arm}-{seed}")
     trainer = make_trainer(bench, arm, seed, steps)
     objective = Objective(objective_of(arm), bench.text.tokenizer.vocab_size, seed)
-    valid = evaluation_windows(bench.text.valid, bench.pretrain.max_length)
+    valid = evaluation_windows(bench.text.valid, bench.pretrain.max_length, WINDOWS)
     token_bytes = bytes_per_token(bench.text.tokenizer)
     heir = folder / f"causal-then-masked-{seed}"
 
