@@ -6,7 +6,7 @@ The folder of a comparison:
 config.json      what was asked for, sealed; a second call goes on where the first one stopped
 pretrain/        one run folder for each arm and seed, as train_pretrain.py makes them
 jobs/            one small JSON file for each fine-tuning that is done
-results.json     everything below; tables.md and report.html are made from it alone
+results.json     everything below; tables.md is made from it alone
 
 results.json, where ARM is a name in "arms" and a "draw" is one sample of the labels with one seed
 (accuracies are shares of 1, losses nats a target):
@@ -73,7 +73,7 @@ from minilm.experiments.arms import Bench
 from minilm.experiments.compare_config import CompareConfig, about
 from minilm.experiments.estimate import WATTS, count_parameters, energy_counters, watts_between
 from minilm.experiments.experiment import Experiment
-from minilm.experiments.finetuning import RATES, SETTINGS, read_task
+from minilm.experiments.finetuning import RATES, SETTINGS, encode_task, read_labels
 from minilm.experiments.ngrams import trigram_entropy
 from minilm.experiments.work import Work, shown
 from minilm.model import training_flops
@@ -82,8 +82,8 @@ from minilm.stopping import Stopped
 
 
 def compare(config: CompareConfig) -> None:
-    """Do the whole comparison, or what is left of it. Writes results.json, tables.md and
-    report.html after every arm."""
+    """Do the whole comparison, or what is left of it. Writes results.json and
+    tables.md after every arm."""
     given, resume = config.given, config.resume
     run = Run(config.run or (_newest() if resume else new_folder("compare")))
     config = config.with_defaults()
@@ -95,6 +95,7 @@ def compare(config: CompareConfig) -> None:
     machine = choose_machine(config.device, config.precision)
     if machine.world > 1:
         raise UserError("a comparison runs in one process: start it without torchrun")
+    examples, classes = read_labels(config.data)
     run.claim(resume)
 
     given_plan = dict(steps=config.steps, batch_size=config.batch_size)
@@ -104,7 +105,7 @@ def compare(config: CompareConfig) -> None:
     ).with_defaults()  # fmt: skip
     text = prepare(pretrain.data, pretrain.vocab_size, run.tokenizer if resume else None)
     bench = Bench(config, pretrain, text, machine)
-    task = read_task(config.data, text.tokenizer, config.length, machine)
+    task = encode_task(examples, classes, text.tokenizer, config.length, machine)
     checksum = zlib.crc32(repr(sorted(task.examples.items())).encode("utf-8", "surrogatepass"),
                           zlib.crc32(text.train))  # fmt: skip
     if not resume:
@@ -116,12 +117,11 @@ def compare(config: CompareConfig) -> None:
     print(f"comparison: {run.folder}, {', '.join(config.arms)}; {machine.why}", flush=True)
 
     work = Work(run.folder / "jobs")
-    before = energy_counters()
     try:
         with shown(work, 1.0):
             experiment = Experiment(bench, task, work, run.folder)
         with shown(work, sum(experiment.cost(arm) for arm in config.arms)):
-            results = carry_out(experiment, run, before)
+            results = carry_out(experiment, run)
     except Stopped as stopped:  # what goes on is the comparison, not the pretraining
         raise Stopped(stopped.number, stopped.step, run.folder) from None
     except KeyboardInterrupt:
@@ -131,9 +131,9 @@ def compare(config: CompareConfig) -> None:
     print(f"results: {run.folder / 'results.json'}, {run.folder / 'tables.md'}")
 
 
-def carry_out(experiment: Experiment, run: Run, before: list) -> dict:
+def carry_out(experiment: Experiment, run: Run) -> dict:
     """Every arm, then the baselines. Returns results.json, which is written after each arm."""
-    config, task = experiment.config, experiment.task
+    config, task, before = experiment.config, experiment.task, energy_counters()
     truth = task.encoded["test"].labels.tolist()
     results: dict = {"format": 1, "arms": [], "baselines": [], "about": {}, "readings": {}}
     lines = experiment.work.job("lines", 0, lambda _: {"lines": word_counts(experiment.bench)})
@@ -144,14 +144,13 @@ def carry_out(experiment: Experiment, run: Run, before: list) -> dict:
             curve[name] = found
             results["baselines"].append(name)
             results["about"][name] = BASELINES[name]
-    pretraining, sweep, pooling, analyses = {}, {}, {}, {}
+    pretraining, sweep, pooling = {}, {}, {}
     for arm in config.arms:
         pretraining[arm] = experiment.pretrain(arm)
         sweep[arm] = experiment.sweep(arm)
         rate = RATES[int(np.argmax(sweep[arm]))]
         pooling[arm] = experiment.pooling(arm, rate)
         curve[arm] = experiment.curve(arm, rate)
-        analyses[arm] = experiment.analyse(arm, rate)
 
         results["arms"].append(arm)
         results["about"][arm] = about(arm)
@@ -178,7 +177,6 @@ def carry_out(experiment: Experiment, run: Run, before: list) -> dict:
             "settings": ["/".join(setting) for setting in SETTINGS],
             "accuracy": pooling,
         }
-        results["analyses"] = analyses
         results["card"] = run_card(experiment, results, before)
         results["answers"] = summary.answers(results, times_of_sizes(results))
         write(run.folder, results)
@@ -193,14 +191,8 @@ BASELINES = {
 
 def write(folder: Path, results: dict) -> None:
     """Write results.json and what is made from it."""
-    from minilm.experiments.compare_report import write_report
-
     write_file(folder / "results.json", json.dumps(results).encode())
     write_file(folder / "tables.md", tables.all_tables(results).encode())
-    try:
-        write_report(results, folder / "report.html")
-    except UserError as missing:  # matplotlib
-        print(missing)
 
 
 def word_counts(bench: Bench) -> dict:

@@ -5,7 +5,6 @@ import copy
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +12,6 @@ from minilm.config import UserError
 from minilm.experiments import baselines
 from minilm.experiments.arms import (
     Bench,
-    objective_of,
     plan_steps,
     pretrain,
     share_of_targets,
@@ -32,17 +30,8 @@ from minilm.experiments.work import Steps, Work
 from minilm.heads import Classifier
 from minilm.model import Transformer, training_flops
 from minilm.runs import Run
-from minilm.tokenizer import Tokenizer
 
 EVERYTHING = 10**9  # rows
-
-
-class Pretrained(NamedTuple):
-    """What analyses look at; the objective of scratch is None."""
-
-    model: Transformer
-    tokenizer: Tokenizer
-    objective: str | None
 
 
 class Experiment:
@@ -66,8 +55,7 @@ class Experiment:
         """About the FLOPs of all that an arm takes."""
         tuned = [self.tuning_cost(n) * len(self.draws(n)) for n in self.sizes]
         rest = self.tuning_cost(self.middle) * (len(RATES) + len(SETTINGS) - 2)
-        analyses = 0.0  # they are short
-        return self.pretraining_cost(arm) * self.config.pretrainings + sum(tuned) + rest + analyses
+        return self.pretraining_cost(arm) * self.config.pretrainings + sum(tuned) + rest
 
     def pretraining_cost(self, arm: str) -> float:
         """The FLOPs of one pretraining of an arm."""
@@ -173,24 +161,6 @@ class Experiment:
     def pooling(self, arm: str, rate: float) -> list[list[float]]:
         """The accuracy of each setting of pooling and attention."""
         return [[self.tune(arm, self.middle, 0, rate, s)["accuracy"]] for s in SETTINGS]
-
-    def analyse(self, arm: str, rate: float) -> dict:
-        """What is to be seen in an arm's first net and classifier."""
-
-        def do(advance: Callable[[float], None]) -> dict:
-            """Look at the net as it was pretrained, at its own window."""
-            from minilm.experiments.analyses import analyse
-
-            if arm == "scratch":
-                model, objective = Transformer(self.bench.shape, 0), None
-            else:
-                model = Run(self.folder / "pretrain" / f"{arm}-0").transformer()
-                objective = objective_of(arm)
-            run = Pretrained(model, self.bench.text.tokenizer, objective)
-            classifier = self.classifier(arm, self.sizes[-1], 0, rate)
-            return {"found": analyse(run, classifier, self.task, 0, self.config.quick)}
-
-        return self.work.job(f"{arm}/analyses", 0, do)["found"]
 
     def baseline(self, name: str) -> list[list[dict]] | None:
         """A baseline's tests, as `curve`; None where it needs what is not installed."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minilm import metrics
-from minilm.config import FinetuneConfig
+from minilm.config import FinetuneConfig, UserError
 from minilm.corpora import Example
 from minilm.device import Machine
 from minilm.evaluation import label_probabilities
@@ -56,12 +56,24 @@ def subset(data: LabelledTexts, indices: np.ndarray) -> LabelledTexts:
     return LabelledTexts([data.tokens[i] for i in indices], data.labels[indices], data.share_cut)
 
 
-def read_task(data: str, tokenizer: Tokenizer, length: int, machine: Machine) -> LabelledTask:
-    """Read a labelled corpus and cut its texts to `length` tokens. Where there is no test part the
-    validation part is the test."""
-    recipe = FinetuneConfig(data=data, max_length=length)
-    examples, classes = read_splits(recipe)
-    examples.setdefault("test", examples["valid"])
+def read_labels(data: str) -> tuple[dict[str, list[Example]], list[str]]:
+    """A labelled corpus: `read_splits`, with all three parts. Raises UserError where it has no
+    labels, or (since validation would choose what it then tests) no test part."""
+    examples, classes = read_splits(FinetuneConfig(data=data))
+    if "test" not in examples:
+        raise UserError(f"--data {data} has no texts to test on: choose another corpus")
+    return examples, classes
+
+
+def encode_task(
+    examples: dict[str, list[Example]],
+    classes: list[str],
+    tokenizer: Tokenizer,
+    length: int,
+    machine: Machine,
+) -> LabelledTask:
+    """Encode what `read_labels` returned, every text cut to `length` tokens."""
+    recipe = FinetuneConfig(max_length=length)
     encoded = {
         part: encode_examples(tokenizer, texts, classes, length) for part, texts in examples.items()
     }

@@ -181,7 +181,23 @@ def speed(results: dict) -> str:
     return _rows(*rows)
 
 
+def comparison(results: dict) -> str:
+    """What `python -m minilm compare` found with its default flags: the mean over draws by number
+    of labels, the last one on the whole test set, and what cannot be told from the best there."""
+    found = results["compare"]
+    curve, sizes = found["label_curve"], found["label_curve"]["sizes"]
+    heads = [f"{n:,} labels" for n in sizes]
+    rows = [["arm", *heads, "interval from test rows", "from seeds"]]
+    rows.append(["---"] * len(rows[0]))
+    for name in [*found["arms"], *found["baselines"]]:
+        final = [found["finals"][key][name] for key in ("row_interval", "seed_interval")]
+        bounds = ["" if pair is None else f"{pair[0]:.1%} to {pair[1]:.1%}" for pair in final]
+        rows.append([name, *(f"{mean:.1%}" for mean in curve["mean"][name]), *bounds])
+    return _rows(*rows)
+
+
 TABLES = {
+    "comparison": comparison,
     "speed": speed,
     "main job": main_job,
     "reading order": reading_order,

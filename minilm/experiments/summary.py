@@ -120,8 +120,8 @@ def answers(results: dict, sizes: list[dict]) -> list[dict]:
         said.append(
             (
                 f"How many labels were enough for {arm}?",
-                f"{enough:,} of those tried reach {ENOUGH:.0%} of its accuracy with "
-                f"{curve['sizes'][-1]:,}",
+                f"{enough:,}: of those tried the fewest that reach {ENOUGH:.0%} of its accuracy "
+                f"with {curve['sizes'][-1]:,}",
             )
         )
     said += [best_for_labels(curve, arms, i) for i in range(len(curve["sizes"]))]

@@ -81,10 +81,24 @@ def run_job(name: str) -> dict:
     return {"command": f"python {command}", "minutes": minutes, **result}
 
 
+def compare() -> dict:
+    """What `python -m minilm compare` finds by itself, without the parts that hold a number a test
+    row."""
+    run = Path("runs", "compare")
+    shutil.rmtree(ROOT / run, ignore_errors=True)
+    arguments = ["-m", "minilm", "compare", "--run", run.as_posix()]
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
+    found = json.loads((ROOT / run / "results.json").read_text(encoding="utf-8"))
+    finals = {k: v for k, v in found["finals"].items() if k not in ("runs", "truth")}
+    kept = ("card", "arms", "baselines", "lines", "label_curve", "verdicts", "answers")
+    return {**{key: found[key] for key in kept}, "finals": finals}
+
+
 def main(names: list[str]) -> None:
     """Run the jobs named, or else those that have no result yet."""
-    for name in names or [name for name in (*JOBS, "sizes") if name not in load()]:
-        note(name, measure_sizes() if name == "sizes" else run_job(name))
+    others = {"sizes": measure_sizes, "compare": compare}
+    for name in names or [name for name in (*JOBS, *others) if name not in load()]:
+        note(name, others[name]() if name in others else run_job(name))
 
 
 def load() -> dict:

@@ -1,0 +1,173 @@
+"""`python -m minilm compare`, whole: what it writes, and that it goes on where it stopped."""
+
+import json
+from pathlib import Path
+
+import pytest
+from compare_example import EXAMPLE
+from small import everything, some_rows
+
+from minilm import config
+from minilm.__main__ import run_command
+from minilm.config import UserError
+from minilm.experiments import experiment, report, tables
+from minilm.experiments.compare_config import CompareConfig
+
+SHAPE = dict(
+    d_model=16, n_layers=1, n_heads=2, vocab_size=300, max_length=16, batch_size=4, steps=12,
+    learning_rate=7e-3,
+)  # fmt: skip
+FLAGS = (
+    "compare --data sms-spam --labels 8 24 --draws 3 --seeds 2 --pretrainings 1 --steps 12 "
+    "--batch-size 4 --length 12 --epochs 1 --test-rows 20 --device cpu --precision float32 "
+    "--arms scratch causal --run"
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a small labelled corpus and a finished comparison, `whole`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("compare"))
+        patch.setitem(config.SIZES, "tiny", SHAPE)
+        folder = Path("data/sms-spam")
+        folder.mkdir(parents=True)
+        for part, rows in (("train", some_rows(120, 1)), ("test", some_rows(40, 2))):
+            lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
+            (folder / f"{part}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        run_command([*FLAGS.split(), "whole"])
+        yield
+
+
+def results_of(folder):
+    return json.loads(Path(folder, "results.json").read_text(encoding="utf-8"))
+
+
+def without_times(found):
+    """Everything but what a clock decides."""
+    if isinstance(found, dict):
+        return {k: without_times(v) for k, v in found.items()
+                if k not in ("seconds", "watt_hours", "run", "answers", "command")}  # fmt: skip
+    return [without_times(v) for v in found] if isinstance(found, list) else found
+
+
+def test_results_hold_what_the_specification_says(home):
+    found = results_of("whole")
+    assert found.keys() == EXAMPLE.keys() - {"analyses"}
+    for key in ("finals", "sweep", "pooling", "label_curve"):
+        assert found[key].keys() == EXAMPLE[key].keys(), key
+    assert EXAMPLE["card"].keys() <= found["card"].keys()
+    for key in ("axes", "verdicts", "answers"):
+        assert found[key][0].keys() == EXAMPLE[key][0].keys(), key
+    run, expected = found["pretraining"]["causal"][0], EXAMPLE["pretraining"]["causal"][0]
+    assert run.keys() == expected.keys()
+    assert expected["curve"][0].keys() <= run["curve"][0].keys()
+
+
+def test_every_draw_of_every_size_is_there_for_arms_and_baselines(home):
+    curve = results_of("whole")["label_curve"]
+    assert curve["sizes"] == [8, 24] and curve["draws"] == [3, 2]
+    for name, by_size in curve["accuracy"].items():
+        assert [len(draws) for draws in by_size] == [3, 2], name
+    assert {"scratch", "causal", "majority class"} <= curve["accuracy"].keys()
+
+
+def test_every_pair_has_one_verdict(home):
+    found = results_of("whole")
+    names = [*found["arms"], *found["baselines"]]
+    pairs = {frozenset((v["a"], v["b"])) for v in found["verdicts"]}
+    assert len(pairs) == len(found["verdicts"]) == len(names) * (len(names) - 1) // 2
+
+
+def test_a_comparison_that_was_interrupted_comes_to_the_same_results(home, monkeypatch):
+    calls = []
+
+    def interrupted(*args, **how):
+        calls.append(1)
+        if len(calls) == 12:
+            raise KeyboardInterrupt
+        return finetune(*args, **how)
+
+    finetune = experiment.finetune
+    monkeypatch.setattr(experiment, "finetune", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_command([*FLAGS.split(), "stopped"])
+    done = len(list(Path("stopped/jobs").rglob("*.json")))
+    run_command(["compare", "--run", "stopped", "--resume"])
+    assert 10 < done < len(list(Path("stopped/jobs").rglob("*.json")))
+    assert without_times(results_of("stopped")) == without_times(results_of("whole"))
+
+
+def test_a_finished_comparison_trains_nothing_again(home, monkeypatch):
+    monkeypatch.setattr(experiment, "finetune", None)
+    monkeypatch.setattr(experiment, "pretrain", None)
+    before = results_of("whole")
+    run_command(["compare", "--run", "whole", "--resume"])
+    assert without_times(results_of("whole")) == without_times(before)
+
+
+def test_a_comparison_does_not_write_over_another(home):
+    before = everything("whole")
+    with pytest.raises(UserError, match="--resume"):
+        run_command([*FLAGS.split(), "whole"])
+    assert everything("whole") == before
+
+
+def test_what_was_asked_for_cannot_change_on_resume(home):
+    with pytest.raises(UserError, match="--seeds 5"):
+        run_command(["compare", "--run", "whole", "--resume", "--seeds", "5"])
+
+
+def test_a_damaged_job_is_named(home):
+    path = Path("whole/jobs/lines.json")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:9])
+    with pytest.raises(UserError, match=r"lines\.json is damaged"):
+        run_command(["compare", "--run", "whole", "--resume"])
+    path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--arms causl", "--arms causl: choose from scratch, causal"),
+        ("--arms scratch causal-then-masked", "add causal"),
+        ("--quick --full", "choose one"),
+        ("--seeds 0", "--seeds is 0"),
+        ("--labels 1", "2 or more"),
+        ("--data tinyshakespeare", "has no labels"),
+        ("--budget grams", "invalid choice"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(home, flags, message):
+    with pytest.raises(UserError, match=message) as error:
+        run_command(["compare", *flags.split(), "--run", "never"])
+    assert "\n" not in str(error.value) and not Path("never/config.json").exists()
+
+
+def test_a_markdown_table_has_a_row_for_every_arm_and_baseline():
+    lines = tables.finals(EXAMPLE).splitlines()
+    assert [line.split(" | ")[0] for line in lines] == [
+        "| arm", "| ---", "| scratch", "| causal", "| majority class",
+    ]  # fmt: skip
+    assert "0.0 to 100.0" in lines[2] and "75.0%" in lines[3]
+
+
+def test_the_readme_table_says_how_sure_each_mean_is():
+    lines = report.comparison({"compare": EXAMPLE}).splitlines()
+    assert lines[3] == "| causal | 50.0% | 75.0% | 50.0% to 100.0% | 75.0% to 75.0% |"
+
+
+def test_losses_of_two_readings_stand_in_two_columns():
+    row = tables.spent(EXAMPLE).splitlines()[2].split(" | ")
+    assert row[-2:] == ["5.00", " |"] or row[-2:] == ["5.00", "|"]
+
+
+def test_few_labels_are_read_more_often_than_many():
+    plan = CompareConfig(epochs=3).with_defaults()
+    assert [plan.epochs_for(n) for n in (100, 300, 1000, 5000)] == [9, 5, 3, 3]
+
+
+def test_the_ratios_are_arms_of_their_own():
+    arms = CompareConfig(ratios=True).with_defaults().arms
+    assert {"hybrid-0", "hybrid-1of8", "hybrid", "hybrid-7of8", "hybrid-1"} <= set(arms)
