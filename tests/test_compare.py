@@ -12,6 +12,7 @@ from minilm.__main__ import run_command
 from minilm.config import UserError
 from minilm.experiments import experiment, report, tables
 from minilm.experiments.compare_config import CompareConfig
+from minilm.stopping import Stopped
 
 SHAPE = dict(
     d_model=16, n_layers=1, n_heads=2, vocab_size=300, max_length=16, batch_size=4, steps=12,
@@ -98,6 +99,16 @@ def test_a_comparison_that_was_interrupted_comes_to_the_same_results(home, monke
     assert without_times(results_of("stopped")) == without_times(results_of("whole"))
 
 
+def test_a_stopped_pretraining_says_how_the_comparison_goes_on(home, monkeypatch):
+    def stopped(bench, arm, seed, steps, folder, progress):
+        raise Stopped(15, 3, folder / arm)
+
+    monkeypatch.setattr(experiment, "pretrain", stopped)
+    with pytest.raises(Stopped, match="--run terminated --resume") as error:
+        run_command([*FLAGS.split(), "terminated"])
+    assert error.value.status == 143
+
+
 def test_a_finished_comparison_trains_nothing_again(home, monkeypatch):
     monkeypatch.setattr(experiment, "finetune", None)
     monkeypatch.setattr(experiment, "pretrain", None)
@@ -165,7 +176,7 @@ def test_losses_of_two_readings_stand_in_two_columns():
 
 def test_few_labels_are_read_more_often_than_many():
     plan = CompareConfig(epochs=3).with_defaults()
-    assert [plan.epochs_for(n) for n in (100, 300, 1000, 5000)] == [9, 5, 3, 3]
+    assert [plan.epochs_for(n) for n in (100, 300, 1000, 5000)] == [6, 4, 3, 3]
 
 
 def test_the_ratios_are_arms_of_their_own():

@@ -6,7 +6,7 @@ The folder of a comparison:
 config.json      what was asked for, sealed; a second call goes on where the first one stopped
 pretrain/        one run folder for each arm and seed, as train_pretrain.py makes them
 jobs/            one small JSON file for each fine-tuning that is done
-results.json     everything below; tables.md is made from it alone
+results.json     everything below; tables.md and report.html are made from it alone
 
 results.json, where ARM is a name in "arms" and a "draw" is one sample of the labels with one seed
 (accuracies are shares of 1, losses nats a target):
@@ -68,7 +68,7 @@ from minilm.config import SIZES, PretrainConfig, UserError, flag_name, resumed
 from minilm.data import prepare
 from minilm.device import choose_machine
 from minilm.durable import write_file
-from minilm.experiments import summary, tables
+from minilm.experiments import compare_report, summary, tables
 from minilm.experiments.arms import Bench
 from minilm.experiments.compare_config import CompareConfig, about
 from minilm.experiments.estimate import WATTS, count_parameters, energy_counters, watts_between
@@ -83,7 +83,7 @@ from minilm.stopping import Stopped
 
 def compare(config: CompareConfig) -> None:
     """Do the whole comparison, or what is left of it. Writes results.json and
-    tables.md after every arm."""
+    tables.md after every arm, report.html at the end."""
     given, resume = config.given, config.resume
     run = Run(config.run or (_newest() if resume else new_folder("compare")))
     config = config.with_defaults()
@@ -128,13 +128,18 @@ def compare(config: CompareConfig) -> None:
         print(f"go on with python -m minilm compare --run {run.folder} --resume")
         raise
     print(tables.all_tables(results))
-    print(f"results: {run.folder / 'results.json'}, {run.folder / 'tables.md'}")
+    try:
+        compare_report.write_report(results, run.folder / "report.html")
+    except UserError as missing:  # matplotlib
+        print(missing)
+        return
+    print(f"the report: {run.folder / 'report.html'}; its figures: {run.folder / 'results.json'}")
 
 
 def carry_out(experiment: Experiment, run: Run) -> dict:
     """Every arm, then the baselines. Returns results.json, which is written after each arm."""
     config, task, before = experiment.config, experiment.task, energy_counters()
-    truth = task.encoded["test"].labels.tolist()
+    truth = task.encoded["test"].labels[: config.final_rows].tolist()
     results: dict = {"format": 1, "arms": [], "baselines": [], "about": {}, "readings": {}}
     lines = experiment.work.job("lines", 0, lambda _: {"lines": word_counts(experiment.bench)})
     results["lines"] = lines["lines"]
@@ -185,7 +190,7 @@ def carry_out(experiment: Experiment, run: Run) -> dict:
 
 BASELINES = {
     "majority class": "always the label that train shows most",
-    "bag of words": "TF-IDF of words and pairs, logistic regression",
+    "bag of words": "TF-IDF of words and pairs in the whole texts, logistic regression",
 }
 
 
@@ -211,7 +216,8 @@ def run_card(experiment: Experiment, results: dict, before: list) -> dict:
     watts = watts_between(before, energy_counters(), experiment.work.elapsed())
     source = "the processor's energy counter"
     if not watts:
-        watts, source = WATTS[kind] * (threads if kind == "cpu" else 1), "assumed"
+        cores = threads if kind == "cpu" else 1
+        watts, source = WATTS[kind] * cores, f"assumed: {WATTS[kind]} W for each of {cores}"
     return {
         "command": f"python -m minilm compare {flags(config)}".strip(),
         "size": config.size,

@@ -1,7 +1,6 @@
 """The flags of `python -m minilm compare`. Imports nothing heavy: `--help` answers at once."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
 from minilm.config import (
@@ -24,10 +23,16 @@ ARMS = {
 RATIOS = {"hybrid-0": 0.0, "hybrid-1of8": 1 / 8, "hybrid": 1 / 2, "hybrid-7of8": 7 / 8,
           "hybrid-1": 1.0}  # fmt: skip
 
-# What --quick and --full stand for. None: what --size says, or all there is.
-QUICK = dict(steps=240, batch_size=8, labels=[100, 300, 1000], length=64, epochs=3, test_rows=500)
-FULL = dict(steps=None, batch_size=None, labels=[100, 300, 1000, 3000, 10**9], length=None,
-            epochs=3, test_rows=10**9)  # fmt: skip
+ALL = 10**9  # more than there are
+# What --quick and --full stand for. None: what --size says.
+QUICK = dict(
+    steps=240, batch_size=8, labels=[100, 300, 1000], length=48, epochs=3, test_rows=500,
+    final_rows=ALL,
+)  # fmt: skip
+FULL = dict(
+    steps=None, batch_size=None, labels=[100, 300, 1000, 3000, ALL], length=None, epochs=3,
+    test_rows=ALL, final_rows=ALL,
+)  # fmt: skip
 
 
 @dataclass
@@ -59,7 +64,8 @@ class CompareConfig(MachineConfig):
     draws: int = flag(10, "samples of the smallest number of labels")
     length: int | None = flag(None, "tokens of a labelled text; longer ones keep head and tail")
     epochs: int | None = flag(None, "passes over 1,000 labels or more; fewer labels get more")
-    test_rows: int | None = flag(None, "of the test texts, for the label curve (the final: all)")
+    test_rows: int | None = flag(None, "test texts for the label curve and the sweep")
+    final_rows: int | None = flag(None, "test texts for the final test (default: all)")
     run: str | None = flag(None, "folder to write to (default: a new one in runs/)")
     resume: bool = flag(False, "continue the comparison in --run, or the newest")
 
@@ -72,7 +78,7 @@ class CompareConfig(MachineConfig):
         if "causal-then-masked" in (self.arms or []) and "causal" not in self.arms:
             raise UserError("--arms causal-then-masked begins with causal's weights: add causal")
         require_positive(self, "seeds", "pretrainings", "steps", "batch_size", "length", "draws")
-        require_positive(self, "epochs", "test_rows")
+        require_positive(self, "epochs", "test_rows", "final_rows")
         if self.length is not None and self.length < 3:
             raise UserError(f"--length is {self.length}: a text needs <doc>, a word, <doc>")
         if any(n < 2 for n in self.labels or []):
@@ -101,8 +107,8 @@ class CompareConfig(MachineConfig):
         )
 
     def epochs_for(self, labels: int) -> int:
-        """Passes over so many labels: few labels are read more often, by the square root."""
-        return max(self.epochs, round(self.epochs * math.sqrt(1000 / labels)))
+        """Passes over so many labels: few labels are read more often, by the cube root."""
+        return max(self.epochs, round(self.epochs * (1000 / labels) ** (1 / 3)))
 
 
 def about(arm: str) -> str:

@@ -31,8 +31,6 @@ from minilm.heads import Classifier
 from minilm.model import Transformer, training_flops
 from minilm.runs import Run
 
-EVERYTHING = 10**9  # rows
-
 
 class Experiment:
     """A comparison's jobs, in the folder of a comparison."""
@@ -50,6 +48,12 @@ class Experiment:
     def draws(self, labels: int) -> range:
         """The draws of so many labels, shared by the arms."""
         return range(self.config.draws if labels == self.sizes[0] else self.config.seeds)
+
+    def test_rows(self, labels: int) -> int:
+        """How many test texts a classifier of so many labels is asked, the first ones: those that
+        are in the final test are asked more."""
+        config = self.config
+        return config.final_rows if labels == self.sizes[-1] else config.test_rows
 
     def cost(self, arm: str) -> float:
         """About the FLOPs of all that an arm takes."""
@@ -77,7 +81,7 @@ class Experiment:
         """The FLOPs of a fine-tuning and its test (forward only, a third of a training step's)."""
         lengths = [len(text) for text in self.task.encoded["train"].tokens]
         read = labels * self.config.epochs_for(labels)
-        read += min(self.config.test_rows, len(self.task.encoded["test"].tokens)) / 3
+        read += min(self.test_rows(labels), len(self.task.encoded["test"].tokens)) / 3
         return self.token_flops() * read * float(np.mean(lengths))
 
     def token_flops(self) -> float:
@@ -135,7 +139,7 @@ class Experiment:
         def do(advance: Callable[[float], None]) -> dict:
             """Fine-tune, then test."""
             classifier = self.classifier(arm, labels, draw, rate, setting, advance)
-            rows = EVERYTHING if labels == self.sizes[-1] else self.config.test_rows
+            rows = self.test_rows(labels)
             found = tested(self.task, classifier, "test", rows, setting[1])
             valid = None
             if (labels, draw) == (self.middle, 0):
@@ -173,7 +177,7 @@ class Experiment:
             def do(advance: Callable[[float], None]) -> dict:
                 """Fit and predict."""
                 train = [task.examples["train"][i] for i in task.sample(labels, draw)]
-                rows = EVERYTHING if labels == self.sizes[-1] else self.config.test_rows
+                rows = self.test_rows(labels)
                 test = task.examples["test"][:rows]
                 predicted = say[name](train, test, task.classes)
                 if predicted is None:

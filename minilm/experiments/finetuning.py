@@ -26,7 +26,7 @@ from minilm.optim import make_optimizers
 from minilm.tokenizer import Tokenizer
 from minilm.training import Plan, StepBatch, Trainer
 
-RATES = (1e-3, 3e-3, 1e-2)  # the sweep of peak learning rates, the same for every arm
+RATES = (3e-3, 1e-2, 3e-2)  # the sweep of peak learning rates, the same for every arm
 SETTINGS = [(p, a) for a in ("bidirectional", "causal") for p in ("mean", "last", "first")]
 
 

@@ -13,7 +13,10 @@ def all_tables(results: dict) -> str:
         "Pooling and attention": pooling,
         "Answers": answers,
     }
-    return "\n".join(f"### {title}\n\n{make(results)}\n" for title, make in parts.items())
+    return "\n".join(
+        f"### {title}\n\n{make(results)}\n" + (f"\n{NOTES[make]}\n" if make in NOTES else "")
+        for title, make in parts.items()
+    )
 
 
 def spent(results: dict) -> str:
@@ -145,3 +148,15 @@ def _mean(entries: list[dict], key: str) -> float:
 
 def _plain_mean(values: list[float]) -> float:
     return sum(values) / len(values)
+
+
+NOTES = {  # what a reader could take wrongly
+    spent: "Losses of different readings are not ranked against each other: a hidden word is "
+    "guessed from both sides, a next word from one, and the words asked for are not the same. What "
+    "can be compared is what each loss reaches beside counting words, and the test accuracy below.",
+    finals: "The interval from test rows says how far other test texts could have moved an arm, "
+    "that from seeds how far other first weights, label samples and orders could.",
+    verdicts: "In points of accuracy. Real: neither of the two 95 % intervals holds zero. Each of "
+    "them alone errs once in twenty, so among many pairs a few err. A seed interval from few seeds "
+    "is wide: undecided does not mean equal.",
+}

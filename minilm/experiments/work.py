@@ -22,13 +22,14 @@ class Work:
 
     def __init__(self, folder: Path):
         self.folder, self.bar = folder, None
-        self.doing, self.last_line = "", 0.0
+        self.doing = ""
 
     def begin(self, total: float) -> None:
         """Show the bar where the output is a terminal, or else a line from time to time."""
         form = "{desc}: {percentage:.0f}%|{bar}| {remaining} left"
         self.bar = tqdm(total=total, bar_format=form, disable=None, leave=False)
-        self.begun, self.total, self.done = time.perf_counter(), total, 0.0
+        self.begun = self.last_line = time.perf_counter()
+        self.total, self.done = total, 0.0
 
     def end(self) -> None:
         """Remove the bar."""
