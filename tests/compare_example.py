@@ -91,6 +91,16 @@ EXAMPLE = {
         "labels": 100, "settings": ["mean/bidirectional", "last/causal"],
         "accuracy": {"scratch": [[0.5], [0.5]], "causal": [[0.75], [0.5]]},
     },
-    "analyses": {},
+    "analyses": {
+        "causal": {
+            "calibration": {
+                "bins": [{"confidence": 0.6, "accuracy": 0.5, "texts": 2},
+                         {"confidence": 0.9, "accuracy": 1.0, "texts": 2}],
+                "error": 0.1, "temperature": 1.2, "error_scaled": 0.05,
+            },
+            "probe": [0.25, 0.5, 0.75],
+            "examples": [{"begin": "Return the", "continued": " number of <items>"}],
+        }
+    },
     "answers": [{"question": "How long did it take here?", "answer": "11.7 minutes"}],
 }  # fmt: skip

@@ -8,7 +8,8 @@ import pytest
 from compare_example import EXAMPLE
 
 from minilm.config import UserError
-from minilm.experiments.compare_report import INK, page
+from minilm.experiments.compare_report import page
+from minilm.experiments.drawing import INK
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,9 @@ def report():
 
 def test_every_figure_is_whole_and_in_the_readers_colour(report):
     figures = re.findall(r"<svg.*?</svg>", report, re.DOTALL)
-    assert len(figures) == 1 + 4 + 1 + 1 + 1 + 1  # curves, axes, labels, final, pooling, rates
+    assert (
+        len(figures) == 1 + 4 + 1 + 1 + 1 + 1 + 2
+    )  # curves, axes, labels, final, pooling, rates, analyses
     for figure in figures:
         ElementTree.fromstring(figure)
         assert "currentColor" in figure and INK not in figure
@@ -29,6 +32,10 @@ def test_every_arm_and_baseline_has_its_final_accuracy_in_the_report(report):
     text = re.sub(r"<svg.*?</svg>", "", report, flags=re.DOTALL)
     for name, mean in EXAMPLE["finals"]["mean"].items():
         assert f"<td>{name}</td><td>{mean:.1%}</td>" in text
+
+
+def test_what_a_model_wrote_is_shown_and_never_obeyed(report):
+    assert "number of &lt;items&gt;" in report and "<items>" not in report
 
 
 def test_the_report_asks_nothing_of_the_network(report):

@@ -149,13 +149,14 @@ def carry_out(experiment: Experiment, run: Run) -> dict:
             curve[name] = found
             results["baselines"].append(name)
             results["about"][name] = BASELINES[name]
-    pretraining, sweep, pooling = {}, {}, {}
+    pretraining, sweep, pooling, analyses = {}, {}, {}, {}
     for arm in config.arms:
         pretraining[arm] = experiment.pretrain(arm)
         sweep[arm] = experiment.sweep(arm)
         rate = RATES[int(np.argmax(sweep[arm]))]
         pooling[arm] = experiment.pooling(arm, rate)
         curve[arm] = experiment.curve(arm, rate)
+        analyses[arm] = experiment.analyse(arm, rate)
 
         results["arms"].append(arm)
         results["about"][arm] = about(arm)
@@ -182,6 +183,7 @@ def carry_out(experiment: Experiment, run: Run) -> dict:
             "settings": ["/".join(setting) for setting in SETTINGS],
             "accuracy": pooling,
         }
+        results["analyses"] = analyses
         results["card"] = run_card(experiment, results, before)
         results["answers"] = summary.answers(results, times_of_sizes(results))
         write(run.folder, results)

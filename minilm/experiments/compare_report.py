@@ -2,15 +2,12 @@
 SVG, in the reader's own text colour, so that it serves a light screen and a dark one."""
 
 import html
-import io
-from collections.abc import Callable
 from pathlib import Path
 
-from minilm.config import UserError
 from minilm.durable import write_file
-from minilm.experiments import tables
+from minilm.experiments import analyses_report, tables
+from minilm.experiments.drawing import INK, colour, draw, heat_map, html_table, table
 
-INK = "#010203"  # stands for the reader's text colour until the figure is written
 STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 62rem; padding: 0 1rem 4rem;
@@ -48,6 +45,7 @@ def page(results: dict) -> str:
         ("Which differences are real", [matrix(results), table(results, tables.verdicts)]),
         ("Pooling and attention", [pooling(results), table(results, tables.pooling)]),
         ("Learning rate of fine-tuning", [sweep(results), table(results, tables.sweep)]),
+        *analyses_report.sections(results),
         ("Answers", [table(results, tables.answers)]),
     ]  # fmt: skip
     body = "".join(_section(title, parts) for title, parts in sections)
@@ -58,41 +56,6 @@ def page(results: dict) -> str:
         f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>"
         f"<body><h1>{html.escape(title)}</h1>{body}</body></html>\n"
     )
-
-
-def draw(paint: Callable, title: str, width: float = 4.6, height: float = 3.4) -> str:
-    """A figure: paint(axes), as SVG in the reader's text colour."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError(
-            'the report needs matplotlib: pip install "minilm[report]", then call the same '
-            "command with --resume"
-        ) from None
-    from matplotlib.figure import Figure
-
-    ink = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    style = {
-        **dict.fromkeys(ink, INK),
-        "svg.fonttype": "none",
-        "svg.hashsalt": "minilm",
-        "font.size": 10,
-    }
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.add_subplot()
-        paint(axes)
-        axes.set_title(title, fontsize=11)
-        axes.spines[["top", "right"]].set_visible(False)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    svg = file.getvalue()
-    return f"<figure>{svg[svg.index('<svg') :].replace(INK, 'currentColor')}</figure>"
-
-
-def colour(results: dict, name: str) -> str:
-    """The same colour for an arm in every figure."""
-    return f"C{[*results['arms'], *results['baselines']].index(name) % 10}"
 
 
 def curves(results: dict) -> list[str]:
@@ -204,23 +167,6 @@ def matrix(results: dict) -> str:
     )
 
 
-def heat_map(rows: list[str], columns: list[str], values: list[list[float]], title: str) -> str:
-    """Shares of 1 as a map with the numbers in it."""
-
-    def paint(axes) -> None:
-        """A cell a number."""
-        axes.imshow(values, cmap="viridis", aspect="auto")
-        middle = (max(map(max, values)) + min(map(min, values))) / 2
-        for y, row in enumerate(values):
-            for x, value in enumerate(row):
-                shade = "black" if value > middle else "white"
-                axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", color=shade)
-        axes.set_xticks(range(len(columns)), columns, rotation=20, ha="right")
-        axes.set_yticks(range(len(rows)), rows)
-
-    return draw(paint, title)
-
-
 def sweep(results: dict) -> str:
     """Validation accuracy by learning rate."""
     found = results["sweep"]
@@ -243,27 +189,9 @@ def card_table(card: dict) -> str:
         **{k: v for k, v in card.items() if not isinstance(v, dict | list)},
         **{f"{k} {inner}": v for k in ("versions", "labels") for inner, v in card[k].items()},
     }
-    return _html_table(
+    return html_table(
         [["", ""], *([key.replace("_", " "), _number(value)] for key, value in shown.items())]
     )
-
-
-def table(results: dict, make: Callable[[dict], str]) -> str:
-    """A table of `tables.py`, with its note."""
-    lines = make(results).splitlines()
-    cells = [[cell.strip() for cell in line[1:-1].split(" | ")] for line in lines]
-    note = f'<p class="note">{html.escape(tables.NOTES[make])}</p>' if make in tables.NOTES else ""
-    return _html_table([cells[0], *cells[2:]]) + note
-
-
-def _html_table(rows: list[list[str]]) -> str:
-    """The first row is the head."""
-    kinds = ["th"] + ["td"] * (len(rows) - 1)
-    inner = "".join(
-        "<tr>" + "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in row) + "</tr>"
-        for kind, row in zip(kinds, rows, strict=True)
-    )
-    return f'<div class="wide"><table>{inner}</table></div>'
 
 
 def _section(title: str, parts: list[str]) -> str:

@@ -10,8 +10,10 @@ import numpy as np
 
 from minilm.config import UserError
 from minilm.experiments import baselines
+from minilm.experiments.analyses import Pretrained, analyse
 from minilm.experiments.arms import (
     Bench,
+    objective_of,
     plan_steps,
     pretrain,
     share_of_targets,
@@ -165,6 +167,22 @@ class Experiment:
     def pooling(self, arm: str, rate: float) -> list[list[float]]:
         """The accuracy of each setting of pooling and attention."""
         return [[self.tune(arm, self.middle, 0, rate, s)["accuracy"]] for s in SETTINGS]
+
+    def analyse(self, arm: str, rate: float) -> dict:
+        """What is to be seen in an arm's first net and classifier."""
+
+        def do(advance: Callable[[float], None]) -> dict:
+            """Look at the net as it was pretrained, at its own window."""
+            if arm == "scratch":
+                model, objective = Transformer(self.bench.shape, 0), None
+            else:
+                model = Run(self.folder / "pretrain" / f"{arm}-0").transformer()
+                objective = objective_of(arm)
+            run = Pretrained(model, self.bench.text.tokenizer, objective)
+            classifier = self.classifier(arm, self.sizes[-1], 0, rate)
+            return {"found": analyse(run, classifier, self.task, 0, self.config.quick)}
+
+        return self.work.job(f"{arm}/analyses", 0, do)["found"]
 
     def baseline(self, name: str) -> list[list[dict]] | None:
         """A baseline's tests, as `curve`; None where it needs what is not installed."""
