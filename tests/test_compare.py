@@ -10,7 +10,7 @@ from small import everything, some_rows
 from minilm import config
 from minilm.__main__ import run_command
 from minilm.config import UserError
-from minilm.experiments import experiment, report, tables
+from minilm.experiments import experiment, intervals, report, tables
 from minilm.experiments.compare_config import CompareConfig
 from minilm.stopping import Stopped
 
@@ -31,6 +31,7 @@ def home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("compare"))
         patch.setitem(config.SIZES, "tiny", SHAPE)
+        patch.setattr(intervals, "RESAMPLES", 100)
         folder = Path("data/sms-spam")
         folder.mkdir(parents=True)
         for part, rows in (("train", some_rows(120, 1)), ("test", some_rows(40, 2))):

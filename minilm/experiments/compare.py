@@ -179,7 +179,7 @@ def carry_out(experiment: Experiment, run: Run) -> dict:
         results["verdicts"] = summary.verdicts(truth, finals)
         results["axes"] = summary.axes(pretraining, finals, config.pretrainings)
         results["pooling"] = {
-            "labels": experiment.middle,
+            "labels": experiment.sizes[0],
             "settings": ["/".join(setting) for setting in SETTINGS],
             "accuracy": pooling,
         }

@@ -26,7 +26,7 @@ RATIOS = {"hybrid-0": 0.0, "hybrid-1of8": 1 / 8, "hybrid": 1 / 2, "hybrid-7of8":
 ALL = 10**9  # more than there are
 # What --quick and --full stand for. None: what --size says.
 QUICK = dict(
-    steps=240, batch_size=8, labels=[100, 300, 1000], length=48, epochs=3, test_rows=500,
+    steps=180, batch_size=8, labels=[100, 300, 1000], length=48, epochs=3, test_rows=500,
     final_rows=ALL,
 )  # fmt: skip
 FULL = dict(

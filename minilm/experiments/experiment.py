@@ -60,7 +60,8 @@ class Experiment:
     def cost(self, arm: str) -> float:
         """About the FLOPs of all that an arm takes."""
         tuned = [self.tuning_cost(n) * len(self.draws(n)) for n in self.sizes]
-        rest = self.tuning_cost(self.middle) * (len(RATES) + len(SETTINGS) - 2)
+        rest = self.tuning_cost(self.middle) * (len(RATES) - 1)
+        rest += self.tuning_cost(self.sizes[0]) * (len(SETTINGS) - 1)
         return self.pretraining_cost(arm) * self.config.pretrainings + sum(tuned) + rest
 
     def pretraining_cost(self, arm: str) -> float:
@@ -165,8 +166,8 @@ class Experiment:
         ]
 
     def pooling(self, arm: str, rate: float) -> list[list[float]]:
-        """The accuracy of each setting of pooling and attention."""
-        return [[self.tune(arm, self.middle, 0, rate, s)["accuracy"]] for s in SETTINGS]
+        """The accuracy of each setting of pooling and attention, with the fewest labels."""
+        return [[self.tune(arm, self.sizes[0], 0, rate, s)["accuracy"]] for s in SETTINGS]
 
     def analyse(self, arm: str, rate: float) -> dict:
         """What is to be seen in an arm's first net and classifier."""
