@@ -82,8 +82,8 @@ from minilm.stopping import Stopped
 
 
 def compare(config: CompareConfig) -> None:
-    """Do the whole comparison, or what is left of it. Writes results.json and
-    tables.md after every arm, report.html at the end."""
+    """Do the whole comparison, or what is left of it. Writes results.json and tables.md after every
+    arm, report.html at the end. Raises UserError, and Stopped where a signal came."""
     given, resume = config.given, config.resume
     run = Run(config.run or (_newest() if resume else new_folder("compare")))
     config = config.with_defaults()
@@ -137,7 +137,7 @@ def compare(config: CompareConfig) -> None:
 
 
 def carry_out(experiment: Experiment, run: Run) -> dict:
-    """Every arm, then the baselines. Returns results.json, which is written after each arm."""
+    """The baselines, then every arm. Returns results.json, which is written after each arm."""
     config, task, before = experiment.config, experiment.task, energy_counters()
     truth = task.encoded["test"].labels[: config.final_rows].tolist()
     results: dict = {"format": 1, "arms": [], "baselines": [], "about": {}, "readings": {}}
