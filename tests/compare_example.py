@@ -99,6 +99,7 @@ EXAMPLE = {
                 "error": 0.1, "temperature": 1.2, "error_scaled": 0.05,
             },
             "probe": [0.25, 0.5, 0.75],
+            "attributions": [{"label": "a", "said": "b", "words": [["One", 0.5], [" it", -0.1]]}],
             "examples": [{"begin": "Return the", "continued": " number of <items>"}],
         }
     },

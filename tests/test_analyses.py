@@ -11,11 +11,13 @@ from minilm.experiments.analyses import (
     Pretrained,
     best_temperature,
     examples,
+    gradient_times_input,
     layers,
     probe,
     reliability,
     tempered,
 )
+from minilm.heads import Classifier
 from minilm.labelled import LabelledTexts
 from minilm.tokenizer import Tokenizer
 
@@ -82,3 +84,21 @@ def test_each_does_what_its_objective_teaches(make_model, objective, kinds):
     task = SimpleNamespace(examples={"test": [Example("some words of a text", "a")] * 4})
     shown = examples(Pretrained(model, tokenizer, objective), task, 0)
     assert {key for entry in shown for key in ("begin", "hidden") if key in entry} == kinds
+
+
+def test_an_attribution_is_how_much_a_longer_word_vector_changes_the_logit(make_model):
+    classifier = Classifier(make_model(), 3).double()
+    classifier.head.weight.data.normal_(0, 1, generator=torch.Generator().manual_seed(2))
+    text = np.array([5, 9, 7, 12], dtype=np.uint16)
+    tokens = torch.from_numpy(text.astype(np.int64))[None]
+    scores = gradient_times_input(classifier, text, 1)
+
+    def logit(factor):
+        changed = classifier.transformer.embedding.weight.data
+        changed[7] *= factor
+        value = classifier(tokens, tokens > 0, causal=False)[0, 1].item()
+        changed[7] /= factor
+        return value
+
+    assert scores[2] == pytest.approx((logit(1 + 1e-5) - logit(1 - 1e-5)) / 2e-5, rel=1e-6)
+    assert all(p.grad is None for p in classifier.parameters())

@@ -39,7 +39,8 @@ def analyse(
     {"calibration": {"bins": [{"confidence", "accuracy", "texts"}], "error", "temperature",
                      "error_scaled"},
      "probe": [accuracy, one a layer: the embedding, then every block],
-     "examples": [{"begin", "continued"} or {"hidden", "filled"}]}
+     "examples": [{"begin", "continued"} or {"hidden", "filled"}],
+     "attributions": [{"label", "said", "words": [[word, score], ...]}]}
     """
     rows = ROWS if quick else 10 * ROWS
     parts = {part: subset(data, np.arange(min(rows, len(data.tokens))))
@@ -48,6 +49,7 @@ def analyse(
         "calibration": calibration(classifier, parts["valid"], parts["test"], task),
         "probe": probe(run, parts, len(task.classes), task.machine.device),
         "examples": examples(run, task, seed),
+        "attributions": attributions(classifier, parts["test"], task, run.tokenizer),
     }
 
 
@@ -169,3 +171,53 @@ def examples(run: Pretrained, task: LabelledTask, seed: int, n: int = 3) -> list
             ]
             shown.append({"hidden": decode(words), "filled": "".join(said)})
     return shown
+
+
+def attributions(
+    classifier: Classifier,
+    test: LabelledTexts,
+    task: LabelledTask,
+    tokenizer: Tokenizer,
+    right: int = 4,
+    wrong: int = 2,
+) -> list[dict]:
+    """Which words drove a prediction? Gradient times input (Shrikumar et al. 2016, arXiv
+    1605.01713) on the first texts that are labelled right and the first that are labelled wrong."""
+    predicted = label_probabilities(classifier, test, False, task.machine).argmax(1)
+    good = predicted == test.labels
+    found = []
+    for i in (*np.flatnonzero(good)[:right], *np.flatnonzero(~good)[:wrong]):
+        scores = gradient_times_input(classifier, test.tokens[i], int(predicted[i]))
+        words = [tokenizer.decode([word]) for word in test.tokens[i]]
+        found.append(
+            {
+                "label": task.classes[test.labels[i]],
+                "said": task.classes[predicted[i]],
+                "words": [[w, float(s)] for w, s in zip(words, scores, strict=True)],
+            }
+        )
+    return found
+
+
+def gradient_times_input(classifier: Classifier, text: np.ndarray, label: int) -> np.ndarray:
+    """x_i · ∂ logit[label] / ∂ x_i for the embedding x_i of every word of a text (T,): how much the
+    logit would change, in a straight line, if the word's vector went to zero. Returns (T,)."""
+    kept = []
+
+    def keep(module, arguments, x) -> None:
+        """Note the embedded words and ask for their gradient."""
+        x.retain_grad()
+        kept.append(x)
+
+    classifier.eval()
+    tokens = torch.from_numpy(text.astype(np.int64))[None].to(classifier.head.weight.device)
+    hook = classifier.transformer.embedding.register_forward_hook(keep)
+    try:
+        with torch.enable_grad():
+            logits = classifier(tokens, torch.ones_like(tokens, dtype=torch.bool), causal=False)
+            logits[0, label].backward()
+    finally:
+        hook.remove()
+    classifier.zero_grad()
+    (x,) = kept
+    return (x * x.grad).sum(-1)[0].detach().cpu().numpy()

@@ -1,5 +1,7 @@
 """The report's sections on what is to be seen in each arm's net: see `analyses.py`."""
 
+import html
+
 from minilm.experiments.drawing import INK, colour, draw, html_table
 
 
@@ -11,6 +13,7 @@ def sections(results: dict) -> list[tuple[str, list[str]]]:
     return [
         ("Where the label lives", [probe(results), PROBE_NOTE]),
         ("What each can do", [examples(found)]),
+        ("Which words drove a prediction", [attributions(found)]),
         ("Is it right as often as it is sure?", [*reliability(results), calibration(found)]),
     ]
 
@@ -49,6 +52,27 @@ def examples(found: dict) -> str:
             )
             rows.append([arm, text, made])
     return html_table(rows)
+
+
+def attributions(found: dict) -> str:
+    """The texts, each word on blue where it spoke for the label that was said, on red where it
+    spoke against; the deeper, the more."""
+    lines = []
+    for arm, analysis in found.items():
+        for text in analysis["attributions"]:
+            most = max(abs(score) for _, score in text["words"]) or 1.0
+            words = "".join(
+                f'<span style="background: rgba({"40,110,255" if score > 0 else "255,70,40"},'
+                f'{0.6 * abs(score) / most:.2f})">{html.escape(word)}</span>'
+                for word, score in text["words"]
+            )
+            said = f"{text['said']}, and it is {text['label']}"
+            lines.append(f"<p><b>{arm}: {html.escape(said)}.</b> {words}</p>")
+    return (
+        '<p class="note">Gradient times input. Blue: for the label that was said; red: against. '
+        "A straight line's view of a net that is none: it shows where to look, not why.</p>"
+        + "".join(lines)
+    )
 
 
 def reliability(results: dict) -> list[str]:

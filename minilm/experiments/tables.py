@@ -158,6 +158,6 @@ NOTES = {  # what a reader could take wrongly
     "that from seeds how far other first weights, label samples and orders could.",
     verdicts: "In points of accuracy. Real: neither of the two 95 % intervals holds zero. Each of "
     "them alone errs once in twenty, so among many pairs a few err. A seed interval from few seeds "
-    "is wide: undecided does not mean equal. Where the seeds share a pretraining (see the run card), "
+    "is wide: undecided does not mean equal. Where seeds share a pretraining (see the run card), "
     "they say nothing of another one.",
 }
