@@ -24,6 +24,7 @@ def main():
     from minilm.evaluation import evaluate_classifier, label_probabilities
     from minilm.experiments import baselines
     from minilm.heads import ClassificationLoss, Classifier
+    from minilm.interop import pretrained_run
     from minilm.labelled import (
         batch_of,
         encode_examples,
@@ -44,7 +45,7 @@ def main():
     machine = choose_machine(config.device, config.precision)
     if machine.world > 1:
         raise UserError("train_finetune.py runs in one process: start it without torchrun")
-    pretrained = Run(config.pretrained or newest_run("pretrain"))
+    pretrained = pretrained_run(config.pretrained or newest_run("pretrain"))
     if resume:  # the run has words, shape and (once it was saved) weights of its own
         shape, tokenizer = run.model_config("finetune"), run.tokenizer
     else:

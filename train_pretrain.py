@@ -21,6 +21,7 @@ def main():
         show_language_model,
     )
     from minilm.experiments.estimate import estimate
+    from minilm.interop import pretrained_run
     from minilm.model import Transformer, training_flops
     from minilm.objectives import Objective, Task
     from minilm.runs import Run, new_folder, newest_run
@@ -33,7 +34,10 @@ def main():
         config = resumed(config, run.flags("pretrain"))
     machine = choose_machine(config.device, config.precision)
     say = print if machine.rank == 0 else lambda *_: None
-    init = Run(config.init) if config.init and not resume else None
+    init = None
+    if config.init and not resume:
+        init = machine.first(lambda: pretrained_run(config.init))
+        config = dataclasses.replace(config, init=str(init.folder))
     config = config.with_defaults(**(init.recipe() if init else {}))
     config.model(config.vocab_size)  # refuses a shape that cannot be, before the text is read
 
@@ -51,8 +55,14 @@ def main():
     vocab_size = text.tokenizer.vocab_size
     windows = Windows(text.train, config.max_length, config.seed)
     valid_windows = evaluation_windows(text.valid, config.max_length)
-    objective = Objective(config.objective, vocab_size, config.seed)
-    shape = config.model(vocab_size)
+    special = text.tokenizer.special
+    objective = Objective(config.objective, vocab_size, config.seed, special=special)
+    if resume:
+        shape = run.model_config()
+    elif init:
+        shape = init.model_config(max_length=config.max_length, dropout=config.dropout)
+    else:
+        shape = config.model(vocab_size)
     say(
         f"text: {len(text.train):,} tokens to train on, {len(text.valid):,} to validate; "
         f"{vocab_size:,} different ones"

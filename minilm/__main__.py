@@ -145,6 +145,28 @@ def compare(parser: Parser, argv: list[str]) -> None:
     compare(config)
 
 
+def import_(parser: Parser, argv: list[str]) -> None:
+    """Make a run of Hugging Face's weights and words: of the types bert, gpt2, modernbert,
+    modernbert-decoder."""
+    help = "their folder (config.json, model.safetensors, ...), or a name on their hub"
+    parser.add_argument("folder", metavar="FOLDER", help=help)
+    parser.add_argument("run", metavar="RUN", help="the run folder to write")
+    args = parser.parse_args(argv)
+    from minilm import commands
+
+    commands.import_(**vars(args))
+
+
+def export(parser: Parser, argv: list[str]) -> None:
+    """Write a run as a folder that Hugging Face's transformers opens."""
+    parser.add_argument("run", metavar="RUN", help="a run folder of either script")
+    parser.add_argument("folder", metavar="FOLDER", help="the folder to write")
+    args = parser.parse_args(argv)
+    from minilm import commands
+
+    commands.export(**vars(args))
+
+
 def fetch(parser: Parser, argv: list[str]) -> None:
     """Download a corpus into data/, unless it is there already."""
     parser.add_argument("name", metavar="NAME", help="imdb, sms-spam or tinyshakespeare")
@@ -155,8 +177,8 @@ def fetch(parser: Parser, argv: list[str]) -> None:
 
 
 COMMANDS = {
-    command.__name__: command
-    for command in (generate, fill, predict, evaluate, compare, estimate, fetch)
+    command.__name__.rstrip("_"): command
+    for command in (generate, fill, predict, evaluate, compare, estimate, fetch, import_, export)
 }
 
 

@@ -22,10 +22,26 @@ from minilm.corpora import files, read_examples
 from minilm.corpora.decoding import read_lines
 from minilm.data import evaluation_windows, prepare
 from minilm.device import Machine, choose_machine
+from minilm.interop import export_run, find_folder, import_folder
 from minilm.labelled import LabelledTexts, encode_examples, frame, read_splits
 from minilm.objectives import Objective
 from minilm.runs import Run
-from minilm.tokenizer import MASK
+
+
+def import_(folder: str, run: str) -> None:
+    """Write a run from a folder of Hugging Face's, or a name on its hub, and say what it is."""
+    there = find_folder(folder.removeprefix("hf:"))
+    shape = import_folder(there, Run(run)).model_config()
+    objective = Run(run).flags("pretrain")["objective"]
+    print(f"{run}: {shape.n_layers} x {shape.d_model}, {shape.vocab_size:,} words, {objective}")
+    if objective == "masked" and not shape.head:
+        print("it came without the part that scores words: fill would guess; fine-tune it instead")
+    print(f"next: python train_finetune.py --pretrained {run}")
+
+
+def export(run: str, folder: str) -> None:
+    """Write a run as a folder of Hugging Face's, and say how to open it."""
+    print(export_run(Run(run), Path(folder)))
 
 
 def generate(
@@ -52,7 +68,7 @@ def generate(
     decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a word may end inside a character
     print(decoder.decode(tokenizer.decode_bytes(begin)), end="", flush=True)
     how = dict(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    for word in language_model.generate(model, begin, tokens, **how):
+    for word in language_model.generate(model, begin, tokens, tokenizer.special, **how):
         print(decoder.decode(tokenizer.decode_bytes([word])), end="", flush=True)
     print(decoder.decode(b"", final=True))
 
@@ -66,9 +82,11 @@ def fill(run: str, text: str, top: int, device: str) -> None:
     if not others:
         raise UserError('there is no <mask> in the text: write one, as in "The film was <mask> ."')
     tokenizer = source.tokenizer
+    if tokenizer.special.mask is None:
+        raise UserError(f"{run} has no word for a <mask>: use generate")
     parts = [tokenizer.encode(first)]
     for part in others:
-        parts += [np.array([MASK]), tokenizer.encode(part)]
+        parts += [np.array([tokenizer.special.mask]), tokenizer.encode(part)]
     tokens = np.concatenate(parts)
     if len(tokens) + 2 > longest:  # <doc> stands before and after
         raise UserError(
@@ -79,7 +97,8 @@ def fill(run: str, text: str, top: int, device: str) -> None:
     model = source.transformer().to(machine.device)
     if objective == "causal":
         print(f"{run} is causal: it reads only what stands to the left of a <mask>")
-    for i, words in enumerate(language_model.fill(model, tokens, objective, top), 1):
+    filled = language_model.fill(model, tokens, objective, top, tokenizer.special)
+    for i, words in enumerate(filled, 1):
         print(f"<mask> {i} of {len(others)}")
         for word, probability in words:
             print(f"  {probability:6.1%}  {tokenizer.decode([word])!r}")
@@ -103,7 +122,8 @@ class Labeller:
 
     def read(self, texts: list[str]) -> np.ndarray:
         """The same for texts as they are, (N, C)."""
-        tokens = [frame(self.tokenizer.encode(text), self.max_length) for text in texts]
+        special = self.tokenizer.special
+        tokens = [frame(self.tokenizer.encode(text), self.max_length, special) for text in texts]
         unlabelled = np.zeros(len(texts), dtype=np.int64)
         return self.probabilities(LabelledTexts(tokens, unlabelled, share_cut=0.0))
 
@@ -197,10 +217,13 @@ def evaluate_language_model(run: Run, changes: dict, machine: Machine) -> None:
     """Print the losses on the validation part of the run's text; `changes` to its flags may name
     another."""
     tokenizer, flags = run.tokenizer, run.flags("pretrain") | changes
+    if not flags["data"]:
+        raise UserError(f"{run.folder} was imported without its text: name one with --data")
     model = run.transformer().to(machine.device)
     columns = flags["text_column"], flags["encoding"]
     text = prepare(flags["data"], tokenizer.vocab_size, tokenizer, *columns)
-    objective = Objective(flags["objective"], tokenizer.vocab_size, flags["seed"])
+    size, seed = tokenizer.vocab_size, flags["seed"]
+    objective = Objective(flags["objective"], size, seed, special=tokenizer.special)
     windows = evaluation_windows(text.valid, model.config.max_length)
     token_bytes = evaluation.bytes_per_token(tokenizer)
     values = evaluation.evaluate_language_model(model, objective, windows, machine, token_bytes)

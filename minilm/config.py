@@ -1,7 +1,7 @@
-"""What can be chosen: the model's shape, and one dataclass per script whose fields are its flags.
+"""What can be chosen: one dataclass per script, whose fields are its flags.
 
-`flags.py` makes the flags. Both import only the standard library, so that `--help` answers before
-torch is loaded.
+`flags.py` makes the flags; `shape.py` says what a model can be. All three import only the standard
+library, so that `--help` answers before torch is loaded.
 """
 
 import dataclasses
@@ -9,64 +9,12 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from minilm.errors import NonFiniteError, UserError, flag_name
+from minilm.shape import FAMILY, ModelConfig
 
-class UserError(Exception):
-    """Something a person can put right. Its text is one line: what, where, and what to do.
-
-    The scripts print that line and exit with `status`."""
-
-    status = 2
-
-
-class NonFiniteError(UserError):
-    """A loss or a gradient became infinite or not a number."""
-
-    status = 3
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The shape of a Transformer.
-
-    Raises UserError where the numbers do not fit together.
-    """
-
-    vocab_size: int
-    max_length: int  # positions, in tokens
-    d_model: int  # width of the residual stream
-    n_layers: int
-    n_heads: int
-    d_ff: int  # width inside the feed-forward layer
-    dropout: float = 0.0
-    positions: str = "rotary"  # or "learned": a table of max_length vectors, as in GPT-2 and BERT
-    normalise_qk: bool = True  # layer norm on queries and keys (Dehghani et al. 2023)
-
-    def __post_init__(self):
-        for name in ("vocab_size", "max_length", "d_model", "n_layers", "n_heads", "d_ff"):
-            value = getattr(self, name)
-            most = 2**16 if name == "max_length" else 2**20
-            if not isinstance(value, int) or not 1 <= value <= most:
-                raise UserError(f"{flag_name(name)} is {value}: give a whole number, 1 to {most}")
-        if self.d_model % self.n_heads:
-            raise UserError(
-                f"--d-model {self.d_model} cannot be shared out among --n-heads {self.n_heads}: "
-                f"choose a width that is a multiple of the number of heads"
-            )
-        if self.positions == "rotary" and self.d_head % 2:
-            raise UserError(
-                f"--d-model {self.d_model} / --n-heads {self.n_heads} = {self.d_head} a head: "
-                f"rotary positions turn pairs of numbers, so choose an even width per head"
-            )
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"--dropout is {self.dropout}: give a share from 0 up to, not with, 1")
-        if self.positions not in ("rotary", "learned"):
-            raise UserError(f"positions is {self.positions!r}: choose rotary or learned")
-
-    @property
-    def d_head(self) -> int:
-        """The width of one head."""
-        return self.d_model // self.n_heads
-
+__all__ = [
+    "SIZES", "FinetuneConfig", "ModelConfig", "NonFiniteError", "PretrainConfig", "UserError",
+]  # fmt: skip
 
 # What `--size` stands for. Every entry can be changed by its own flag.
 SIZES = {
@@ -127,6 +75,10 @@ class PretrainConfig(MachineConfig):
                     f"{v['steps']} steps" for k, v in SIZES.items()),
         choices=list(SIZES),
     )  # fmt: skip
+    family: str | None = flag(
+        None, "the Transformer's other choices (default: ours, unless --init says another)",
+        choices=list(FAMILY),
+    )  # fmt: skip
     d_model: int | None = flag(None, "width of the vectors (default: by --size)")
     n_layers: int | None = flag(None, "number of blocks (default: by --size)")
     n_heads: int | None = flag(None, "attention heads in a block (default: by --size)")
@@ -173,7 +125,7 @@ class PretrainConfig(MachineConfig):
                     f"leave the flag out"
                 )
         size = self.size or size
-        table = {**SIZES[size], **inherited, "size": size}
+        table = {"family": "ours", **SIZES[size], **inherited, "size": size}
         if self.minutes is not None:
             del table["steps"]
         missing = {k: v for k, v in table.items() if k in vars(self) and getattr(self, k) is None}
@@ -184,7 +136,7 @@ class PretrainConfig(MachineConfig):
         """The model's shape, once the tokenizer's size is known."""
         return ModelConfig(
             vocab_size, self.max_length, self.d_model, self.n_layers, self.n_heads, self.d_ff,
-            self.dropout,
+            self.dropout, **FAMILY[self.family],
         )  # fmt: skip
 
 
@@ -269,8 +221,3 @@ def require_not_negative(config, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(config, name) < math.inf:
             raise UserError(f"{flag_name(name)} is {getattr(config, name)}: give 0 or more")
-
-
-def flag_name(name: str) -> str:
-    """learning_rate -> --learning-rate"""
-    return "--" + name.replace("_", "-")

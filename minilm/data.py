@@ -23,7 +23,8 @@ from minilm import corpora
 from minilm.config import UserError
 from minilm.corpora import Document
 from minilm.durable import seal, sync, unseal, writing
-from minilm.tokenizer import DOC, Tokenizer, blocks
+from minilm.tokenizer import Tokenizer, blocks
+from minilm.vocabularies import load_tokenizer
 
 FORMAT = 2  # of a prepared text
 VALID_SHARE = 0.05  # of the documents
@@ -87,7 +88,7 @@ def prepare(
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
         meta = unseal(folder / "meta.json")
-    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    tokenizer = load_tokenizer(folder / "tokenizer.json")
     return PreparedText(tokenizer, *map(_open, _paths(folder)), float(meta["unigram_entropy"]))
 
 
@@ -180,7 +181,7 @@ def _groups(documents: Iterable[Document], size: int) -> Iterator[list[tuple[str
 
 
 def _encode_group(tokenizer: Tokenizer, group: list) -> list[tuple[bool, bytes]]:
-    end = np.array([DOC], np.uint16).tobytes()
+    end = np.array([tokenizer.special.end], np.uint16).tobytes()
     return [(is_valid, end if text is None else tokenizer.encode(text).tobytes())
             for text, is_valid in group]  # fmt: skip
 

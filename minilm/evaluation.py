@@ -15,13 +15,14 @@ from minilm.heads import Classifier
 from minilm.labelled import LabelledTexts, batch_of, evaluation_batches
 from minilm.model import Transformer
 from minilm.objectives import Objective, target_logits, token_nll
-from minilm.tokenizer import MASK, N_SPECIAL, Tokenizer
+from minilm.tokenizer import Tokenizer
 
 
 def bytes_per_token(tokenizer: Tokenizer) -> np.ndarray:
     """How many bytes of text each word stands for, (V,); none for the special tokens."""
-    words = range(N_SPECIAL, tokenizer.vocab_size)
-    return np.array([0] * N_SPECIAL + [len(tokenizer.decode_bytes([word])) for word in words])
+    *special, _ = tokenizer.special
+    words = range(tokenizer.vocab_size)
+    return np.array([0 if w in special else len(tokenizer.decode_bytes([w])) for w in words])
 
 
 @torch.inference_mode()
@@ -74,19 +75,22 @@ def show_language_model(
 ) -> str:
     """What the model makes of a validation text (T,): its beginning continued, or hidden words
     filled in, whichever its objective trains."""
-    words = text[text >= N_SPECIAL][: min(24, model.config.max_length - 2)]
+    special = tokenizer.special
+    is_word = (text >= special.words.start) & (text < special.words.stop)
+    words = text[is_word][: min(24, model.config.max_length - 2)]
     shown = []
     if objective in ("causal", "hybrid"):
         begin = words[:8]
-        more = list(generate(model, begin, 24))
+        more = list(generate(model, begin, 24, special))
         shown.append(f"continued: {_line(tokenizer, begin)}[{_line(tokenizer, more)}]")
     if objective in ("masked", "hybrid"):
         hidden = words.copy()
-        hidden[4::6] = MASK
+        hidden[4::6] = special.mask
         filled = hidden.copy().astype(np.int64)
-        filled[hidden == MASK] = [best[0][0] for best in fill(model, hidden, objective, top=1)]
+        best = fill(model, hidden, objective, 1, special)
+        filled[hidden == special.mask] = [words[0][0] for words in best]
         parts = [
-            f"[{_line(tokenizer, [word])}]" if was == MASK else _line(tokenizer, [word])
+            f"[{_line(tokenizer, [word])}]" if was == special.mask else _line(tokenizer, [word])
             for word, was in zip(filled, hidden, strict=True)
         ]
         shown.append(f"filled in: {''.join(parts)}")

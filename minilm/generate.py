@@ -8,7 +8,8 @@ from torch import Tensor
 
 from minilm.data import draws
 from minilm.model import KeyValueCache, Transformer
-from minilm.tokenizer import DOC, MASK, N_SPECIAL, PAD
+from minilm.special import Special
+from minilm.tokenizer import OURS
 
 
 def filter_logits(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
@@ -27,10 +28,12 @@ def filter_logits(logits: Tensor, top_k: int | None, top_p: float | None) -> Ten
     return torch.full_like(logits, -torch.inf).scatter(-1, words, best)
 
 
-def generate(model: Transformer, prompt: np.ndarray, n_tokens: int, **how) -> Iterator[int]:
+def generate(
+    model: Transformer, prompt: np.ndarray, n_tokens: int, special: Special = OURS, **how
+) -> Iterator[int]:
     """`generate_batch` for one prompt (T,), possibly of no tokens: yields ids until <doc>."""
-    for (word,) in generate_batch(model, prompt[None], n_tokens, **how):
-        if word == DOC:
+    for (word,) in generate_batch(model, prompt[None], n_tokens, special, **how):
+        if word == special.end:
             return
         yield int(word)
 
@@ -40,6 +43,7 @@ def generate_batch(
     model: Transformer,
     prompts: np.ndarray,
     n_tokens: int,
+    special: Special = OURS,
     temperature: float = 0.8,
     top_k: int | None = 50,
     top_p: float | None = 0.95,
@@ -55,7 +59,8 @@ def generate_batch(
     """
     model.eval()
     device, longest = model.embedding.weight.device, model.config.max_length
-    begin = np.full((len(prompts), 1), DOC)  # a document begins after the end of another
+    begin = np.full((len(prompts), 1), special.begin)  # <doc>: after the end of another document
+    never = [i for i in (special.pad, special.mask) if i not in (None, special.end)]
     window = torch.from_numpy(np.hstack([begin, prompts]).astype(np.int64))
     ended = np.zeros(len(prompts), dtype=bool)
     cache, fresh = None, window  # fresh (B, t): what the cache does not hold yet
@@ -66,7 +71,7 @@ def generate_batch(
             cache, fresh = KeyValueCache(model.config), window
         hidden = model(fresh.to(device), causal=True, cache=cache)[:, -1]  # (B, D)
         logits = model.logits(hidden).cpu().double()  # (B, V): no temperature overflows there
-        logits[:, [PAD, MASK]] = -torch.inf
+        logits[:, never] = -torch.inf
         if temperature == 0:
             words = logits.argmax(-1).numpy()
         else:
@@ -75,8 +80,8 @@ def generate_batch(
             below = below / below[:, -1:]  # whose last is 1 exactly, above every u
             u = torch.from_numpy(draws(seed, i, "sample").random((len(prompts), 1)))  # (B, 1)
             words = torch.searchsorted(below, u, right=True)[:, 0].numpy()  # (B,)
-        ended |= words == DOC
-        words[ended] = DOC
+        ended |= words == special.end
+        words[ended] = special.end
         yield words
         if ended.all():
             return
@@ -86,7 +91,11 @@ def generate_batch(
 
 @torch.inference_mode()
 def fill(
-    model: Transformer, tokens: np.ndarray, objective: str, top: int = 5
+    model: Transformer,
+    tokens: np.ndarray,
+    objective: str,
+    top: int = 5,
+    special: Special = OURS,
 ) -> list[list[tuple[int, float]]]:
     """For every <mask> in tokens (T,): the `top` likeliest words and their probabilities.
 
@@ -95,12 +104,13 @@ def fill(
     what stands to the left.
     """
     model.eval()
-    text = torch.from_numpy(np.concatenate([[DOC], tokens, [DOC]]).astype(np.int64))
+    framed = np.concatenate([[special.begin], tokens, [special.end]])
+    text = torch.from_numpy(framed.astype(np.int64))
     hidden = model(text[None].to(model.embedding.weight.device), causal=objective == "causal")[0]
     shift = 0 if objective == "masked" else 1
-    positions = (text == MASK).nonzero()[:, 0] - shift
+    positions = (text == special.mask).nonzero()[:, 0] - shift
     logits = model.logits(hidden[positions]).float()  # (number of masks, V)
-    logits[:, :N_SPECIAL] = -torch.inf
+    logits[:, : special.words.start] = logits[:, special.words.stop :] = -torch.inf
     values, words = logits.softmax(-1).topk(min(top, logits.shape[-1]))
     return [
         list(zip(row.tolist(), p.tolist(), strict=True))

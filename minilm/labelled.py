@@ -10,7 +10,8 @@ import numpy as np
 from minilm.config import FinetuneConfig, UserError
 from minilm.corpora import Example, labelled, read_examples
 from minilm.data import draws
-from minilm.tokenizer import DOC, PAD, Tokenizer
+from minilm.special import Special
+from minilm.tokenizer import OURS, PAD, Tokenizer
 
 HELD_OUT = 0.1  # of train, where no validation part is given
 ROUND = 16  # tokens, of which a batch's length is a multiple
@@ -121,7 +122,7 @@ def nested_indices(labels: Sequence, n: int, seed: int) -> list[int]:
     return [i for _, _, i in rounds[:n]]
 
 
-def frame(words: np.ndarray, max_length: int) -> np.ndarray:
+def frame(words: np.ndarray, max_length: int, special: Special = OURS) -> np.ndarray:
     """A text's tokens as pretraining saw documents, between two <doc>: (T <= max_length,) uint16.
 
     Of a text that is too long the head and the tail stay, one to three: reviews end with their
@@ -131,7 +132,7 @@ def frame(words: np.ndarray, max_length: int) -> np.ndarray:
     if len(words) > room:
         head = room // 4
         words = np.concatenate([words[:head], words[len(words) - (room - head) :]])
-    return np.concatenate([[DOC], words, [DOC]]).astype(np.uint16)
+    return np.concatenate([[special.begin], words, [special.end]]).astype(np.uint16)
 
 
 def encode_examples(
@@ -142,7 +143,8 @@ def encode_examples(
     number = {name: i for i, name in enumerate(classes)}
     labels = np.array([number[example.label] for example in examples], dtype=np.int64)
     share_cut = np.mean([len(w) > max_length - 2 for w in words])
-    return LabelledTexts([frame(w, max_length) for w in words], labels, float(share_cut))
+    tokens = [frame(w, max_length, tokenizer.special) for w in words]
+    return LabelledTexts(tokens, labels, float(share_cut))
 
 
 def pad(texts: list[np.ndarray], length: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,8 @@ The default block is today's usual one: layer norm before each sub-layer (Xiong 
 arXiv 2002.04745), rotary positions (Su et al. 2021, arXiv 2104.09864), normalised queries and
 keys (Dehghani et al. 2023, arXiv 2302.05442), squared ReLU (So et al. 2021, arXiv 2109.08668), no
 biases, sub-layers that start as zero, and one matrix for the words that go in and come out
-(Press and Wolf 2017, arXiv 1608.05859). The same model by hand, in NumPy: `reference.py`.
+(Press and Wolf 2017, arXiv 1608.05859). The same model by hand, in NumPy: `reference.py`. With
+other choices, which `shape.py` explains, the same code is GPT-2, BERT or ModernBERT.
 
 Shapes: B texts, T positions, D = d_model, H heads of width d = D / H, F = d_ff, V = vocab_size.
 """
@@ -19,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minilm.choices import ACTIVATIONS, Head, LayerNorm
 from minilm.config import ModelConfig
 
 
@@ -79,29 +81,17 @@ class KeyValueCache:
         return keys[:, :, :end], values[:, :, :end]
 
 
-class LayerNorm(nn.Module):
-    """Layer norm (Ba et al. 2016, eq. 4) with a gain g and no bias: g · (x - mean) / √(var + ε)."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., width). Returns x's shape. ε = 1e-5."""
-        return F.layer_norm(x, self.weight.shape, self.weight)
-
-
 class SelfAttention(nn.Module):
     """Each position asks (q) all visible positions (k) and gathers what they hold (v)."""
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.config, self.layer = config, layer
-        self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
-        self.out = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.qkv = nn.Linear(config.d_model, 3 * config.d_model, config.bias)
+        self.out = nn.Linear(config.d_model, config.d_model, config.bias)
         if config.normalise_qk:
-            self.norm_q = LayerNorm(config.d_head)
-            self.norm_k = LayerNorm(config.d_head)
+            self.norm_q = LayerNorm(config, config.d_head)
+            self.norm_k = LayerNorm(config, config.d_head)
 
     def forward(self, x, mask, rotation, cache):
         """x (B, T, D), mask as in `attention`, rotation (cos, sin) or None. Returns (B, T, D)."""
@@ -124,31 +114,38 @@ class SelfAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """The same two-layer net at every position: W_down · relu(W_up x)²."""
+    """The same two-layer net at every position: W_down · activation(W_up x)."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.up = nn.Linear(config.d_model, config.d_ff, bias=False)
-        self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
+        self.up = nn.Linear(config.d_model, config.n_up, config.bias)
+        self.down = nn.Linear(config.d_ff, config.d_model, config.bias)
+        self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, D). Returns (B, T, D)."""
-        return self.down(F.relu(self.up(x)).square())
+        return self.down(self.activation(self.up(x)))
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+    """x + attention(norm(x)), then x + feed_forward(norm(x)); or, where the norm comes after,
+    norm(x + attention(x)), then norm(x + feed_forward(x))."""
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
-        self.norm_1 = LayerNorm(config.d_model)
+        self.norm_after, self.is_local = config.norm == "after", config.is_local(layer)
+        skip = config.skips_norm(layer)
+        self.norm_1 = nn.Identity() if skip else LayerNorm(config, config.d_model)
         self.attention = SelfAttention(config, layer)
-        self.norm_2 = LayerNorm(config.d_model)
+        self.norm_2 = LayerNorm(config, config.d_model)
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x, mask, rotation, cache):
         """x (B, T, D). Returns (B, T, D)."""
+        if self.norm_after:
+            x = self.norm_1(x + self.dropout(self.attention(x, mask, rotation, cache)))
+            return self.norm_2(x + self.dropout(self.feed_forward(x)))
         x = x + self.dropout(self.attention(self.norm_1(x), mask, rotation, cache))
         return x + self.dropout(self.feed_forward(self.norm_2(x)))
 
@@ -166,15 +163,28 @@ class Transformer(nn.Module):
         if config.positions == "learned":
             self.positions = nn.Embedding(config.max_length, config.d_model)
         else:
-            pairs = torch.arange(0, config.d_head, 2) / config.d_head  # (d/2,)
-            angles = torch.arange(config.max_length)[:, None, None] * 10000.0**-pairs  # (T, 1, d/2)
-            cos, sin = angles.cos(), angles.sin()
-            self.register_buffer("cos", torch.cat((cos, cos), -1), persistent=False)  # (T, 1, d)
-            self.register_buffer("sin", torch.cat((-sin, sin), -1), persistent=False)
+            self.add_rotation("", config.rotary_base)
+            if config.local_window:
+                self.add_rotation("local_", config.local_rotary_base)
+        normed = LayerNorm(config, config.d_model) if config.embedding_norm else nn.Identity()
+        self.embedding_norm = normed
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
-        self.norm = LayerNorm(config.d_model)
+        after = config.norm == "after"  # the last block's own norm was the last
+        self.norm = nn.Identity() if after else LayerNorm(config, config.d_model)
+        self.head = Head(config) if config.head else nn.Identity()
+        bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.logits_bias else None
+        self.register_parameter("logits_bias", bias)
         self.initialise(seed)
+
+    def add_rotation(self, name: str, base: float) -> None:
+        """The tables cos and sin (T, 1, d) that `rotate` takes."""
+        config = self.config
+        pairs = torch.arange(0, config.d_head, 2) / config.d_head  # (d/2,)
+        angles = torch.arange(config.max_length)[:, None, None] * base**-pairs  # (T, 1, d/2)
+        cos, sin = angles.cos(), angles.sin()
+        self.register_buffer(f"{name}cos", torch.cat((cos, cos), -1), persistent=False)
+        self.register_buffer(f"{name}sin", torch.cat((-sin, sin), -1), persistent=False)
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
@@ -184,9 +194,9 @@ class Transformer(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         width = self.config.d_model
         for name, parameter in self.named_parameters():
-            if name.endswith(("out.weight", "down.weight")):
+            if name.endswith(("out.weight", "down.weight", "bias")):
                 parameter.zero_()
-            elif name.startswith(("embedding", "positions")):
+            elif name in ("embedding.weight", "positions.weight"):
                 parameter.normal_(0, 0.3 / math.sqrt(width), generator=generator)
             elif parameter.dim() == 2:
                 parameter.normal_(0, 1 / math.sqrt(width), generator=generator)
@@ -203,38 +213,53 @@ class Transformer(nn.Module):
         T = tokens.shape[1]
         start = 0 if cache is None else cache.length
         x = self.embedding(tokens)  # (B, T, D)
-        rotation = None
+        here = slice(start, start + T)
+        rotation = nearby = None  # nearby: what a local block needs instead of mask and rotation
         if self.config.positions == "learned":
-            x = x + self.positions.weight[start : start + T]
+            x = x + self.positions.weight[here]
         else:
-            rotation = self.cos[start : start + T], self.sin[start : start + T]
-        x = self.dropout(x)
+            rotation = self.cos[here], self.sin[here]
+        x = self.dropout(self.embedding_norm(x))
         mask = visibility(T, start, causal, is_real, x.device)
+        if window := self.config.local_window:
+            turn = rotation and (self.local_cos[here], self.local_sin[here])
+            nearby = visibility(T, start, causal, is_real, x.device, window), turn
         for block in self.blocks:
-            x = block(x, mask, rotation, cache)
+            x = block(x, *(nearby if block.is_local else (mask, rotation)), cache)
         if cache is not None:
             cache.length += T
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """A score for every word: hidden · Eᵀ. hidden (N, D). Returns (N, V).
+        """A score for every word: head(hidden) · Eᵀ + b. hidden (N, D). Returns (N, V).
 
         Give it only the positions that have a target: at 15 % masking, this product over all
         positions would be most of a small model's work."""
-        return F.linear(hidden, self.embedding.weight)
+        return F.linear(self.head(hidden), self.embedding.weight, self.logits_bias)
 
 
 def visibility(
-    length: int, start: int, causal: bool, is_real: Tensor | None, device: torch.device
+    length: int,
+    start: int,
+    causal: bool,
+    is_real: Tensor | None,
+    device: torch.device,
+    window: int = 0,
 ) -> Tensor | None:
     """Who may look where, as a term to add to the scores: 0 or -inf.
 
-    Positions start .. start + length look at positions 0 .. start + length. Returns a tensor that
-    broadcasts to (B, 1, length, start + length), or None where everything is visible."""
+    Positions start .. start + length look at positions 0 .. start + length; with a window, at those
+    that are no further away. Returns a tensor that broadcasts to (B, 1, length, start + length), or
+    None where everything is visible."""
     mask = None
+    shape = (length, start + length)
     if causal and length > 1:
-        shape = (length, start + length)
         mask = torch.full(shape, -math.inf, device=device).triu(start + 1)
+    if window:
+        far = torch.ones(shape, dtype=torch.bool, device=device)
+        far = far.triu(start + window + 1) | far.tril(start - window - 1)
+        mask = torch.zeros(shape, device=device) if mask is None else mask
+        mask = mask.masked_fill(far, -math.inf)
     if is_real is not None:
         padding = torch.zeros(is_real.shape, device=device).masked_fill(~is_real, -math.inf)
         padding = padding[:, None, None, :]  # (B, 1, 1, T): no position looks at padding
@@ -246,6 +271,7 @@ def training_flops(config: ModelConfig, tokens: int, targets: int, length: int) 
     """The floating-point operations that the formulas need to train on `tokens` positions in
     windows of `length`, of which `targets` are predicted (Kaplan et al. 2020, arXiv 2001.08361,
     section 2.1): two a weight and position forward, twice that backward."""
-    D, d_ff = config.d_model, config.d_ff
-    a_layer = 4 * D * D + 2 * D * d_ff + 2 * length * D  # qkv and out, up and down, QKᵀ and PV
-    return 6 * (tokens * config.n_layers * a_layer + targets * config.vocab_size * D)
+    D, up_and_down = config.d_model, config.n_up + config.d_ff
+    a_layer = 4 * D * D + D * up_and_down + 2 * length * D  # qkv and out, up and down, QKᵀ and PV
+    a_target = config.vocab_size * D + D * D * config.head
+    return 6 * (tokens * config.n_layers * a_layer + targets * a_target)

@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minilm.config import UserError
 from minilm.data import draws
-from minilm.tokenizer import MASK, N_SPECIAL
+from minilm.special import Special
+from minilm.tokenizer import OURS
 
 IGNORE = -100  # the target of a position that has nothing to say; never the id of a word
 
@@ -46,7 +48,13 @@ def causal(windows: np.ndarray) -> Task:
     return Task(windows[:, :-1], windows[:, 1:], causal=True)
 
 
-def masked(windows: np.ndarray, rate: float, vocab_size: int, rng: np.random.Generator) -> Task:
+def masked(
+    windows: np.ndarray,
+    rate: float,
+    vocab_size: int,
+    rng: np.random.Generator,
+    special: Special = OURS,
+) -> Task:
     """Masked-token prediction (Devlin et al. 2019, arXiv 1810.04805, section 3.1):
     L = - Σ_{i ∈ M} log P(w_i | w_without_M; θ), over a random share `rate` of the positions, M.
 
@@ -54,12 +62,16 @@ def masked(windows: np.ndarray, rate: float, vocab_size: int, rng: np.random.Gen
     `corrupt` left of w_i, and all the others, and must say w_i.
     """
     words = windows[:, :-1]
-    inputs, chosen = corrupt(words, rate, vocab_size, rng)
+    inputs, chosen = corrupt(words, rate, vocab_size, rng, special=special)
     return Task(inputs, np.where(chosen, words, IGNORE), causal=False)
 
 
 def masked_next(
-    windows: np.ndarray, rate: float, vocab_size: int, rng: np.random.Generator
+    windows: np.ndarray,
+    rate: float,
+    vocab_size: int,
+    rng: np.random.Generator,
+    special: Special = OURS,
 ) -> Task:
     """Masked-token prediction with `causal`'s shift (GPT-BERT, arXiv 2410.24159): position i must
     say w_{i+1} if that is in M. So both halves of the hybrid ask the same of position i, "what
@@ -67,13 +79,18 @@ def masked_next(
 
     windows (B, T + 1). The first word cannot be asked for, so it is never hidden.
     """
-    inputs, chosen = corrupt(windows, rate, vocab_size, rng, first=1)
+    inputs, chosen = corrupt(windows, rate, vocab_size, rng, first=1, special=special)
     targets = np.where(chosen, windows, IGNORE)
     return Task(inputs[:, :-1], targets[:, 1:], causal=False)
 
 
 def corrupt(
-    words: np.ndarray, rate: float, vocab_size: int, rng: np.random.Generator, first: int = 0
+    words: np.ndarray,
+    rate: float,
+    vocab_size: int,
+    rng: np.random.Generator,
+    first: int = 0,
+    special: Special = OURS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose a share `rate` of the positions; of these hide 80 % behind <mask>, replace 10 % by a
     random word, leave 10 % as they are, so that the model cannot trust any word it sees.
@@ -89,15 +106,16 @@ def corrupt(
     words (B, T). Returns (corrupted words (B, T), chosen (B, T) bool).
     """
     u = rng.random(words.shape)
-    random_words = rng.integers(N_SPECIAL, vocab_size, words.shape)
-    u[words < N_SPECIAL] = 2.0  # more than any rate: never
+    lowest, end = special.words.start, min(special.words.stop, vocab_size)
+    random_words = rng.integers(lowest, end, words.shape)
+    u[(words < lowest) | (words >= end)] = 2.0  # more than any rate: never
     u[:, :first] = 2.0
     smallest = u.min(axis=1)
     unlucky = (smallest >= rate) & (smallest < 1)
     u[unlucky, u.argmin(axis=1)[unlucky]] = 0.0
     chosen = u < rate
     corrupted = np.where(u < 0.9 * rate, random_words, words)
-    corrupted = np.where(u < 0.8 * rate, MASK, corrupted)
+    corrupted = np.where(u < 0.8 * rate, special.mask, corrupted)
     return corrupted, chosen
 
 
@@ -135,7 +153,7 @@ def target_logits(model, inputs: Tensor, targets: Tensor, causal: bool) -> tuple
 
 
 class ChunkedNLL(torch.autograd.Function):
-    """`token_nll(hidden · Eᵀ, targets)`, CHUNK positions at a time.
+    """`token_nll(hidden · Eᵀ + b, targets)`, CHUNK positions at a time.
 
     The logits (N, V) are a training step's largest tensor by far. Here a chunk of them is scored,
     turned into its gradient p - y, multiplied on, and forgotten: less memory in about the same
@@ -150,9 +168,11 @@ class ChunkedNLL(torch.autograd.Function):
     CHUNK, ROUND = 1024, 64
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, embedding: Tensor, targets: Tensor) -> Tensor:
-        """hidden (N, D), embedding E (V, D), targets (N,) without IGNORE. Returns the sum of nats,
-        and notes its gradients by hidden and E."""
+    def forward(
+        ctx, hidden: Tensor, embedding: Tensor, targets: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """hidden (N, D), embedding E (V, D), targets (N,) without IGNORE, bias b (V,) or None for
+        none. Returns the sum of nats, and notes its gradients by hidden, E and b."""
         kind = hidden.device.type
         mixed = torch.is_autocast_enabled(kind)
         E = embedding.to(torch.get_autocast_dtype(kind) if mixed else embedding.dtype)
@@ -162,10 +182,11 @@ class ChunkedNLL(torch.autograd.Function):
         fill = -N % ChunkedNLL.ROUND
         hidden, targets = F.pad(hidden, (0, 0, 0, fill)), F.pad(targets, (0, fill))
         d_hidden, d_E = torch.empty_like(hidden), torch.zeros_like(embedding)
+        d_bias = None if bias is None else torch.zeros_like(bias)
         for start in range(0, len(hidden), ChunkedNLL.CHUNK):
             rows, real = slice(start, start + ChunkedNLL.CHUNK), max(0, N - start)
             h, y = hidden[rows].to(E.dtype), targets[rows, None]
-            logits = h @ E.T  # (n, V)
+            logits = h @ E.T if bias is None else h @ E.T + bias  # (n, V)
             log_p = logits.to(exact).log_softmax(-1)
             loss_sum -= log_p.gather(1, y)[:real].sum()
             d_logits = log_p.exp_().scatter_add_(1, y, -torch.ones_like(log_p[:, :1]))
@@ -173,14 +194,16 @@ class ChunkedNLL(torch.autograd.Function):
             d_logits = d_logits.to(E.dtype)  # p - y, (n, V)
             d_hidden[rows] = d_logits @ E  # (n, D)
             d_E += d_logits.T @ h  # (V, D)
-        ctx.save_for_backward(d_hidden[:N], d_E)
+            if bias is not None:
+                d_bias += d_logits.sum(0)  # (V,)
+        ctx.save_for_backward(d_hidden[:N], d_E, d_bias)
         return loss_sum
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         """The chain rule's last factor, a number."""
-        d_hidden, d_E = ctx.saved_tensors
-        return grad * d_hidden, grad * d_E, None
+        d_hidden, d_E, d_bias = ctx.saved_tensors
+        return grad * d_hidden, grad * d_E, None, None if d_bias is None else grad * d_bias
 
 
 class LanguageModelLoss(nn.Module):
@@ -192,8 +215,10 @@ class LanguageModelLoss(nn.Module):
 
     def forward(self, inputs: Tensor, targets: Tensor, causal: bool) -> tuple[Tensor, int]:
         """A Task's loss, `token_nll(*target_logits(...))`: (sum of nats, number of targets)."""
-        hidden, targets = target_hidden(self.model, inputs, targets, causal)
-        return ChunkedNLL.apply(hidden, self.model.embedding.weight, targets), len(targets)
+        model = self.model
+        hidden, targets = target_hidden(model, inputs, targets, causal)
+        words = model.embedding.weight, targets, model.logits_bias
+        return ChunkedNLL.apply(model.head(hidden), *words), len(targets)
 
 
 EVALUATION_SEED, EVALUATION_RATE = 15, 0.15
@@ -206,20 +231,27 @@ class Objective:
     one would have drawn.
     """
 
-    def __init__(self, name: str, vocab_size: int, seed: int, masked_share: float = 0.5):
-        self.name, self.vocab_size, self.seed = name, vocab_size, seed
+    def __init__(
+        self,
+        name: str,
+        vocab_size: int,
+        seed: int,
+        masked_share: float = 0.5,
+        special: Special = OURS,
+    ):
+        if special.mask is None and name != "causal":
+            raise UserError(f"--objective {name}: these words have no <mask>: give causal")
+        self.name, self.vocab_size, self.seed, self.special = name, vocab_size, seed, special
         self.masked_share = masked_share  # of the hybrid's steps
 
     def task(self, windows: np.ndarray, step: int, rate: float) -> Task:
         """The Task of one training step. windows (B, T + 1)."""
         rng = draws(self.seed, step, "masks")
+        how = rate, self.vocab_size, rng, self.special
         if self.name == "hybrid":  # each step is one or the other
-            if rng.random() < 1 - self.masked_share:
-                return causal(windows)
-            return masked_next(windows, rate, self.vocab_size, rng)
-        if self.name == "causal":
-            return causal(windows)
-        return masked(windows, rate, self.vocab_size, rng)
+            half = rng.random() < 1 - self.masked_share
+            return causal(windows) if half else masked_next(windows, *how)
+        return causal(windows) if self.name == "causal" else masked(windows, *how)
 
     def evaluation_tasks(self, windows: np.ndarray, start: int) -> dict[str, Task]:
         """What is measured on validation windows (B, T + 1), by name: the masks are the same at
@@ -230,5 +262,6 @@ class Objective:
             tasks["causal"] = causal(windows)
         if self.name in ("masked", "hybrid"):
             mask = masked if self.name == "masked" else masked_next
-            tasks["masked"] = mask(windows, EVALUATION_RATE, self.vocab_size, rng)
+            how = EVALUATION_RATE, self.vocab_size, rng, self.special
+            tasks["masked"] = mask(windows, *how)
         return tasks

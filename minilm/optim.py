@@ -85,7 +85,7 @@ def make_optimizers(
     """
     groups: dict[tuple, dict] = {}
     n_layers = sum(
-        parameter_name.endswith("norm_1.weight") for parameter_name in model.state_dict()
+        parameter_name.endswith("norm_2.weight") for parameter_name in model.state_dict()
     )
     for parameter_name, parameter in model.named_parameters():
         if not parameter.requires_grad:

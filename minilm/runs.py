@@ -25,8 +25,10 @@ from minilm.durable import seal, sync, unseal, write_file, writing
 from minilm.heads import Classifier
 from minilm.model import Transformer
 from minilm.tokenizer import Tokenizer
+from minilm.vocabularies import ForeignTokenizer, load_tokenizer
 
 FORMAT = 2  # of the folder
+ADDED_LATER = {"pretrain": {"family": "ours"}, "finetune": {}}  # flags that older runs do not have
 RUNS = Path("runs")
 
 
@@ -56,10 +58,10 @@ class Run:
         return config
 
     @property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> Tokenizer | ForeignTokenizer:
         """The run's tokenizer. Raises UserError where it is not the one that the run began with."""
         config, path = self.config, self.folder / "tokenizer.json"
-        tokenizer = Tokenizer.load(path)
+        tokenizer = load_tokenizer(path)
         if config.get("tokenizer", tokenizer.fingerprint) != tokenizer.fingerprint:
             raise UserError(f"{path} holds not the words that this run was trained with")
         return tokenizer
@@ -100,7 +102,7 @@ class Run:
                 f"with --run"
             ) from None
 
-    def create(self, config: dict, tokenizer: Tokenizer) -> None:
+    def create(self, config: dict, tokenizer: Tokenizer | ForeignTokenizer) -> None:
         """Write down what the run is."""
         write_file(self.folder / "tokenizer.json", tokenizer.to_json().encode())
         facts = {"format": FORMAT, "tokenizer": tokenizer.fingerprint, **config}
@@ -156,13 +158,20 @@ class Run:
         UserError where this is not a run of that kind."""
         shape = self._of_kind(kind)["model"]
         try:
-            return ModelConfig(**{**shape, **changes})
+            config = ModelConfig(**{**shape, **changes})
         except TypeError as error:
             raise UserError(f"{self.folder / 'config.json'} is damaged ({error})") from None
+        if config.positions == "learned" and config.max_length > shape["max_length"]:
+            raise UserError(
+                f"--max-length {config.max_length}: {self.folder} has learnt vectors for "
+                f"{shape['max_length']} positions only"
+            )
+        return config
 
     def recipe(self) -> dict:
         """What a pretraining run that starts from this one's weights takes over: size and shape."""
-        return {"size": self.flags("pretrain")["size"], **vars(self.model_config())}
+        flags = self.flags("pretrain")
+        return {"size": flags["size"], "family": flags["family"], **vars(self.model_config())}
 
     def transformer(self, **changes) -> Transformer:
         """The pretrained Transformer, from the best checkpoint. Raises UserError as above."""
@@ -189,6 +198,9 @@ class Run:
             if least > sum(weight.numel() for weight in weights.values()):
                 raise ValueError("what config.json says might not even fit into memory")
             model = make()
+            for name, table in weights.items():
+                if name.endswith("positions.weight"):  # a shorter window leaves its later rows out
+                    weights[name] = table[: shape.max_length]
             model.load_state_dict(weights)
         except Exception:  # of tensors made to do harm nothing is known
             raise UserError(
@@ -205,6 +217,7 @@ class Run:
                 f"train_{kind}.py makes"
             )
         known = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}[kind]
+        config["flags"] = ADDED_LATER[kind] | config["flags"]
         whole = set(vars(known())) == set(config["flags"]) and (
             kind == "pretrain" or isinstance(config.get("classes"), list)
         )

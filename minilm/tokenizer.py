@@ -16,7 +16,7 @@ import json
 import re
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, pairwise
 from operator import add
 from pathlib import Path
@@ -25,12 +25,14 @@ from typing import Self
 import numpy as np
 
 from minilm.config import UserError
+from minilm.special import Special
 
 SPECIAL_TOKENS = ("<pad>", "<mask>", "<doc>")
 PAD, MASK, DOC = range(3)
 N_SPECIAL = len(SPECIAL_TOKENS)
 N_BASE = N_SPECIAL + 256  # the special tokens, then the bytes; merges come after them
 MAX_VOCAB_SIZE = 2**16  # ids fit into uint16
+OURS = Special(PAD, MASK, DOC, DOC, range(N_SPECIAL, MAX_VOCAB_SIZE))
 Document = Iterable[str]  # chunks, so that one line of 100 MB streams; a small document is [text]
 
 BLOCK = 2**14  # characters handled at a time: few enough to stay in the processor's cache
@@ -69,7 +71,7 @@ _LAST_WORD_END = re.compile(f"(?s:.*)[^{_SPACE}](?=[{_SPACE}])")
 # GPT-2's visible stand-in for each byte, for JSON: its own character, or one from U+0100 on.
 _VISIBLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
 _HIDDEN = sorted(set(range(256)) - set(_VISIBLE))
-_STAND_IN = {b: chr(b) for b in _VISIBLE} | {b: chr(256 + i) for i, b in enumerate(_HIDDEN)}
+STAND_IN = {b: chr(b) for b in _VISIBLE} | {b: chr(256 + i) for i, b in enumerate(_HIDDEN)}
 
 
 def blocks(chunks: Iterable[str], size: int) -> Iterator[str]:
@@ -94,13 +96,9 @@ def blocks(chunks: Iterable[str], size: int) -> Iterator[str]:
     yield rest
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """The str in which each byte of `text` that is not valid UTF-8 is one surrogate."""
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
-
-
-def _byte_ids(piece: str) -> list[int]:
-    return [N_SPECIAL + byte for byte in piece.encode("utf-8", "surrogateescape")]
 
 
 def _pairs(word: str) -> Iterator[str]:
@@ -108,7 +106,7 @@ def _pairs(word: str) -> Iterator[str]:
 
 
 def _count_pieces(texts: Iterable[str]) -> Counter[str]:
-    return Counter(chain.from_iterable(map(_PIECE.findall, map(_escape, texts))))
+    return Counter(chain.from_iterable(map(_PIECE.findall, map(escape, texts))))
 
 
 def _learn_merges(piece_counts: Counter[str], n_merges: int) -> list[tuple[int, int]]:
@@ -118,7 +116,8 @@ def _learn_merges(piece_counts: Counter[str], n_merges: int) -> list[tuple[int, 
     neither the order of documents nor the hash seed matters. A word is a str of `chr(id)`: to
     merge a pair in it is `str.replace`, which works from left to right and at the speed of C.
     """
-    words = ["".join(map(chr, _byte_ids(piece))) for piece in piece_counts]
+    in_bytes = (piece.encode("utf-8", "surrogateescape") for piece in piece_counts)
+    words = ["".join(chr(N_SPECIAL + byte) for byte in piece) for piece in in_bytes]
     counts = list(piece_counts.values())
     pair_counts, where = defaultdict(int), defaultdict(list)  # where: the words that hold a pair
     for i, word in enumerate(words):
@@ -153,24 +152,25 @@ def _learn_merges(piece_counts: Counter[str], n_merges: int) -> list[tuple[int, 
     return merges
 
 
-class _PieceCache(dict):
-    """From a piece to its ids as packed uint16, worked out when it is first asked for."""
+class PieceCache(dict):
+    """From a piece to its ids as packed uint16, worked out when it is first asked for. `ranks`:
+    which pairs merge, in the order learnt; `new[rank]`: into what; `byte_ids`: of each byte."""
 
-    def __init__(self, merges: list[tuple[int, int]]):
-        self._merged = {pair: N_BASE + rank for rank, pair in enumerate(merges)}
+    def __init__(self, ranks: dict[tuple[int, int], int], new: Sequence[int], byte_ids: Sequence):
+        self._ranks, self._new, self._byte_ids = ranks, new, byte_ids
 
     def __missing__(self, piece: str) -> bytes:
-        ids = _byte_ids(piece)
-        # What each pair of neighbours would become: the smallest id is the merge learnt first.
-        news = [self._merged.get(pair, MAX_VOCAB_SIZE) for pair in pairwise(ids)]
-        while news and (new := min(news)) < MAX_VOCAB_SIZE:
-            i = news.index(new)
-            ids[i : i + 2] = [new]
-            del news[i]
+        ids = [self._byte_ids[byte] for byte in piece.encode("utf-8", "surrogateescape")]
+        rank_of, never = self._ranks.get, MAX_VOCAB_SIZE
+        ranks = [rank_of(pair, never) for pair in pairwise(ids)]
+        while ranks and (rank := min(ranks)) < never:
+            i = ranks.index(rank)
+            ids[i : i + 2] = [new] = [self._new[rank]]
+            del ranks[i]
             if i > 0:
-                news[i - 1] = self._merged.get((ids[i - 1], new), MAX_VOCAB_SIZE)
-            if i < len(news):
-                news[i] = self._merged.get((new, ids[i + 1]), MAX_VOCAB_SIZE)
+                ranks[i - 1] = rank_of((ids[i - 1], new), never)
+            if i < len(ranks):
+                ranks[i] = rank_of((new, ids[i + 1]), never)
         if len(self) >= CACHE_SIZE:
             self.clear()
         self[piece] = packed = array("H", ids).tobytes()
@@ -189,6 +189,8 @@ class Tokenizer:
     Raises UserError if a merge is of tokens that do not exist yet, or its token is nothing new.
     """
 
+    special = OURS
+
     def __init__(self, merges: list[tuple[int, int]]):
         self.merges, self.vocab_size = merges, N_BASE + len(merges)
         self._bytes = [name.encode() for name in SPECIAL_TOKENS] + [bytes([b]) for b in range(256)]
@@ -201,7 +203,8 @@ class Tokenizer:
             raise UserError("two tokens stand for the same bytes")
         decisive = json.dumps([SPECIAL_TOKENS, PATTERN, merges]).encode()
         self.fingerprint = hashlib.sha256(decisive).hexdigest()[:16]
-        self._cache = _PieceCache(merges)
+        ranks, new = {pair: i for i, pair in enumerate(merges)}, range(N_BASE, self.vocab_size)
+        self._cache = PieceCache(ranks, new, range(N_SPECIAL, N_BASE))
 
     @classmethod
     def train(cls, documents: Iterable[Document], vocab_size: int) -> Self:
@@ -216,7 +219,7 @@ class Tokenizer:
 
     def encode(self, text: str | bytes, special: bool = False) -> np.ndarray:
         """Ids (N,) uint16 of any str or bytes; only if `special` is "<mask>" in it one id, MASK."""
-        text = _escape(text) if isinstance(text, str) else text.decode("utf-8", "surrogateescape")
+        text = escape(text) if isinstance(text, str) else text.decode("utf-8", "surrogateescape")
         parts = re.split(f"({'|'.join(SPECIAL_TOKENS)})", text) if special else [text]
         packed = []
         for i, part in enumerate(parts):
@@ -281,7 +284,7 @@ class Tokenizer:
             raise UserError(f"{path}: no tokenizer of ours ({reason}); train it anew") from None
 
     def _as_json(self) -> dict:
-        names = ["".join(map(_STAND_IN.__getitem__, token)) for token in self._bytes]
+        names = ["".join(map(STAND_IN.__getitem__, token)) for token in self._bytes]
         vocab = {name: i for i, name in enumerate(names)}
         merges = [[names[a], names[b]] for a, b in self.merges]
         no = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)

@@ -142,11 +142,15 @@ def estimate(
 
 def count_parameters(shape: ModelConfig) -> int:
     """How many numbers a Transformer of this shape learns, without making one."""
-    D = shape.d_model
-    norms = 2 * D + 2 * shape.d_head * shape.normalise_qk
-    a_layer = 4 * D * D + 2 * D * shape.d_ff + norms
+    D, a_norm = shape.d_model, 1 + shape.norm_bias  # numbers for each that is normalised
+    norms = a_norm * (2 * D + 2 * shape.d_head * shape.normalise_qk)
+    biases = shape.bias * (3 * D + D + shape.n_up + D)
+    a_layer = 4 * D * D + D * (shape.n_up + shape.d_ff) + norms + biases
+    around = shape.embedding_norm + (shape.norm == "before") - shape.skips_norm(0)
     positions = shape.max_length * D * (shape.positions == "learned")
-    return shape.vocab_size * D + positions + shape.n_layers * a_layer + D
+    head = shape.head * (D * D + D * shape.bias + a_norm * D)
+    words = shape.vocab_size * (D + shape.logits_bias)
+    return words + positions + shape.n_layers * a_layer + a_norm * D * around + head
 
 
 def mean_mask_rate(config: PretrainConfig) -> float:

@@ -5,10 +5,13 @@
 A test holds README to what this makes of tests/benchmarks/results.json.
 """
 
+import dataclasses
 import json
 import re
 import statistics
 from pathlib import Path
+
+from minilm.shape import FAMILY, ModelConfig
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "tests" / "benchmarks" / "results.json"
@@ -17,6 +20,8 @@ RESULTS = ROOT / "tests" / "benchmarks" / "results.json"
 READING_ORDER = {
     "minilm/objectives.py": "what a position may see and must say: causal, masked, hybrid",
     "minilm/model.py": "the Transformer",
+    "minilm/shape.py": "what makes it GPT-2, BERT or ModernBERT",
+    "minilm/choices.py": "norms, activations and the layer before the vocabulary matrix",
     "minilm/heads.py": "a label for a whole text",
     "train_pretrain.py": "pretraining, from the flags to the last line it prints",
     "train_finetune.py": "fine-tuning: load, train, validate, adjust, test",
@@ -196,8 +201,28 @@ def comparison(results: dict) -> str:
     return _rows(*rows)
 
 
+def family(results: dict) -> str:
+    """The choices in which well-known Transformers differ, from `shape.py`; ours first."""
+    sizes = dict(vocab_size=8, max_length=8, d_model=8, n_layers=1, n_heads=1, d_ff=8)
+    rows = {name: ModelConfig(**sizes, **choices) for name, choices in FAMILY.items()}
+    names = ["ours", "GPT-2", "BERT", "ModernBERT"]
+    table = [["choice", *names], ["---"] * (1 + len(names))]
+    for field in dataclasses.fields(ModelConfig)[7:]:
+        cells = [_choice(getattr(shape, field.name)) for shape in rows.values()]
+        if len(set(cells)) > 1:
+            table.append([f"`{field.name}`", *cells])
+    return _rows(*table)
+
+
+def _choice(value) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 TABLES = {
     "comparison": comparison,
+    "family": family,
     "speed": speed,
     "main job": main_job,
     "reading order": reading_order,

@@ -1,0 +1,120 @@
+"""Other people's tokenizers: ids equal to Hugging Face's, whatever the text."""
+
+import json
+import random
+import unicodedata
+
+import numpy as np
+import pytest
+
+from minilm.config import UserError
+from minilm.interop.words import from_merges, from_vocab_txt, read_tokenizer
+from minilm.tokenizer import STAND_IN
+from minilm.vocabularies import load_tokenizer, make_foreign
+
+COMMON = (
+    "the cat's hat we'll can't 123 don't, e-mail: naïve café ﬁ ß İ Σίσυφος 日本語 中文 한국어 العربية "
+    "हिन्दी ไทย 👩‍👩‍👧 \u200d\u0301\u0308 [CLS] ## ##a <|endoftext"
+).split()
+ASSIGNED = [chr(c) for c in range(0x110000) if unicodedata.category(chr(c)) not in ("Cn", "Cs")]
+GAPS = [" ", "  ", "\t", "\n", "\r\n", "\0", "\x85", "\u3000", "\ufffd", "\x1c", "   "]
+many = pytest.mark.parametrize("n", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+
+
+def varied(rng):
+    """Words, stretches of any script, spaces of all kinds, control characters, long runs."""
+    parts = []
+    for _ in range(rng.randrange(1, 30)):
+        kind = rng.random()
+        if kind < 0.4:
+            parts.append(rng.choice(COMMON))
+        elif kind < 0.7:
+            start = rng.randrange(len(ASSIGNED) - 40)
+            parts += rng.choices(ASSIGNED[start : start + 40], k=rng.randrange(1, 6))
+        elif kind < 0.8:
+            parts.append(rng.choice(GAPS))
+        elif kind < 0.85:
+            parts.append(chr(rng.randrange(128)) * rng.randrange(1, 120))
+        else:
+            parts.append(" ")
+    return "".join(parts)
+
+
+def words_of_bert():
+    """A vocabulary of single characters and a few longer pieces, with and without ##."""
+    letters = sorted({c for word in COMMON for c in word.lower()} | set("abcdefghijklmnop'-:,."))
+    pieces = ["the", "cat", "hat", "##at", "caf", "##fe", "naive", "123"]
+    marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    return [*marks, *letters, *(f"##{c}" for c in letters), *pieces]
+
+
+def test_wordpiece_takes_the_longest_piece_and_knows_berts_cleaning(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(words_of_bert()) + "\n", encoding="utf-8")
+    tokenizer = read_tokenizer(tmp_path)
+    names = words_of_bert()
+
+    def pieces(text):
+        return [names[i] for i in tokenizer.encode(text)]
+
+    assert pieces("The CAT\u0000's hat") == ["the", "cat", "'", "s", "hat"]
+    assert pieces("Café 中文") == ["caf", "##e", "中", "文"]
+    assert pieces("xyz " + "a" * 101) == ["[UNK]", "[UNK]"]
+    special = tokenizer.special
+    assert (special.pad, special.begin, special.end, special.mask) == (0, 2, 3, 4)
+    assert special.words == range(5, len(names))
+    assert tokenizer.decode(tokenizer.encode("the café")) == " the cafe"
+
+
+def test_byte_pairs_with_gpt2s_pattern_and_numbers_come_back_as_the_text():
+    vocab = {name: i for i, name in enumerate([*STAND_IN.values(), "th", "the", "<|endoftext|>"])}
+    content = from_merges(vocab, ["#version: 0.2", "t h", "th e", ""])
+    tokenizer = make_foreign(content, {"eos_token": "<|endoftext|>"})
+    assert tokenizer.encode("the").tolist() == [257]
+    assert tokenizer.special.end == 258 and tokenizer.special.words == range(258)
+    for seed in range(50):
+        text = varied(random.Random(seed))
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.decode_bytes(tokenizer.encode(b"\xff a")) == b"\xff a"
+
+
+def test_a_saved_tokenizer_is_the_same_and_a_damaged_one_is_named(tmp_path):
+    tokenizer = make_foreign(from_vocab_txt(words_of_bert(), {}), dict(
+        pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
+    ))  # fmt: skip
+    tokenizer.save(tmp_path / "tokenizer.json")
+    again = load_tokenizer(tmp_path / "tokenizer.json")
+    assert again.fingerprint == tokenizer.fingerprint and again.special == tokenizer.special
+    assert np.array_equal(again.encode("the café"), tokenizer.encode("the café"))
+    for damage in ({"foreign": {}}, {"foreign": 3, "roles": {}}, {"foreign": {"model": {}}}):
+        (tmp_path / "tokenizer.json").write_text(json.dumps(damage), encoding="utf-8")
+        with pytest.raises(UserError, match=r"tokenizer\.json"):
+            load_tokenizer(tmp_path / "tokenizer.json")
+
+
+@many
+def test_wordpieces_are_hugging_faces(n):
+    hf = pytest.importorskip("tokenizers")
+    content = from_vocab_txt(words_of_bert(), {})
+    roles = dict(pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
+    ours, theirs = make_foreign(content, roles), hf.Tokenizer.from_str(json.dumps(content))
+    theirs.encode_special_tokens = True
+    rng = random.Random(1)
+    for text in (varied(rng) for _ in range(n)):
+        expected = theirs.encode(text, add_special_tokens=False).ids
+        assert ours.encode(text).tolist() == expected, text
+
+
+@many
+def test_byte_pairs_are_hugging_faces(n):
+    hf = pytest.importorskip("tokenizers")
+    theirs = hf.Tokenizer(hf.models.BPE())
+    theirs.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = hf.trainers.BpeTrainer(
+        vocab_size=1000, special_tokens=["<|endoftext|>"], show_progress=False,
+        initial_alphabet=hf.pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    theirs.train_from_iterator([varied(random.Random(i)) for i in range(300)], trainer)
+    ours = make_foreign(json.loads(theirs.to_str()), {"eos_token": "<|endoftext|>"})
+    rng = random.Random(2)
+    for text in (varied(rng) for _ in range(n)):
+        assert ours.encode(text).tolist() == theirs.encode(text).ids, text
