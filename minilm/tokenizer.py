@@ -189,10 +189,8 @@ class Tokenizer:
     Raises UserError if a merge is of tokens that do not exist yet, or its token is nothing new.
     """
 
-    special = OURS
-
     def __init__(self, merges: list[tuple[int, int]]):
-        self.merges, self.vocab_size = merges, N_BASE + len(merges)
+        self.merges, self.special, self.vocab_size = merges, OURS, N_BASE + len(merges)
         self._bytes = [name.encode() for name in SPECIAL_TOKENS] + [bytes([b]) for b in range(256)]
         for new, (a, b) in enumerate(merges, N_BASE):
             possible = N_SPECIAL <= min(a, b) <= max(a, b) < new < MAX_VOCAB_SIZE
