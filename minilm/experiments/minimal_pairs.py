@@ -28,11 +28,11 @@ OFTEN = 5  # times that each word of a pair must occur in the training text
 # What a slot may be; nouns take an -s and verbs -s and -ed, so that both numbers are in every list.
 SLOTS = {
     "noun": "function value file name line number method object string list user test error word "
-    "module result element film movie actor scene character review minute".split(),
-    "verb": "return call print add check convert load need want help start follow play".split(),
-    "adjective": "new good same first long small large simple different other bad great".split(),
-    "vowel": "object error element array argument index actor action idea example event".split(),
-    "other": "file name list number string value function film movie scene character".split(),
+    "module result element film movie actor scene character review minute",
+    "verb": "return call print add check convert load need want help start follow play",
+    "adjective": "new good same first long small large simple different other bad great",
+    "vowel": "object error element array argument index actor action idea example event",
+    "other": "file name list number string value function film movie scene character",
 }
 # (right, wrong). Each comes with its mirror, wherever the difference is one word against another:
 # so the frequency of the two words alone gets half of the pairs.
@@ -42,8 +42,8 @@ PHENOMENA = {
         ("The {noun}s are {adjective}.", "The {noun}s is {adjective}."),
     ],
     "verb beyond a phrase": [
-        ("The {noun} of the {noun2}s is {adjective}.", "The {noun} of the {noun2}s are {adjective}."),
-        ("The {noun}s of the {noun2} are {adjective}.", "The {noun}s of the {noun2} is {adjective}."),
+        ("The {noun} of these {noun2}s is new.", "The {noun} of these {noun2}s are new."),
+        ("The {noun}s of this {noun2} are new.", "The {noun}s of this {noun2} is new."),
     ],
     "this and these": [
         ("We need this {noun} for the test.", "We need these {noun} for the test."),
@@ -107,8 +107,9 @@ def make_pairs(counts: Counter[str], seed: int = 0, often: int = OFTEN) -> list[
 def _fill_in(template: tuple[str, str], counts, rng, often: int) -> list[tuple[str, str]]:
     """Up to A_PHENOMENON different pairs of one template, in a random order."""
     slots, found = sorted(set(re.findall("{(.*?)}", template[0]))), {}
+    words = {slot: SLOTS[slot.rstrip("2")].split() for slot in slots}
     for _ in range(20 * A_PHENOMENON):
-        chosen = {slot: str(rng.choice(SLOTS[slot.rstrip("2")])) for slot in slots}
+        chosen = {slot: some[rng.integers(len(some))] for slot, some in words.items()}
         pair = template[0].format(**chosen), template[1].format(**chosen)
         twice = chosen.get("noun") == chosen.get("noun2", "")
         if not twice and all(counts[word] >= often for side in pair for word in words_of(side)):
