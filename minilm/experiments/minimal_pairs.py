@@ -148,15 +148,15 @@ def shares_right(pairs: list[Pair], good: np.ndarray, bad: np.ndarray) -> dict[s
 
 
 def by_reading(
-    model: Transformer, tokenizer: Tokenizer, objective: str, pairs: list[Pair]
+    model: Transformer, tokenizer: Tokenizer, objective: str | None, pairs: list[Pair]
 ) -> dict[str, dict[str, float]]:
-    """`shares_right` for each reading that the objective ("causal", "masked", "hybrid") teaches. A
-    pair that the model's window cannot hold counts in none. Raises UserError if that is every
-    pair."""
+    """`shares_right` for each reading that the objective ("causal", "masked", "hybrid") teaches,
+    none for random weights. A pair that the model's window cannot hold is not asked; where that is
+    every pair, nothing is returned."""
     room = model.config.max_length - 2
     fitting = [p for p in pairs if max(len(tokenizer.encode(s)) for s in p[1:]) <= room]
     if not fitting:
-        raise UserError(f"no minimal pair is as short as {room} tokens: give a larger --max-length")
+        return {}
     sides = [[tokenizer.encode(pair[side]) for pair in fitting] for side in (1, 2)]
     found = {}
     if objective in ("causal", "hybrid"):
