@@ -101,7 +101,24 @@ EXAMPLE = {
             "probe": [0.25, 0.5, 0.75],
             "attributions": [{"label": "a", "said": "b", "words": [["One", 0.5], [" it", -0.1]]}],
             "examples": [{"begin": "Return the", "continued": " number of <items>"}],
+            "pairs": {"causal": {"a and an": 0.75, "order of words": 1.0}},
+            "attention": {"causal": {
+                "words": ["<doc>", "A"], "maps": [[[[1.0, 0.0], [0.25, 0.75]]]],
+                "distance": [[0.25]], "entropy": [[0.28]], "even_distance": 0.25,
+                "even_entropy": 0.35,
+            }},
+            "fairness": {
+                "label": "a", "change": 0.01, "change_interval": [-0.02, 0.04], "across": 0.03,
+                "within": 0.02, "excess": 0.01, "excess_interval": [-0.01, 0.03], "flips": 0.0,
+                "sentences": 60, "names": 10, "cannot_show": "Much.",
+            },
         }
+    },
+    "pairs": {
+        "counts": {"a and an": 4, "order of words": 2},
+        "examples": {"a and an": ["A cat", "An cat"], "order of words": ["of it", "it of"]},
+        "rows": {"unigram": {"a and an": 0.5, "order of words": 0.5},
+                 "trigram": {"a and an": 0.75, "order of words": 0.5}},
     },
     "answers": [{"question": "How long did it take here?", "answer": "11.7 minutes"}],
 }  # fmt: skip

@@ -38,7 +38,7 @@ def bench(tmp_path_factory):
 def make_bench(budget):
     config = CompareConfig(budget=budget, arms=ARMS, steps=12, batch_size=4).with_defaults()
     pre = PretrainConfig(
-        ["own.txt"], d_model=16, n_layers=1, n_heads=2, vocab_size=330, max_length=16,
+        data=["own.txt"], d_model=16, n_layers=1, n_heads=2, vocab_size=330, max_length=16,
         batch_size=4, steps=12, precision="float32",
     ).with_defaults()  # fmt: skip
     return Bench(config, pre, prepare(pre.data, pre.vocab_size), choose_machine("cpu", "float32"))

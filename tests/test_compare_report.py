@@ -21,7 +21,7 @@ def report():
 def test_every_figure_is_whole_and_in_the_readers_colour(report):
     figures = re.findall(r"<svg.*?</svg>", report, re.DOTALL)
     assert (
-        len(figures) == 1 + 4 + 1 + 1 + 1 + 1 + 2
+        len(figures) == 1 + 4 + 1 + 1 + 1 + 1 + 7
     )  # curves, axes, labels, final, pooling, rates, analyses
     for figure in figures:
         ElementTree.fromstring(figure)
@@ -50,3 +50,13 @@ def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"minilm\[report\]"):
         page(EXAMPLE)
+
+
+def test_each_section_begins_with_the_question_it_answers(report):
+    for title in re.findall("<h2>(.*?)</h2>", report):
+        assert re.search(f"<h2>{re.escape(title)}</h2><p class=.question.>[^<]+[?]</p>", report)
+
+
+def test_grammar_shows_counted_words_beside_every_reading(report):
+    for name, mean in (("unigram", "50.0%"), ("trigram", "62.5%"), ("causal, causal", "87.5%")):
+        assert f"<td>{name}</td><td>{mean}</td>" in report

@@ -172,7 +172,7 @@ def test_gradcheck_passes_on_attention(causal):
 
 
 def test_gradcheck_passes_on_normalisation(float64):
-    norm = model.LayerNorm(5)
+    norm = model.LayerNorm(ModelConfig(4, 4, 5, 1, 1, 4, positions="learned"), 5)
     x, gain = random_tensors((3, 5), (5,))
 
     def normalised(x, gain):

@@ -7,14 +7,18 @@ import torch
 
 from minilm.data import draws
 from minilm.evaluation import label_probabilities
+from minilm.experiments import fairness
+from minilm.experiments.attention import look
 from minilm.experiments.finetuning import LabelledTask, subset
+from minilm.experiments.minimal_pairs import Pair, by_reading
 from minilm.generate import fill, generate
 from minilm.heads import Classifier
-from minilm.labelled import LabelledTexts, batch_of
+from minilm.labelled import LabelledTexts, batch_of, frame
 from minilm.model import Transformer
 from minilm.tokenizer import MASK, Tokenizer
 
 BINS = 10
+SENTENCE = "The names of the file are not the same."  # whose attention maps are drawn
 ROWS = 500  # texts that a quick analysis looks at, of each part
 
 
@@ -30,9 +34,21 @@ class Pretrained(NamedTuple):
         """The reading that the weights know best."""
         return self.objective == "causal"
 
+    @property
+    def readings(self) -> list[str]:
+        """The readings that the weights were taught."""
+        both = {"hybrid": ["causal", "masked"], None: []}
+        return both.get(self.objective, [self.objective])
+
 
 def analyse(
-    run: Pretrained, classifier: Classifier, task: LabelledTask, seed: int, quick: bool
+    run: Pretrained,
+    classifier: Classifier,
+    task: LabelledTask,
+    seed: int,
+    quick: bool,
+    pairs: list[Pair],
+    windows: np.ndarray,
 ) -> dict:
     """An entry of "analyses" in results.json:
 
@@ -40,7 +56,12 @@ def analyse(
                      "error_scaled"},
      "probe": [accuracy, one a layer: the embedding, then every block],
      "examples": [{"begin", "continued"} or {"hidden", "filled"}],
-     "attributions": [{"label", "said", "words": [[word, score], ...]}]}
+     "attributions": [{"label", "said", "words": [[word, score], ...]}],
+     "pairs": {reading: {phenomenon: share}}, where `pairs` has any,
+     "attention": what attention.look returns, by reading, over windows (n, T) of validation text,
+     "fairness": what fairness.probe returns}
+
+    What random weights were taught no reading of has neither pairs nor attention.
     """
     rows = ROWS if quick else 10 * ROWS
     parts = {part: subset(data, np.arange(min(rows, len(data.tokens))))
@@ -50,7 +71,21 @@ def analyse(
         "probe": probe(run, parts, len(task.classes), task.machine.device),
         "examples": examples(run, task, seed),
         "attributions": attributions(classifier, parts["test"], task, run.tokenizer),
-    }
+        "pairs": by_reading(run.model, run.tokenizer, run.objective, pairs),
+        "attention": look(run.model, run.tokenizer, run.readings, SENTENCE, windows),
+        "fairness": fairness.probe(lambda texts: said_of(classifier, task, run, texts),
+                                   task.classes),
+    }  # fmt: skip
+
+
+def said_of(
+    classifier: Classifier, task: LabelledTask, run: Pretrained, texts: list[str]
+) -> np.ndarray:
+    """P(label | text) for texts as they are, (N, C)."""
+    longest = task.recipe.max_length
+    tokens = [frame(run.tokenizer.encode(text), longest) for text in texts]
+    unlabelled = LabelledTexts(tokens, np.zeros(len(texts), dtype=np.int64), 0.0)
+    return label_probabilities(classifier, unlabelled, False, task.machine)
 
 
 def calibration(

@@ -48,6 +48,8 @@ results.json, where ARM is a name in "arms" and a "draw" is one sample of the la
                    "verdict": "real" or "undecided"}],     each pair once, baselines too
      "pooling": {"labels": N, "settings": ["mean/bidirectional", "last/causal", ...],
                  "accuracy": {ARM: [[one a draw], one list a setting]}},
+     "pairs": {"counts": {phenomenon: minimal pairs}, "examples": {phenomenon: [right, wrong]},
+               "rows": {"unigram" or "trigram": {phenomenon: share right}}},
      "analyses": {ARM: what analyses.analyse returned},
      "answers": [{"question", "answer"}]}
 
@@ -143,6 +145,7 @@ def carry_out(experiment: Experiment, run: Run) -> dict:
     results: dict = {"format": 1, "arms": [], "baselines": [], "about": {}, "readings": {}}
     lines = experiment.work.job("lines", 0, lambda _: {"lines": word_counts(experiment.bench)})
     results["lines"] = lines["lines"]
+    results["pairs"] = experiment.counted_pairs()
     curve: dict[str, list[list[dict]]] = {}
     for name in ("majority class", "bag of words"):
         if found := experiment.baseline(name):

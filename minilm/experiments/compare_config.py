@@ -66,6 +66,10 @@ class CompareConfig(MachineConfig):
     epochs: int | None = flag(None, "passes over 1,000 labels or more; fewer labels get more")
     test_rows: int | None = flag(None, "test texts for the label curve and the sweep")
     final_rows: int | None = flag(None, "test texts for the final test (default: all)")
+    blimp: str | None = flag(
+        None, "a folder of BLiMP's .jsonl files (default: minimal pairs made here)",
+        metavar="FOLDER",
+    )  # fmt: skip
     run: str | None = flag(None, "folder to write to (default: a new one in runs/)")
     resume: bool = flag(False, "continue the comparison in --run, or the newest")
 

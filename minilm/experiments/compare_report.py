@@ -19,8 +19,32 @@ figure svg { width: 100%; height: auto; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; }
 td, th { padding: .2rem .7rem; text-align: left; border-bottom: 1px solid #8886; }
-.note { max-width: 45rem; opacity: .85; }
+.question { font-size: 1.1rem; } .note, .question { max-width: 45rem; opacity: .85; }
 """
+
+QUESTIONS = {  # what each section answers, in plain words
+    "Run card": "What was run, on what, and what did it take?",
+    "Learning curves": "Did every arm learn more than how often words occur, and was it still "
+    "learning at the end?",
+    "Accuracy over what pretraining spent": "The arms had the same of one budget. Does the order "
+    "change when another one is counted?",
+    "Accuracy by number of labels": "How many labels does it take, and how many does pretraining "
+    "save?",
+    "The final test": "How good is each arm with the most labels, and how sure is that?",
+    "Which differences are real": "Which arms can be told apart, and which only look different?",
+    "Pooling and attention": "How should a text become one vector, and may its words look ahead?",
+    "Learning rate of fine-tuning": "How much depends on the learning rate, and is it the same one "
+    "for every arm?",
+    "Grammar": "Of two sentences, does the net hold the right one for likelier?",
+    "Where the label lives": "After which block can the label be read off, before any fine-tuning?",
+    "What each can do": "What do the nets write, and what do they put into gaps?",
+    "What each sees": "Where does each head look, how far, and how widely?",
+    "Which words drove a prediction": "What did the classifier go by, where it was right and where "
+    "it was wrong?",
+    "Is it right as often as it is sure?": "When it says 90 %, is it right nine times in ten?",
+    "Who is spoken of": "Does the label change with the names and pronouns in a sentence?",
+    "Answers": "So what?",
+}
 
 
 def write_report(results: dict, path: Path) -> None:
@@ -197,7 +221,8 @@ def card_table(card: dict) -> str:
 def _section(title: str, parts: list[str]) -> str:
     figures = "".join(part for part in parts if part.startswith("<figure"))
     rest = "".join(part for part in parts if not part.startswith("<figure"))
-    return f'<h2>{html.escape(title)}</h2><div class="figures">{figures}</div>{rest}'
+    question = f'<p class="question">{QUESTIONS[title]}</p>' if title in QUESTIONS else ""
+    return f'<h2>{html.escape(title)}</h2>{question}<div class="figures">{figures}</div>{rest}'
 
 
 def _number(value) -> str:

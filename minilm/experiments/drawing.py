@@ -45,7 +45,9 @@ def colour(results: dict, name: str) -> str:
     return f"C{[*results['arms'], *results['baselines']].index(name) % 10}"
 
 
-def heat_map(rows: list[str], columns: list[str], values: list[list[float]], title: str) -> str:
+def heat_map(
+    rows: list[str], columns: list[str], values: list[list[float]], title: str, height: float = 3.4
+) -> str:
     """Shares of 1 as a map with the numbers in it."""
 
     def paint(axes) -> None:
@@ -59,7 +61,7 @@ def heat_map(rows: list[str], columns: list[str], values: list[list[float]], tit
         axes.set_xticks(range(len(columns)), columns, rotation=20, ha="right")
         axes.set_yticks(range(len(rows)), rows)
 
-    return draw(paint, title)
+    return draw(paint, title, height=height)
 
 
 def table(results: dict, make: Callable[[dict], str]) -> str:

@@ -3,13 +3,15 @@ number of labels and every draw. Each is done once, whenever the comparison was 
 
 import copy
 import functools
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from minilm.config import UserError
-from minilm.experiments import baselines
+from minilm.data import evaluation_windows
+from minilm.experiments import baselines, minimal_pairs, ngrams
 from minilm.experiments.analyses import Pretrained, analyse
 from minilm.experiments.arms import (
     Bench,
@@ -32,6 +34,8 @@ from minilm.experiments.work import Steps, Work
 from minilm.heads import Classifier
 from minilm.model import Transformer, training_flops
 from minilm.runs import Run
+
+COUNTED = 2**23  # tokens of the text that words are counted in
 
 
 class Experiment:
@@ -181,9 +185,42 @@ class Experiment:
                 objective = objective_of(arm)
             run = Pretrained(model, self.bench.text.tokenizer, objective)
             classifier = self.classifier(arm, self.sizes[-1], 0, rate)
-            return {"found": analyse(run, classifier, self.task, 0, self.config.quick)}
+            length = min(64, self.bench.shape.max_length)
+            windows = evaluation_windows(self.bench.text.valid, length, most=32)[:, :length]
+            how = 0, self.config.quick, self.pairs, windows
+            return {"found": analyse(run, classifier, self.task, *how)}
 
         return self.work.job(f"{arm}/analyses", 0, do)["found"]
+
+    @functools.cached_property
+    def pairs(self) -> list[minimal_pairs.Pair]:
+        """The minimal pairs that every arm is asked."""
+        if self.config.blimp:
+            return minimal_pairs.read_blimp(self.config.blimp)
+        text = self.bench.text.tokenizer.decode(self.bench.text.train[:COUNTED])
+        return minimal_pairs.make_pairs(Counter(minimal_pairs.words_of(text)))
+
+    def counted_pairs(self) -> dict:
+        """What counting words makes of them: the "pairs" of results.json."""
+
+        def do(advance: Callable[[float], None]) -> dict:
+            """Count, and score."""
+            text = self.bench.text
+            sentences = [text.tokenizer.encode(s) for pair in self.pairs for s in pair[1:]]
+            scores = ngrams.log_likelihoods(
+                text.train[:COUNTED], sentences, text.tokenizer.vocab_size
+            )
+            found = {
+                "counts": Counter(pair.phenomenon for pair in self.pairs),
+                "examples": {p.phenomenon: [p.good, p.bad] for p in reversed(self.pairs)},
+                "rows": {
+                    name: minimal_pairs.shares_right(self.pairs, score[::2], score[1::2])
+                    for name, score in scores.items()
+                },
+            }
+            return {"found": found}
+
+        return self.work.job("pairs", 0, do)["found"] if self.pairs else {}
 
     def baseline(self, name: str) -> list[list[dict]] | None:
         """A baseline's tests, as `curve`; None where it needs what is not installed."""

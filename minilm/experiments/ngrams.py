@@ -1,6 +1,8 @@
-"""The line that counting words alone reaches: a trigram model, fitted in a second."""
+"""What counting words alone reaches: a trigram model, fitted in a second."""
 
 import numpy as np
+
+from minilm.tokenizer import DOC
 
 
 def trigram_entropy(train: np.ndarray, valid: np.ndarray, vocab_size: int) -> float:
@@ -31,6 +33,40 @@ def trigram_entropy(train: np.ndarray, valid: np.ndarray, vocab_size: int) -> fl
         mixed = weights[:, None] * P[:, :half]
         weights = (mixed / mixed.sum(0)).mean(1)
     return float(-np.log(weights @ P[:, half:]).mean())
+
+
+def log_likelihoods(
+    train: np.ndarray, sentences: list[np.ndarray], vocab_size: int
+) -> dict[str, np.ndarray]:
+    """How likely a unigram and a trigram model of train (N,) hold each sentence (T_i,), in nats:
+    {"unigram": (N,), "trigram": (N,)}. A sentence stands between two <doc>, of which the first is
+    given and the second not asked for.
+
+    Smoothed after Witten and Bell (1991): what has been seen after a context h, of which there are
+    T(h) different words, leaves T(h) / (c(h) + T(h)) to the shorter context:
+
+        P(w | h) = (c(h w) + T(h) P(w | shorter h)) / (c(h) + T(h))
+    """
+    train = train.astype(np.int64)
+    texts = [np.concatenate([[DOC, DOC], sentence]).astype(np.int64) for sentence in sentences]
+    stream = np.concatenate(texts)
+    counts = np.bincount(train, minlength=vocab_size) + 1.0
+    P = (counts / counts.sum())[stream[2:]]  # of every word, after the two before it
+    found = {"unigram": P}
+    for n in (2, 3):
+        grams, seen = np.unique(_packed(train, n, vocab_size), return_counts=True)
+        contexts, before = np.unique(grams // vocab_size, return_inverse=True)
+        asked = _packed(stream, n, vocab_size)[3 - n :]
+        total = _look_up(contexts, np.bincount(before, seen), asked // vocab_size)
+        different = _look_up(contexts, np.bincount(before), asked // vocab_size)
+        backed_off = (_look_up(grams, seen, asked) + different * P) / np.maximum(
+            total + different, 1
+        )
+        P = np.where(total > 0, backed_off, P)
+    found["trigram"] = P
+    owner = np.repeat(np.arange(len(texts)), [len(text) for text in texts])[2:]
+    own = np.concatenate([np.arange(len(text)) >= 2 for text in texts])[2:]
+    return {name: np.bincount(owner[own], np.log(p[own]), len(texts)) for name, p in found.items()}
 
 
 def _packed(words: np.ndarray, n: int, vocab_size: int) -> np.ndarray:

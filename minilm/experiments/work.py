@@ -72,8 +72,9 @@ class Work:
         now = time.perf_counter()
         if self.bar.disable and now - self.last_line > PATIENCE:
             self.last_line = now
-            left = (self.total - self.done) * (now - self.begun) / self.done / 60
-            print(f"{self.done / self.total:.0%}, {left:.1f} min left: {self.doing}", flush=True)
+            total = max(self.total, self.done)  # what a job costs is not known exactly
+            left = (total - self.done) * (now - self.begun) / self.done / 60
+            print(f"{self.done / total:.0%}, {left:.1f} min left: {self.doing}", flush=True)
 
 
 class Steps(Progress):

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from minilm.durable import LARGEST_JSON
 from minilm.errors import UserError
 from minilm.tensor_file import unpack
 
+LARGEST = 2**26  # bytes of JSON: GPT-2's words take 1.3 MB, ModernBERT's 2
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool,
@@ -25,7 +25,7 @@ DTYPES = {
 def read_json(path: Path) -> dict:
     """A JSON file that holds an object. Raises UserError where it does not."""
     try:
-        if path.stat().st_size > LARGEST_JSON:
+        if path.stat().st_size > LARGEST:
             raise ValueError("it is too large")
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
@@ -60,7 +60,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         content = bytearray(path.read_bytes())  # tensors that share it can be written to
         (length,) = struct.unpack_from("<Q", content)
-        if length > LARGEST_JSON:
+        if length > LARGEST:
             raise ValueError("its header is too large")
         header = json.loads(content[8 : 8 + length])
         header.pop("__metadata__", None)
