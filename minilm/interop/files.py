@@ -15,7 +15,7 @@ from torch import Tensor
 from minilm.errors import UserError
 from minilm.tensor_file import unpack
 
-LARGEST = 2**26  # bytes of JSON: GPT-2's words take 1.3 MB, ModernBERT's 2
+LARGEST = 2**26  # bytes of JSON: GPT-2's words alone are more than 2**20
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool,
