@@ -141,8 +141,8 @@ def read_blimp(folder: str) -> list[Pair]:
 
 def shares_right(pairs: list[Pair], good: np.ndarray, bad: np.ndarray) -> dict[str, float]:
     """For each phenomenon the share of pairs in which the right sentence is likelier; a tie counts
-    half. good, bad (N,): log-likelihoods."""
-    right = (good > bad) + 0.5 * (good == bad)
+    half. good, bad (N,): log-likelihoods, equal where they differ by no more than rounding."""
+    right = np.where(np.isclose(good, bad, rtol=0, atol=1e-6), 0.5, good > bad)
     names = np.array([pair.phenomenon for pair in pairs])
     return {name: float(right[names == name].mean()) for name in dict.fromkeys(names.tolist())}
 
