@@ -21,6 +21,7 @@ from minilm.experiments.estimate import (
 )
 from minilm.model import Transformer, training_flops
 from minilm.objectives import Objective, Task
+from minilm.shape import FAMILY
 
 CPU = Machine(torch.device("cpu"), bfloat16=False, why="a test")
 SHAPE = ModelConfig(vocab_size=300, max_length=8, d_model=16, n_layers=2, n_heads=2, d_ff=40)
@@ -31,7 +32,9 @@ def plan(**flags) -> PretrainConfig:
     return PretrainConfig(**tiny | flags).with_defaults()
 
 
-@pytest.mark.parametrize("changes", [{}, dict(positions="learned"), dict(normalise_qk=False)])
+@pytest.mark.parametrize(
+    "changes", [dict(positions="learned"), dict(normalise_qk=False), *FAMILY.values()]
+)
 def test_parameters_are_counted_without_a_model(changes):
     shape = dataclasses.replace(SHAPE, **changes)
     assert count_parameters(shape) == sum(p.numel() for p in Transformer(shape).parameters())
