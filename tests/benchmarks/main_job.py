@@ -47,7 +47,7 @@ JOBS = {
     "finetune imdb 0": f"{FINETUNE} --data imdb --pretrained runs/pretrain-imdb-0 --epochs 1",
     "pretrain imdb-small 0": f"{PRETRAIN} --data imdb --size small --minutes 50",
     "finetune imdb-small 0": f"{FINETUNE} --data imdb --pretrained runs/pretrain-imdb-small-0"
-    " --epochs 2",
+    " --epochs 1",
 }
 
 
