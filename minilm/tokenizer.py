@@ -271,7 +271,8 @@ class Tokenizer:
         try:
             if Path(path).stat().st_size > LARGEST_FILE or not Path(path).is_file():
                 raise ValueError("it is too large, or no file")
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = dict(json.loads(Path(path).read_text(encoding="utf-8")))
+            content.pop("post_processor", None)  # what an export adds: <doc> around a text
             vocab, merges = content["model"]["vocab"], content["model"]["merges"]
             tokenizer = cls([(vocab[a], vocab[b]) for a, b in merges])
             if tokenizer._as_json() != content:

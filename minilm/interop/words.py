@@ -1,9 +1,11 @@
 """The tokenizer of a Hugging Face folder, whichever of three ways its files say it."""
 
+import contextlib
 from pathlib import Path
 
 from minilm.errors import UserError
 from minilm.interop.files import read_json
+from minilm.tokenizer import Tokenizer
 from minilm.vocabularies import ForeignTokenizer, make_foreign
 
 # What the tokens are called where no file says so.
@@ -13,10 +15,13 @@ BERT_ROLES = dict(
 GPT2_ROLES = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
 
 
-def read_tokenizer(folder: Path) -> ForeignTokenizer:
-    """From tokenizer.json, or vocab.txt (BERT's), or vocab.json with merges.txt (GPT-2's).
+def read_tokenizer(folder: Path) -> Tokenizer | ForeignTokenizer:
+    """From tokenizer.json, or vocab.txt (BERT's), or vocab.json with merges.txt (GPT-2's). That of
+    a run that was exported is ours again.
 
     Raises UserError where there is none of them, or one that works in a way of its own."""
+    with contextlib.suppress(UserError):
+        return Tokenizer.load(folder / "tokenizer.json")
     settings = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).exists():
