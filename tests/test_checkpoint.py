@@ -69,6 +69,20 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, value):
     assert everything(tmp_path) == before and steps_in(tmp_path) == [1]
 
 
+def test_the_best_checkpoint_moves_to_another_run_and_the_rest_can_be_deleted(tmp_path):
+    trial, run = tmp_path / "trial", tmp_path / "run"
+    trial.mkdir()
+    run.mkdir()
+    save(trial, 1, score=0.5)
+    save(trial, 2, 3)
+    checkpoint.move(checkpoint.best(trial), run)
+    assert hold_what_was_saved(checkpoint.best(run)) and checkpoint.best(run).score == 0.5
+    assert steps_in(run) == [1] and steps_in(trial) == [2, 3]
+    truncate(trial / "step-00000003", "model.pt")
+    checkpoint.delete_all(trial)
+    assert not list(trial.iterdir()) and steps_in(run) == [1]
+
+
 # Damage
 
 

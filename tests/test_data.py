@@ -137,6 +137,21 @@ def test_a_single_document_is_split_at_its_end(tmp_path, monkeypatch, would_be_v
     assert 0 <= len(text.valid) - data.VALID_SHARE * len(tokens) < 1
 
 
+def test_where_too_many_documents_would_be_validation_text_valid_is_the_end_of_both(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    parts = {text: next(data._groups([[text]], 1))[0][1] for text in TEXTS}
+    chosen = [text for text in TEXTS if parts[text]][:5]
+    chosen += [text for text in TEXTS if not parts[text]][:5]
+    lines = [json.dumps({"text": text}) for text in chosen]
+    (tmp_path / "few.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    text = prepare(["few.jsonl"], vocab_size=259)
+    tokens = np.concatenate([text.train, text.valid])
+    assert documents_of(text.tokenizer, tokens) == chosen[5:] + chosen[:5]
+    assert 0 <= len(text.valid) - data.VALID_SHARE * len(tokens) < 1
+
+
 def test_a_text_is_prepared_once_and_anew_where_anything_changes(corpus, tmp_path, monkeypatch):
     written = []
 

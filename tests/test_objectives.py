@@ -103,6 +103,7 @@ def test_the_shifted_objective_never_hides_the_first_word_which_none_could_say()
     windows = some_words(200, 9)
     task = make_task("masked_next", windows, rate=0.9)
     assert np.array_equal(task.inputs[:, 0], windows[:, 0])
+    assert (task.targets[:, 0] == windows[:, 1]).mean() > 0.8  # the second word can be asked for
     last_is_asked = task.targets[:, -1] == windows[:, -1]
     assert 0.8 < last_is_asked.mean() < 1  # though it is not among the inputs
 
