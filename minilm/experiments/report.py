@@ -188,7 +188,7 @@ def speed(results: dict) -> str:
 
 def comparison(results: dict) -> str:
     """What `python -m minilm compare` found with its default flags: the mean over draws by number
-    of labels, the last one on the whole test set, and what cannot be told from the best there."""
+    of labels, the last one on the whole test set, there with intervals."""
     found = results["compare"]
     curve, sizes = found["label_curve"], found["label_curve"]["sizes"]
     heads = [f"{n:,} labels" for n in sizes]
