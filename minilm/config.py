@@ -6,6 +6,8 @@ library, so that `--help` answers before torch is loaded.
 
 import dataclasses
 import math
+import types
+import typing
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -187,6 +189,20 @@ class FinetuneConfig(MachineConfig):
         require_not_negative(self, "weight_decay", "seed")
         if self.max_length and self.max_length < 3:
             raise UserError(f"--max-length is {self.max_length}: a text needs <doc>, a word, <doc>")
+
+
+def checked(config_class, saved: dict):
+    """The flags that a run was started with. Raises UserError where one is not what the command
+    line could have given."""
+    for f in dataclasses.fields(config_class):
+        value, parts = saved[f.name], typing.get_args(f.type)
+        kinds = parts if isinstance(f.type, types.UnionType) else (f.type,)
+        kinds = {typing.get_origin(kind) or kind for kind in kinds}  # list[str] is a list
+        choices = f.metadata.get("choices", [value])
+        fits = type(value) in kinds | ({int} if float in kinds else set())
+        if not fits or not (value is None or value in choices):
+            raise UserError(f"config.json is damaged: {flag_name(f.name)} is {value!r:.50}")
+    return config_class(**saved)
 
 
 def resumed(parsed, saved: dict):

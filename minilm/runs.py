@@ -20,6 +20,7 @@ from minilm.config import (
     NonFiniteError,
     PretrainConfig,
     UserError,
+    checked,
 )
 from minilm.durable import seal, sync, unseal, write_file, writing
 from minilm.heads import Classifier
@@ -225,6 +226,7 @@ class Run:
             raise UserError(
                 f"{self.folder / 'config.json'} is damaged, or of another version: use another run"
             )
+        checked(known, config["flags"])
         return config
 
 

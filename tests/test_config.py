@@ -190,3 +190,12 @@ def test_after_an_entry_point_sigterm_means_what_it_meant_before(ends, capsys):
     with contextlib.suppress(SystemExit):
         entry_point(main)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_an_error_is_one_line_even_where_it_quotes_a_name_of_two(capsys):
+    def main():
+        raise UserError("no column 'a\nb'")
+
+    with pytest.raises(SystemExit):
+        entry_point(main)
+    assert capsys.readouterr().err == "error: no column 'a b'\n"

@@ -91,6 +91,10 @@ def test_a_killed_process_holds_no_run(tmp_path):
         (config_with(model={"depth": 3}), r"damaged \(.*depth"),
         (config_with(flags={"seed": 0}), "damaged, or of another version"),
         (config_with(flags=vars(PretrainConfig()) | {"depth": 3}), "of another version"),
+        (config_with(flags=vars(PretrainConfig()) | {"size": "huge"}), "--size is 'huge'"),
+        (config_with(flags=vars(PretrainConfig()) | {"steps": "9"}), "--steps is '9'"),
+        (config_with(flags=vars(PretrainConfig()) | {"data": "own.txt"}), "--data is 'own.txt'"),
+        (config_with(flags=vars(PretrainConfig()) | {"steps": -9}), "--steps is -9"),
         (config_with(kind="finetune"), "is a finetune run"),
     ],
 )
