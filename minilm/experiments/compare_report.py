@@ -125,6 +125,7 @@ def axes(results: dict) -> list[str]:
                 axes.plot([p[axis] for p in points], [100 * p["accuracy"] for p in points], "o",
                           ms=5, alpha=0.8, label=arm, color=colour(results, arm))  # fmt: skip
             axes.set(xlabel=f"{axis} of pretraining", ylabel="test accuracy, %")
+            axes.locator_params(axis="x", nbins=5)  # more numbers would run into each other
             axes.legend(fontsize=8, frameon=False)
 
         return draw(paint, f"by {axis}")

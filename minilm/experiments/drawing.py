@@ -58,7 +58,8 @@ def heat_map(
             for x, value in enumerate(row):
                 shade = "black" if value > middle else "white"
                 axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", color=shade)
-        axes.set_xticks(range(len(columns)), columns, rotation=20, ha="right")
+        axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right",
+                        rotation_mode="anchor")  # fmt: skip
         axes.set_yticks(range(len(rows)), rows)
 
     return draw(paint, title, height=height)
