@@ -160,9 +160,8 @@ class ChunkedNLL(torch.autograd.Function):
     time (`python -m tests.benchmarks.pieces`).
 
     Masking chooses another number of positions at each step, but for each size of a product in
-    bfloat16 the CPU's library builds and keeps code, megabytes of it: a training of size small
-    grew to 8 GB. So the last chunk is filled up, with zeros that count for nothing, to a multiple
-    of ROUND.
+    bfloat16 the CPU's library builds and keeps code: memory would grow at every step. So the last
+    chunk is filled up, with zeros that count for nothing, to a multiple of ROUND.
     """
 
     CHUNK, ROUND = 1024, 64

@@ -32,6 +32,24 @@ FIXTURES = Path(__file__).parent / "fixtures"
 OBJECTIVES = ["causal", "masked", "hybrid"]
 
 
+# Leaving
+
+
+def test_a_second_ctrl_c_leaves_at_once(tmp_path):
+    def twice(step):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    trainer = make_trainer(before=twice)
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored behind nohup
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(trainer, Run(tmp_path), look(trainer))
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    assert not checkpoint.checkpoints(tmp_path)
+
+
 # The same run
 
 

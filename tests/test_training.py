@@ -267,21 +267,6 @@ def test_a_stop_says_how_to_go_on(tmp_path, number, status):
     assert checkpoint.newest(tmp_path).step == 3 and signal.getsignal(number) == handler
 
 
-def test_a_second_ctrl_c_leaves_at_once(tmp_path):
-    def twice(step):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-
-    trainer = make_trainer(before=twice)
-    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored behind nohup
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            train(trainer, Run(tmp_path), look(trainer))
-    finally:
-        signal.signal(signal.SIGINT, usual)
-    assert not checkpoint.checkpoints(tmp_path)
-
-
 def test_patience_ends_a_run_that_gets_no_better_and_its_best_checkpoint_is_kept(tmp_path, capsys):
     def trained(scores):
         trainer = make_trainer(steps=16, evaluations=8)

@@ -2,6 +2,7 @@
 number of labels and every draw. Each is done once, whenever the comparison was interrupted."""
 
 import copy
+import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Callable
@@ -47,6 +48,7 @@ class Experiment:
         self.sizes = sample_sizes(self.config.labels, task)
         self.middle = self.sizes[(len(self.sizes) - 1) // 2]
         self.steps = work.job("plan", 0, lambda advance: {"steps": plan_steps(bench)})["steps"]
+        self.weights = functools.lru_cache(maxsize=8)(self._weights)
         self._last: tuple[str, Classifier] | None = None
 
     # What there is to do
@@ -116,14 +118,12 @@ class Experiment:
 
         return self.work.job(f"{arm}/pretrain-{seed}", self.pretraining_cost(arm), do)["spent"]
 
-    @functools.lru_cache(maxsize=8)  # noqa: B019 - there is one Experiment in a process
-    def weights(self, arm: str, seed: int) -> Transformer:
+    def _weights(self, arm: str, seed: int) -> Transformer:
         """The weights an arm begins fine-tuning with, and never changes. Those of scratch are the
         ones the others were pretrained from."""
         changes = dict(max_length=self.task.recipe.max_length, dropout=self.task.recipe.dropout)
         if arm == "scratch":
-            shape = type(self.bench.shape)(**{**vars(self.bench.shape), **changes})
-            return Transformer(shape, seed)
+            return Transformer(dataclasses.replace(self.bench.shape, **changes), seed)
         return Run(self.folder / "pretrain" / f"{arm}-{seed}").transformer(**changes)
 
     def classifier(self, arm, labels, draw, rate, setting=SETTINGS[0], advance=lambda flops: None):
