@@ -22,6 +22,14 @@ def test_the_loss_in_chunks_is_the_loss_and_so_are_its_gradients(monkeypatch, ch
     torch.testing.assert_close(torch.autograd.grad(scale * chunked, (hidden, embedding)), expected)
 
 
+def test_what_fills_up_a_chunk_adds_nothing_to_the_gradient_of_the_words_biases():
+    hidden, embedding = torch.ones(3, 6), torch.ones(V, 6)
+    bias, targets = torch.zeros(V, requires_grad=True), torch.tensor([1, 2, 2])
+    (found,) = torch.autograd.grad(ChunkedNLL.apply(hidden, embedding, targets, bias), bias)
+    plain, _ = token_nll(hidden @ embedding.T + bias, targets)
+    torch.testing.assert_close(found, torch.autograd.grad(plain, bias)[0])
+
+
 def test_a_micro_batch_without_a_target_adds_nothing():
     hidden = torch.zeros(0, 6, requires_grad=True)
     embedding = torch.ones(V, 6, requires_grad=True)

@@ -261,3 +261,10 @@ def test_one_batch_can_be_learnt_by_heart(make_model, name):
     trainer = make_trainer(model, task, learning_rate=0.02, optimizer="adamw", clip=1.0)
     losses = [trainer.step(step)[0] for step in range(80)]
     assert losses[-1] < 0.05
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_hybrids_share_of_masked_steps_is_what_was_asked_for(share):
+    objective = Objective("hybrid", V, seed=0, masked_share=share)
+    tasks = [objective.task(some_words(2, 9), step, 0.3) for step in range(20)]
+    assert {task.causal for task in tasks} == {share == 0.0}
