@@ -35,6 +35,10 @@ EXAMPLE = {
             }
         ]
     },
+    "pretraining_sweep": {
+        "rates": [3.5e-3, 7e-3], "steps": {"causal": 40}, "loss": {"causal": [6.0, 5.75]},
+        "chosen": {"causal": 7e-3},
+    },
     "sweep": {
         "labels": 100, "rates": [1e-3, 3e-3],
         "accuracy": {"scratch": [0.4, 0.5], "causal": [0.5, 0.6]},
@@ -56,12 +60,14 @@ EXAMPLE = {
             ]
         },
     },
-    "axes": [
-        {"arm": "scratch", "seed": 0, "tokens": 0, "targets": 0, "flops": 0, "seconds": 0,
-         "accuracy": 0.5},
-        {"arm": "causal", "seed": 0, "tokens": 245760, "targets": 245760, "flops": 2.1e12,
-         "seconds": 30.0, "accuracy": 0.75},
-    ],
+    "axes": {"labels": 100, "points": [
+        {"arm": "scratch", "seed": 0, "share": 0.0, "tokens": 0, "targets": 0, "flops": 0,
+         "seconds": 0, "accuracy": 0.25},
+        {"arm": "causal", "seed": 0, "share": 0.5, "tokens": 122880, "targets": 122880,
+         "flops": 1.05e12, "seconds": 15.0, "accuracy": 0.25},
+        {"arm": "causal", "seed": 0, "share": 1.0, "tokens": 245760, "targets": 245760,
+         "flops": 2.1e12, "seconds": 30.0, "accuracy": 0.5},
+    ]},
     "finals": {
         "labels": 300, "rows": 4, "truth": [0, 1, 0, 1],
         "runs": {

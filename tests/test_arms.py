@@ -21,6 +21,7 @@ from minilm.experiments.arms import (
 from minilm.experiments.compare_config import CompareConfig
 from minilm.experiments.estimate import mean_mask_rate
 from minilm.objectives import IGNORE, causal
+from minilm.progress import Progress
 from minilm.runs import Run
 
 ARMS = ["causal", "masked", "hybrid", "causal-then-masked", "sparse-causal", "hybrid-1of8"]
@@ -78,26 +79,30 @@ def test_a_budget_is_the_same_for_every_arm(bench, budget):
         assert steps["sparse-causal"] > 6 * steps["causal"]
 
 
+def pretrained(bench, arm, folder, rate=7e-3):
+    return pretrain(bench, arm, 0, 12, rate, folder, Progress(12, 0, shown=False))
+
+
 def test_causal_then_masked_goes_on_from_half_of_causal(bench, tmp_path):
-    pretrain(bench, "causal", 0, 12, tmp_path)
-    heir = tmp_path / "causal-then-masked-0"
-    left = checkpoint.newest(heir)
+    pretrained(bench, "causal", tmp_path)
+    left = checkpoint.newest(tmp_path / "causal-0" / "half")
     assert left.step == 6 and left.spent["tokens"] == 6 * 4 * 16
-    found = pretrain(bench, "causal-then-masked", 0, 12, tmp_path)
+    found = pretrained(bench, "causal-then-masked", tmp_path)
     readings = [(p["step"], "causal_loss" in p, "masked_loss" in p) for p in found["curve"]]
     assert readings == [
         *((step, True, False) for step in (2, 4, 6)),
         *((step, False, True) for step in (6, 8, 10, 12)),
     ]
+    heir = tmp_path / "causal-then-masked-0"
     assert found["tokens"] == 12 * 4 * 16 and Run(heir).transformer()
 
 
 def test_causal_then_masked_does_not_begin_from_nothing(bench, tmp_path):
     with pytest.raises(UserError, match="half-way weights are missing"):
-        pretrain(bench, "causal-then-masked", 0, 12, tmp_path)
+        pretrained(bench, "causal-then-masked", tmp_path)
 
 
 def test_a_pretraining_that_is_done_is_not_done_again(bench, tmp_path):
-    once = pretrain(bench, "masked", 0, 12, tmp_path)
-    assert pretrain(bench, "masked", 0, 12, tmp_path) == once
+    once = pretrained(bench, "masked", tmp_path)
+    assert pretrained(bench, "masked", tmp_path) == once
     assert once["steps"] == 12 and once["epochs"] == once["tokens"] / len(bench.text.train)

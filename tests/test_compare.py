@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from compare_example import EXAMPLE
 from small import everything, some_rows
 
@@ -12,6 +13,7 @@ from minilm.__main__ import run_command
 from minilm.config import UserError
 from minilm.experiments import experiment, intervals, report, tables
 from minilm.experiments.compare_config import CompareConfig
+from minilm.runs import Run
 from minilm.stopping import Stopped
 
 SHAPE = dict(
@@ -57,11 +59,12 @@ def test_results_hold_what_the_specification_says(home):
     found = results_of("whole")
     assert found.keys() == EXAMPLE.keys()
     assert found["analyses"]["causal"].keys() == EXAMPLE["analyses"]["causal"].keys()
-    for key in ("finals", "sweep", "pooling", "label_curve"):
+    for key in ("finals", "sweep", "pretraining_sweep", "pooling", "label_curve"):
         assert found[key].keys() == EXAMPLE[key].keys(), key
     assert EXAMPLE["card"].keys() <= found["card"].keys()
-    for key in ("axes", "verdicts", "answers"):
+    for key in ("verdicts", "answers"):
         assert found[key][0].keys() == EXAMPLE[key][0].keys(), key
+    assert found["axes"]["points"][0].keys() == EXAMPLE["axes"]["points"][0].keys()
     run, expected = found["pretraining"]["causal"][0], EXAMPLE["pretraining"]["causal"][0]
     assert run.keys() == expected.keys()
     assert expected["curve"][0].keys() <= run["curve"][0].keys()
@@ -73,6 +76,26 @@ def test_every_draw_of_every_size_is_there_for_arms_and_baselines(home):
     for name, by_size in curve["accuracy"].items():
         assert [len(draws) for draws in by_size] == [3, 2], name
     assert {"scratch", "causal", "majority class"} <= curve["accuracy"].keys()
+
+
+def test_each_arm_is_pretrained_at_the_rate_that_its_own_validation_liked_best(home):
+    found = results_of("whole")
+    sweep, (run,) = found["pretraining_sweep"], found["pretraining"]["causal"]
+    best = sweep["rates"][sweep["loss"]["causal"].index(min(sweep["loss"]["causal"]))]
+    assert run["learning_rate"] == sweep["chosen"]["causal"] == best
+    assert sweep["rates"] == [3.5e-3, 7e-3, 14e-3] and len(set(sweep["loss"]["causal"])) == 3
+    assert sweep["loss"].keys() == {"causal"} and sweep["steps"] == {"causal": 2}
+
+
+def test_an_arm_is_tested_half_way_too(home):
+    points = [p for p in results_of("whole")["axes"]["points"] if p["arm"] == "causal"]
+    assert [(p["share"], p["seed"]) for p in points] == [
+        (share, draw) for share in (0.5, 1.0) for draw in range(3)
+    ]
+    assert [p["tokens"] for p in points] == [6 * 4 * 16] * 3 + [12 * 4 * 16] * 3
+    half, whole = Run("whole/pretrain/causal-0/half"), Run("whole/pretrain/causal-0")
+    weights = [run.transformer().embedding.weight for run in (half, whole)]
+    assert not torch.equal(*weights)
 
 
 def test_every_pair_has_one_verdict(home):
@@ -102,7 +125,7 @@ def test_a_comparison_that_was_interrupted_comes_to_the_same_results(home, monke
 
 
 def test_a_stopped_pretraining_says_how_the_comparison_goes_on(home, monkeypatch):
-    def stopped(bench, arm, seed, steps, folder, progress):
+    def stopped(bench, arm, seed, steps, rate, folder, progress):
         raise Stopped(15, 3, folder / arm)
 
     monkeypatch.setattr(experiment, "pretrain", stopped)

@@ -28,6 +28,8 @@ from minilm.training import Trainer, language_model_trainer, train
 SPARSE = 0.15  # of the positions have a target in the sparse-causal arm
 WINDOWS = 64  # of validation text at each evaluation
 EVALUATIONS = 6  # of a pretraining, evenly spaced; even, so that one is half-way
+FACTORS = (0.5, 1.0, 2.0)  # of the size's learning rate: what each arm may choose from
+TRIAL = 6  # the part of an arm's steps, one in so many, that each of these rates is tried for
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def step_cost(bench: Bench, arm: str) -> float:
     if axis == "flops":
         return training_flops(bench.shape, tokens, targets, config.max_length)
     if axis == "seconds":
-        trainer = make_trainer(bench, arm, 0, 10_000)
+        trainer = make_trainer(bench, arm, 0, 10_000, config.learning_rate)
         return seconds_of_a_step(trainer)
     return tokens if axis == "tokens" else targets
 
@@ -130,48 +132,70 @@ def plan_steps(bench: Bench) -> dict[str, int]:
     return steps
 
 
-def make_trainer(bench: Bench, arm: str, seed: int, steps: int) -> Trainer:
+def make_trainer(bench: Bench, arm: str, seed: int, steps: int, rate: float) -> Trainer:
     """A Trainer for an arm. The first weights are the same for every arm."""
-    config = dataclasses.replace(bench.pretrain, steps=steps, seed=seed, evaluations=EVALUATIONS)
+    config = dataclasses.replace(
+        bench.pretrain, steps=steps, seed=seed, evaluations=EVALUATIONS, learning_rate=rate
+    )
     model = Transformer(bench.shape, seed).to(bench.machine.device)
     task = task_of(bench, arm, seed, steps)
     return language_model_trainer(config, model, task, bench.machine)
 
 
+def validate(bench: Bench, arm: str, model: Transformer) -> tuple[float, dict]:
+    """The mean of an arm's validation losses, and all that was measured. The masks are fixed."""
+    objective = Objective(objective_of(arm), bench.text.tokenizer.vocab_size, 0)
+    windows = evaluation_windows(bench.text.valid, bench.pretrain.max_length, WINDOWS)
+    token_bytes = bytes_per_token(bench.text.tokenizer)
+    values = evaluate_language_model(model, objective, windows, bench.machine, token_bytes)
+    losses = [value for name, value in values.items() if name.endswith("_loss")]
+    return sum(losses) / len(losses), values
+
+
+def try_rate(bench: Bench, arm: str, steps: int, rate: float, progress: Progress) -> float:
+    """The validation loss after a whole but short pretraining at a learning rate. It ranks rates
+    of one arm; losses of two arms have nothing to do with each other."""
+    trainer = make_trainer(bench, arm, 0, steps, rate)
+    for step in range(steps):
+        loss, batch = trainer.step(step)
+        progress.update(loss, batch.tokens)
+    return validate(bench, arm, trainer.model)[0]
+
+
 def pretrain(
-    bench: Bench, arm: str, seed: int, steps: int, folder: Path, progress: Progress | None = None
+    bench: Bench, arm: str, seed: int, steps: int, rate: float, folder: Path, progress: Progress
 ) -> dict:
     """Pretrain an arm in `folder`/ARM-SEED, a run like those of train_pretrain.py, or go on with
     it. Returns an entry of "pretraining" in results.json.
 
-    The causal arm leaves its half-way checkpoint, from before its learning rate falls, to the
-    causal-then-masked arm, whose training goes on from it, optimizer and all.
+    What it knew half-way, before its learning rate falls, stays in `half`, a run like it; the
+    causal-then-masked arm goes on from that of causal, optimizer and all.
     """
     run = Run(folder / f"{arm}-{seed}")
-    trainer = make_trainer(bench, arm, seed, steps)
-    objective = Objective(objective_of(arm), bench.text.tokenizer.vocab_size, seed)
-    valid = evaluation_windows(bench.text.valid, bench.pretrain.max_length, WINDOWS)
-    token_bytes = bytes_per_token(bench.text.tokenizer)
-    heir = folder / f"causal-then-masked-{seed}"
+    trainer = make_trainer(bench, arm, seed, steps, rate)
 
     def evaluate() -> tuple[float, dict, str]:
-        """As in train_pretrain.py; and half-way, before the score is noted, the heir's copy."""
-        if arm == "causal" and "causal-then-masked" in bench.config.arms:
-            here = checkpoint.newest(run.folder)
-            if here.step == steps // 2:
-                _copy(here.folder, heir)
-        values = evaluate_language_model(trainer.model, objective, valid, bench.machine,
-                                         token_bytes)  # fmt: skip
-        losses = [value for name, value in values.items() if name.endswith("_loss")]
-        return sum(losses) / len(losses), values, ""
+        """As in train_pretrain.py; and half-way, before the score is noted, a copy is kept."""
+        here = checkpoint.newest(run.folder)
+        if here.step == steps // 2:
+            half = run.folder / "half"
+            half.mkdir(exist_ok=True)
+            _copy(here.folder, half)
+            for name in ("tokenizer.json", "config.json"):
+                shutil.copy(run.folder / name, half)
+        return *validate(bench, arm, trainer.model), ""
 
     run.claim(resume=True)
     if arm == "causal-then-masked" and not checkpoint.newest(run.folder):
-        raise UserError(f"{run.folder}: the causal arm's half-way weights are missing: start anew")
+        inherited = checkpoint.newest(folder / f"causal-{seed}" / "half")
+        if not inherited:
+            raise UserError(f"{folder}/causal-{seed}/half: causal's half-way weights are missing: "
+                            f"start anew")  # fmt: skip
+        _copy(inherited.folder, run.folder)
     if not (run.folder / "config.json").exists():
         flags = dataclasses.replace(
             bench.pretrain, objective=objective_of(arm), steps=steps, seed=seed,
-            evaluations=EVALUATIONS, run=str(run.folder),
+            evaluations=EVALUATIONS, learning_rate=rate, run=str(run.folder),
         )  # fmt: skip
         facts = dict(flags=dataclasses.asdict(flags), model=dataclasses.asdict(bench.shape))
         run.create(dict(kind="pretrain", **facts), bench.text.tokenizer)
@@ -188,7 +212,7 @@ def pretrain(
     ]
     return {
         "seed": seed,
-        "learning_rate": bench.pretrain.learning_rate,
+        "learning_rate": rate,
         "steps": steps,
         **spent,
         "flops": training_flops(bench.shape, spent["tokens"], spent["targets"], length),
@@ -198,12 +222,10 @@ def pretrain(
     }
 
 
-def _copy(saved: Path, heir: Path) -> None:
+def _copy(saved: Path, run: Path) -> None:
     """Copy a checkpoint into another run, wholly or not at all."""
-    beside = heir.with_suffix(".part")
+    beside = run / f"{saved.name}.part"
     shutil.rmtree(beside, ignore_errors=True)
-    shutil.copytree(saved, beside / saved.name)
-    heir.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(saved, beside)
     with contextlib.suppress(OSError):  # it is there already, from before an interruption
-        os.rename(beside / saved.name, heir / saved.name)
-    shutil.rmtree(beside)
+        os.replace(beside, run / saved.name)

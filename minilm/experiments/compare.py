@@ -27,6 +27,8 @@ results.json, where ARM is a name in "arms" and a "draw" is one sample of the la
                            "curve": [{"step", "tokens", "targets", "flops", "seconds",
                                       "causal_loss"?, "masked_loss"?, "bits_per_byte"?,
                                       "masked_accuracy"?}]}]},          not for "scratch"
+     "pretraining_sweep": {"rates": [r, ...], "steps": {ARM: n}, "loss": {ARM: [validation, one a
+                           rate]}, "chosen": {ARM: r}},
      "sweep": {"labels": N, "rates": [r, ...], "accuracy": {ARM: [validation, one a rate]},
                "chosen": {ARM: r}},
      "label_curve": {"sizes": [100, ...], "draws": [10, ...],
@@ -35,8 +37,8 @@ results.json, where ARM is a name in "arms" and a "draw" is one sample of the la
                      "low", "high": likewise, a t-interval over draws (null for a single draw),
                      "labels_saved": {ARM but scratch: [{"labels", "scratch_needs", "saved"},
                                       one a size; null where scratch never gets there]}},
-     "axes": [{"arm", "seed", "tokens", "targets", "flops", "seconds", "accuracy"}],
-                                                 the finals over what pretraining spent
+     "axes": {"labels": N, "points": [{"arm", "seed", "share": of the pretraining (0.0, 0.5, 1.0),
+                                       "tokens", "targets", "flops", "seconds", "accuracy"}]},
      "finals": {"labels": N, "rows": N,
                 "truth": [a class number a test row],
                 "runs": {ARM or baseline: [{"seed", "accuracy", "macro_f1",
@@ -152,13 +154,16 @@ def carry_out(experiment: Experiment, run: Run) -> dict:
             curve[name] = found
             results["baselines"].append(name)
             results["about"][name] = BASELINES[name]
-    pretraining, sweep, pooling, analyses = {}, {}, {}, {}
+    pretraining, first_sweep, sweep, halves, pooling, analyses = {}, {}, {}, {}, {}, {}
     for arm in config.arms:
+        if losses := experiment.pretraining_sweep(arm):
+            first_sweep[arm] = losses
         pretraining[arm] = experiment.pretrain(arm)
         sweep[arm] = experiment.sweep(arm)
         rate = RATES[int(np.argmax(sweep[arm]))]
         pooling[arm] = experiment.pooling(arm, rate)
         curve[arm] = experiment.curve(arm, rate)
+        halves[arm] = experiment.half_way(arm, rate)
         analyses[arm] = experiment.analyse(arm, rate)
 
         results["arms"].append(arm)
@@ -166,6 +171,13 @@ def carry_out(experiment: Experiment, run: Run) -> dict:
         if arm != "scratch":
             results["readings"][arm] = summary.readings(arm)
         results["pretraining"] = {name: runs for name, runs in pretraining.items() if runs}
+        rates = experiment.pretraining_rates()
+        results["pretraining_sweep"] = {
+            "rates": rates,
+            "steps": {name: experiment.trial_steps(name) for name in first_sweep},
+            "loss": first_sweep,
+            "chosen": {name: rates[int(np.argmin(a))] for name, a in first_sweep.items()},
+        }
         results["sweep"] = {
             "labels": experiment.middle,
             "rates": list(RATES),
@@ -180,7 +192,11 @@ def carry_out(experiment: Experiment, run: Run) -> dict:
         finals = {name: curve[name][-1] for name in ordered}
         results["finals"] = summary.final_test(experiment.sizes[-1], truth, finals)
         results["verdicts"] = summary.verdicts(truth, finals)
-        results["axes"] = summary.axes(pretraining, finals, config.pretrainings)
+        middle = {name: curve[name][experiment.sizes.index(experiment.middle)] for name in sweep}
+        results["axes"] = {
+            "labels": experiment.middle,
+            "points": summary.axes(pretraining, halves, middle, config.pretrainings),
+        }
         results["pooling"] = {
             "labels": experiment.sizes[0],
             "settings": ["/".join(setting) for setting in SETTINGS],

@@ -5,7 +5,7 @@ import html
 from pathlib import Path
 
 from minilm.durable import write_file
-from minilm.experiments import analyses_report, tables
+from minilm.experiments import analyses_report, summary, tables
 from minilm.experiments.drawing import INK, colour, draw, heat_map, html_table, table
 
 STYLE = """
@@ -27,12 +27,14 @@ QUESTIONS = {  # what each section answers, in plain words
     "Learning curves": "Did every arm learn more than how often words occur, and was it still "
     "learning at the end?",
     "Accuracy over what pretraining spent": "The arms had the same of one budget. Does the order "
-    "change when another one is counted?",
+    "change when another one is counted, and was the second half of it worth it?",
     "Accuracy by number of labels": "How many labels does it take, and how many does pretraining "
     "save?",
     "The final test": "How good is each arm with the most labels, and how sure is that?",
     "Which differences are real": "Which arms can be told apart, and which only look different?",
     "Pooling and attention": "How should a text become one vector, and may its words look ahead?",
+    "Learning rate of pretraining": "Was each arm trained at a learning rate that suits it, or does "
+    "this compare learning rates?",
     "Learning rate of fine-tuning": "How much depends on the learning rate, and is it the same one "
     "for every arm?",
     "Grammar": "Of two sentences, does the net hold the right one for likelier?",
@@ -47,6 +49,13 @@ QUESTIONS = {  # what each section answers, in plain words
 }
 
 
+AXES_NOTE = (
+    '<p class="note">Large points are means. An arm\'s first one is half-way, before its learning '
+    "rate falls, which makes it look worse than a whole pretraining of that length would be. "
+    "Causal-then-masked is causal half-way.</p>"
+)
+
+
 def write_report(results: dict, path: Path) -> None:
     """Draw everything that results.json holds. Raises UserError where matplotlib is missing."""
     write_file(path, page(results).encode("utf-8"))
@@ -58,7 +67,7 @@ def page(results: dict) -> str:
     sections = [
         ("Run card", [card_table(card)]),
         ("Learning curves", [*curves(results), table(results, tables.spent)]),
-        ("Accuracy over what pretraining spent", axes(results)),
+        ("Accuracy over what pretraining spent", [*axes(results), AXES_NOTE]),
         (
             "Accuracy by number of labels",
             [label_curve(results), table(results, tables.label_curve),
@@ -68,6 +77,7 @@ def page(results: dict) -> str:
         ("The final test", [finals(results), table(results, tables.finals)]),
         ("Which differences are real", [matrix(results), table(results, tables.verdicts)]),
         ("Pooling and attention", [pooling(results), table(results, tables.pooling)]),
+        ("Learning rate of pretraining", [table(results, tables.pretraining_sweep)]),
         ("Learning rate of fine-tuning", [sweep(results), table(results, tables.sweep)]),
         *analyses_report.sections(results),
         ("Answers", [table(results, tables.answers)]),
@@ -113,24 +123,33 @@ def curves(results: dict) -> list[str]:
 
 
 def axes(results: dict) -> list[str]:
-    """The final accuracy over each of the four budgets."""
+    """The accuracy over each of the four budgets, half-way and at the end."""
+    labels, points = results["axes"]["labels"], results["axes"]["points"]
 
     def panel(axis: str) -> str:
         """One budget."""
 
         def paint(axes) -> None:
-            """A point a seed."""
+            """A point a seed, and a line through their means."""
             for arm in results["arms"]:
-                points = [p for p in results["axes"] if p["arm"] == arm]
-                axes.plot([p[axis] for p in points], [100 * p["accuracy"] for p in points], "o",
-                          ms=5, alpha=0.8, label=arm, color=colour(results, arm))  # fmt: skip
-            axes.set(xlabel=f"{axis} of pretraining", ylabel="test accuracy, %")
+                of_arm = [p for p in points if p["arm"] == arm]
+                x, y = [p[axis] for p in of_arm], [100 * p["accuracy"] for p in of_arm]
+                axes.plot(x, y, "o", ms=3, alpha=0.5, color=colour(results, arm))
+                stages = [[p for p in of_arm if p["share"] == s] for s in (0.0, 0.5, 1.0)]
+                means = [
+                    [sum(p[key] for p in stage) / len(stage) for key in (axis, "accuracy")]
+                    for stage in stages
+                    if stage
+                ]
+                axes.plot([m[0] for m in means], [100 * m[1] for m in means], "o-", ms=5, lw=1.2,
+                          label=arm, color=colour(results, arm))  # fmt: skip
+            axes.set(xlabel=f"{axis} of pretraining", ylabel=f"test accuracy, {labels:,} labels, %")
             axes.locator_params(axis="x", nbins=5)  # more numbers would run into each other
             axes.legend(fontsize=8, frameon=False)
 
         return draw(paint, f"by {axis}")
 
-    return [panel(axis) for axis in ("tokens", "targets", "flops", "seconds")]
+    return [panel(axis) for axis in summary.AXES]
 
 
 def label_curve(results: dict) -> str:

@@ -15,11 +15,14 @@ from minilm.data import evaluation_windows
 from minilm.experiments import baselines, minimal_pairs, ngrams
 from minilm.experiments.analyses import Pretrained, analyse
 from minilm.experiments.arms import (
+    FACTORS,
+    TRIAL,
     Bench,
     objective_of,
     plan_steps,
     pretrain,
     share_of_targets,
+    try_rate,
 )
 from minilm.experiments.compare_config import CompareConfig
 from minilm.experiments.estimate import mean_mask_rate
@@ -68,7 +71,20 @@ class Experiment:
         tuned = [self.tuning_cost(n) * len(self.draws(n)) for n in self.sizes]
         rest = self.tuning_cost(self.middle) * (len(RATES) - 1)
         rest += self.tuning_cost(self.sizes[0]) * (len(SETTINGS) - 1)
-        return self.pretraining_cost(arm) * self.config.pretrainings + sum(tuned) + rest
+        pretrained = self.pretraining_cost(arm) * self.config.pretrainings
+        if self.chooses_rate(arm):
+            pretrained += len(FACTORS) * self.trial_steps(arm) * self.step_flops(arm)
+        if arm != "scratch":  # what half of it is worth
+            rest += self.tuning_cost(self.middle) * self.config.seeds
+        return pretrained + sum(tuned) + rest
+
+    def chooses_rate(self, arm: str) -> bool:
+        """Whether an arm has a learning rate of pretraining of its own."""
+        return arm not in ("scratch", "causal-then-masked")
+
+    def trial_steps(self, arm: str) -> int:
+        """How many steps each learning rate is tried for."""
+        return max(1, self.steps[arm] // TRIAL)
 
     def pretraining_cost(self, arm: str) -> float:
         """The FLOPs of one pretraining of an arm."""
@@ -99,6 +115,33 @@ class Experiment:
 
     # Doing it
 
+    def pretraining_rates(self) -> list[float]:
+        """The learning rates that each arm's pretraining is tried with."""
+        return [factor * self.bench.pretrain.learning_rate for factor in FACTORS]
+
+    def pretraining_sweep(self, arm: str) -> list[float]:
+        """The validation loss at each of these rates, none where the arm does not choose."""
+        if not self.chooses_rate(arm):
+            return []
+        cost = self.trial_steps(arm) * self.step_flops(arm)
+
+        def loss_at(rate: float) -> dict:
+            """One of them."""
+
+            def do(advance: Callable[[float], None]) -> dict:
+                """Pretrain for a part of the steps."""
+                bar = Steps(0, self.step_flops(arm), advance)
+                return {"loss": try_rate(self.bench, arm, self.trial_steps(arm), rate, bar)}
+
+            return self.work.job(f"{arm}/pretrain-rate-{rate:g}", cost, do)
+
+        return [loss_at(rate)["loss"] for rate in self.pretraining_rates()]
+
+    def pretraining_rate(self, arm: str) -> float:
+        """The best of these rates; causal-then-masked goes on at that of causal."""
+        losses = self.pretraining_sweep("causal" if arm == "causal-then-masked" else arm)
+        return self.pretraining_rates()[int(np.argmin(losses))]
+
     def pretrain(self, arm: str) -> list[dict]:
         """All pretrainings of an arm."""
         return [] if arm == "scratch" else [
@@ -107,30 +150,38 @@ class Experiment:
 
     def pretrain_once(self, arm: str, seed: int) -> dict:
         """One of them."""
+        rate = self.pretraining_rate(arm)
 
         def do(advance: Callable[[float], None]) -> dict:
             """Train, or go on training."""
             bar = Steps(0, self.step_flops(arm), advance)
             folder = self.folder / "pretrain"
             folder.mkdir(exist_ok=True)
-            spent = pretrain(self.bench, arm, seed, self.steps[arm], folder, bar)
+            spent = pretrain(self.bench, arm, seed, self.steps[arm], rate, folder, bar)
             return {"spent": spent}
 
         return self.work.job(f"{arm}/pretrain-{seed}", self.pretraining_cost(arm), do)["spent"]
 
-    def _weights(self, arm: str, seed: int) -> Transformer:
-        """The weights an arm begins fine-tuning with, and never changes. Those of scratch are the
-        ones the others were pretrained from."""
+    def _weights(self, arm: str, seed: int, half: bool) -> Transformer:
+        """The weights an arm begins fine-tuning with, and never changes: those at the end of its
+        pretraining or half-way. Those of scratch are the ones the others were pretrained from."""
         changes = dict(max_length=self.task.recipe.max_length, dropout=self.task.recipe.dropout)
         if arm == "scratch":
             return Transformer(dataclasses.replace(self.bench.shape, **changes), seed)
-        return Run(self.folder / "pretrain" / f"{arm}-{seed}").transformer(**changes)
+        run = self.run_of(arm, seed) / "half" if half else self.run_of(arm, seed)
+        return Run(run).transformer(**changes)
 
-    def classifier(self, arm, labels, draw, rate, setting=SETTINGS[0], advance=lambda flops: None):
+    def run_of(self, arm: str, seed: int) -> Path:
+        """The run folder of one pretraining."""
+        return self.folder / "pretrain" / f"{arm}-{seed}"
+
+    def classifier(
+        self, arm, labels, draw, rate, setting=SETTINGS[0], half=False, advance=lambda flops: None
+    ):
         """Fine-tune a copy of the weights. What it returns last it need not do again."""
-        key = f"{arm} {labels} {draw} {rate} {setting}"
+        key = f"{arm} {labels} {draw} {rate} {setting} {half}"
         if self._last is None or self._last[0] != key:
-            weights = copy.deepcopy(self.weights(arm, draw % self.config.pretrainings))
+            weights = copy.deepcopy(self.weights(arm, draw % self.config.pretrainings, half))
             per_token = self.token_flops()
             trained = finetune(
                 self.task, weights, self.task.sample(labels, draw), self.config.epochs_for(labels),
@@ -139,22 +190,22 @@ class Experiment:
             self._last = key, trained
         return self._last[1]
 
-    def tune(self, arm, labels, draw, rate, setting=SETTINGS[0]) -> dict:
+    def tune(self, arm, labels, draw, rate, setting=SETTINGS[0], half=False) -> dict:
         """A fine-tuning's test: "accuracy", "macro_f1", "predicted", "seed", "valid" (the accuracy
         on validation texts, for a sweep)."""
 
         def do(advance: Callable[[float], None]) -> dict:
             """Fine-tune, then test."""
-            classifier = self.classifier(arm, labels, draw, rate, setting, advance)
+            classifier = self.classifier(arm, labels, draw, rate, setting, half, advance)
             rows = self.test_rows(labels)
             found = tested(self.task, classifier, "test", rows, setting[1])
             valid = None
-            if (labels, draw) == (self.middle, 0):
+            if (labels, draw) == (self.middle, 0):  # for the sweep
                 rows = self.config.test_rows
                 valid = tested(self.task, classifier, "valid", rows, setting[1])["accuracy"]
             return {"seed": draw, "valid": valid, **found}
 
-        name = f"{arm}/{labels}-{draw}-{rate:g}-{'-'.join(setting)}"
+        name = f"{arm}/{labels}-{draw}-{rate:g}-{'-'.join(setting)}" + "-half" * half
         return self.work.job(name, self.tuning_cost(labels), do)
 
     def sweep(self, arm: str) -> list[float]:
@@ -169,6 +220,15 @@ class Experiment:
             for labels in self.sizes
         ]
 
+    def half_way(self, arm: str, rate: float) -> list[dict]:
+        """The tests of the middle number of labels from what an arm knew half-way; none where its
+        budget has no evaluation there."""
+        runs = [self.run_of(arm, seed) / "half" for seed in range(self.config.pretrainings)]
+        if not all(run.exists() for run in runs):
+            return []
+        draws = self.draws(self.middle)
+        return [self.tune(arm, self.middle, draw, rate, half=True) for draw in draws]
+
     def pooling(self, arm: str, rate: float) -> list[list[float]]:
         """The accuracy of each setting of pooling and attention, with the fewest labels."""
         return [[self.tune(arm, self.sizes[0], 0, rate, s)["accuracy"]] for s in SETTINGS]
@@ -181,7 +241,7 @@ class Experiment:
             if arm == "scratch":
                 model, objective = Transformer(self.bench.shape, 0), None
             else:
-                model = Run(self.folder / "pretrain" / f"{arm}-0").transformer()
+                model = Run(self.run_of(arm, 0)).transformer()
                 objective = objective_of(arm)
             run = Pretrained(model, self.bench.text.tokenizer, objective)
             classifier = self.classifier(arm, self.sizes[-1], 0, rate)

@@ -11,6 +11,7 @@ from minilm.experiments.compare_config import RATIOS
 from minilm.experiments.intervals import compare, labels_needed, row_interval, seed_interval
 
 ENOUGH = 0.95  # of the accuracy with all labels
+AXES = ("tokens", "targets", "flops", "seconds")
 
 
 def label_curve(sizes: list[int], curve: dict[str, list[list[dict]]]) -> dict:
@@ -84,14 +85,22 @@ def verdicts(truth: list[int], finals: dict[str, list[dict]]) -> list[dict]:
     ]
 
 
-def axes(pretraining: dict, finals: dict[str, list[dict]], pretrainings: int) -> list[dict]:
-    """The finals over what their pretraining spent: the "axes" of results.json."""
+def axes(pretraining: dict, halves: dict, wholes: dict, pretrainings: int) -> list[dict]:
+    """The accuracy with the middle number of labels over what pretraining had spent: the "points"
+    of "axes" in results.json. halves, wholes: {ARM: [job results]}."""
     points = []
     for arm, runs in pretraining.items():
-        for job in finals[arm]:
-            run = runs[job["seed"] % pretrainings] if runs else {}
-            spent = {axis: run.get(axis, 0) for axis in ("tokens", "targets", "flops", "seconds")}
-            points.append(dict(arm=arm, seed=job["seed"], **spent, accuracy=job["accuracy"]))
+        for share, jobs in ((0.5, halves[arm]), (1.0, wholes[arm])):
+            for job in jobs:
+                spent = dict.fromkeys(AXES, 0)
+                if runs:
+                    run = runs[job["seed"] % pretrainings]
+                    last = run["curve"][-1]["step"] * share
+                    spent = next(point for point in run["curve"] if point["step"] >= last)
+                points.append(
+                    dict(arm=arm, seed=job["seed"], share=share if runs else 0.0,
+                         **{axis: spent[axis] for axis in AXES}, accuracy=job["accuracy"])
+                )  # fmt: skip
     return points
 
 

@@ -9,6 +9,7 @@ def all_tables(results: dict) -> str:
         "Labels that scratch needs to be as good": labels_saved,
         "The final test": finals,
         "Differences of two": verdicts,
+        "Learning rate of pretraining": pretraining_sweep,
         "Learning rate of fine-tuning": sweep,
         "Pooling and attention": pooling,
         "Answers": answers,
@@ -103,6 +104,16 @@ def verdicts(results: dict) -> str:
     return markdown(rows)
 
 
+def pretraining_sweep(results: dict) -> str:
+    """Validation loss by learning rate, to be compared along a row only."""
+    found = results["pretraining_sweep"]
+    rows = [["arm", "steps", *(f"{rate:g}" for rate in found["rates"]), "chosen"]]
+    for arm, losses in found["loss"].items():
+        cells = [f"{loss:.3f}" for loss in losses]
+        rows.append([arm, f"{found['steps'][arm]:,}", *cells, f"{found['chosen'][arm]:g}"])
+    return markdown(rows)
+
+
 def sweep(results: dict) -> str:
     """Validation accuracy by learning rate."""
     found = results["sweep"]
@@ -156,6 +167,9 @@ NOTES = {  # what a reader could take wrongly
     "can be compared is what each loss reaches beside counting words, and the test accuracy below.",
     finals: "The interval from test rows says how far other test texts could have moved an arm, "
     "that from seeds how far other first weights, label samples and orders could.",
+    pretraining_sweep: "Validation loss in nats after a short pretraining of its own, the mean of "
+    "an arm's readings: compare along a row, never down a column. Causal-then-masked goes on at "
+    "causal's rate. What is best for a short run may be a little high for a long one.",
     verdicts: "In points of accuracy. Real: neither of the two 95 % intervals holds zero. Each of "
     "them alone errs once in twenty, so among many pairs a few err. A seed interval from few seeds "
     "is wide: undecided does not mean equal. Where seeds share a pretraining (see the run card), "

@@ -39,6 +39,7 @@ ROWS = {
     "windows of 256": dict(max_length=256, batch_size=6),
     "learned positions": dict(positions="learned"),
     "queries and keys as they come": dict(normalise_qk=False),
+    "GELU instead of squared ReLU": dict(activation="gelu"),
     "projections drawn, not zero": dict(drawn=True),
 }
 
@@ -46,7 +47,8 @@ ROWS = {
 def trainer_of(row: str, seed: int, steps: int) -> Trainer:
     """A Trainer of this row, with its text."""
     flags = BASE | ROWS[row]
-    shape = {name: flags.pop(name) for name in ("positions", "normalise_qk") if name in flags}
+    choices = ("positions", "normalise_qk", "activation")
+    shape = {name: flags.pop(name) for name in choices if name in flags}
     drawn = flags.pop("drawn", False)
     config = PretrainConfig(
         data=DATA, objective="causal", steps=steps, seed=seed, **flags
