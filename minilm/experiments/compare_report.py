@@ -33,8 +33,8 @@ QUESTIONS = {  # what each section answers, in plain words
     "The final test": "How good is each arm with the most labels, and how sure is that?",
     "Which differences are real": "Which arms can be told apart, and which only look different?",
     "Pooling and attention": "How should a text become one vector, and may its words look ahead?",
-    "Learning rate of pretraining": "Was each arm trained at a learning rate that suits it, or does "
-    "this compare learning rates?",
+    "Learning rate of pretraining": "Was each arm trained at a learning rate that suits it, or are "
+    "learning rates what is compared here?",
     "Learning rate of fine-tuning": "How much depends on the learning rate, and is it the same one "
     "for every arm?",
     "Grammar": "Of two sentences, does the net hold the right one for likelier?",
