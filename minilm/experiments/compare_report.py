@@ -7,6 +7,7 @@ from pathlib import Path
 from minilm.durable import write_file
 from minilm.experiments import analyses_report, summary, tables
 from minilm.experiments.drawing import INK, colour, draw, heat_map, html_table, table
+from minilm.experiments.findings import findings
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -19,7 +20,8 @@ figure svg { width: 100%; height: auto; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; }
 td, th { padding: .2rem .7rem; text-align: left; border-bottom: 1px solid #8886; }
-.question { font-size: 1.1rem; } .note, .question { max-width: 45rem; opacity: .85; }
+.question { font-size: 1.1rem; } .note, .question, .finding { max-width: 45rem; }
+.note, .question { opacity: .85; } .finding { border-left: 4px solid #38f8; padding-left: .8rem; }
 """
 
 QUESTIONS = {  # what each section answers, in plain words
@@ -82,7 +84,8 @@ def page(results: dict) -> str:
         *analyses_report.sections(results),
         ("Answers", [table(results, tables.answers)]),
     ]  # fmt: skip
-    body = "".join(_section(title, parts) for title, parts in sections)
+    found = findings(results)
+    body = "".join(_section(title, parts, found.get(title)) for title, parts in sections)
     title = f"Which objective is better for what? {card['data']}, {card['size']}"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -238,11 +241,13 @@ def card_table(card: dict) -> str:
     )
 
 
-def _section(title: str, parts: list[str]) -> str:
+def _section(title: str, parts: list[str], finding: str | None) -> str:
     figures = "".join(part for part in parts if part.startswith("<figure"))
     rest = "".join(part for part in parts if not part.startswith("<figure"))
     question = f'<p class="question">{QUESTIONS[title]}</p>' if title in QUESTIONS else ""
-    return f'<h2>{html.escape(title)}</h2>{question}<div class="figures">{figures}</div>{rest}'
+    answer = f'<p class="finding">{html.escape(finding)}</p>' if finding else ""
+    figures = f'<div class="figures">{figures}</div>' if figures else ""
+    return f"<h2>{html.escape(title)}</h2>{question}{answer}{figures}{rest}"
 
 
 def _number(value) -> str:

@@ -169,14 +169,15 @@ def _reading_and_writing(results: dict) -> list[tuple[str, str]]:
         said.append(
             ("Which arm to continue a text with?", f"bits per byte, the fewer the better: {ranked}")
         )
-    fill = [arm for arm, points in last.items() if "masked_loss" in points[0]]
-    if fill:
-        said.append(
-            (
-                "Which arm to fill in a hidden word with?",
-                f"{', '.join(fill)}: these have learnt to look at both sides",
-            )
-        )
+    right = {
+        arm: float(np.mean([point["masked_accuracy"] for point in points]))
+        for arm, points in last.items()
+        if "masked_accuracy" in points[0]
+    }
+    if right:
+        ranked = ", ".join(f"{a} {right[a]:.1%}" for a in sorted(right, key=right.get)[::-1])
+        question = "Which arm to fill in a hidden word with?"
+        said.append((question, f"right, of the same hidden words: {ranked}"))
     return said
 
 

@@ -18,7 +18,7 @@ PATIENCE = 20  # seconds between two plain lines
 
 class Work:
     """The jobs of a folder. Work is counted in FLOPs, which is known before a job is done; from
-    the speed so far follows the time left."""
+    the speed of what was counted so far follows the time left."""
 
     def __init__(self, folder: Path):
         self.folder, self.bar = folder, None
@@ -26,10 +26,10 @@ class Work:
 
     def begin(self, total: float) -> None:
         """Show the bar where the output is a terminal, or else a line from time to time."""
-        form = "{desc}: {percentage:.0f}%|{bar}| {remaining} left"
+        form = "{desc}: {percentage:.0f}%|{bar}|"
         self.bar = tqdm(total=total, bar_format=form, disable=None, leave=False)
-        self.begun = self.last_line = time.perf_counter()
-        self.total, self.done = total, 0.0
+        self.begun = self.last = self.last_line = time.perf_counter()
+        self.total, self.done, self.busy = total, 0.0, 0.0
 
     def end(self) -> None:
         """Remove the bar."""
@@ -44,7 +44,7 @@ class Work:
             return read_result(path)
         self.doing, before = name, self.done
         self.bar.set_description_str(name)
-        start = time.perf_counter()
+        start = self.last = time.perf_counter()
         result = do(self._advance)
         result = {"seconds": time.perf_counter() - start, **result}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,14 +67,15 @@ class Work:
         self.bar.refresh()
 
     def _advance(self, flops: float) -> None:
-        self.done += flops
-        self.bar.update(flops)
         now = time.perf_counter()
+        self.done, self.busy, self.last = self.done + flops, self.busy + now - self.last, now
+        total = max(self.total, self.done)  # what a job costs is not known exactly
+        left = f"{(total - self.done) * self.busy / self.done / 60:.1f} min left"
+        self.bar.set_description_str(f"{self.doing}, {left}", refresh=False)
+        self.bar.update(flops)
         if self.bar.disable and now - self.last_line > PATIENCE:
             self.last_line = now
-            total = max(self.total, self.done)  # what a job costs is not known exactly
-            left = (total - self.done) * (now - self.begun) / self.done / 60
-            print(f"{self.done / total:.0%}, {left:.1f} min left: {self.doing}", flush=True)
+            print(f"{self.done / total:.0%}, {left}: {self.doing}", flush=True)
 
 
 class Steps(Progress):
