@@ -98,6 +98,13 @@ def test_an_arm_is_tested_half_way_too(home):
     assert not torch.equal(*weights)
 
 
+def test_every_pooling_is_tried_with_every_seed_on_the_same_labels(home):
+    found = results_of("whole")
+    for arm, rows in found["pooling"]["accuracy"].items():
+        assert [len(draws) for draws in rows] == [2] * 6
+        assert rows[0] == found["label_curve"]["accuracy"][arm][0][:2]  # mean, bidirectional
+
+
 def test_every_pair_has_one_verdict(home):
     found = results_of("whole")
     names = [*found["arms"], *found["baselines"]]

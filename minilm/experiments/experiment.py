@@ -56,9 +56,14 @@ class Experiment:
 
     # What there is to do
 
+    @property
+    def seeds(self) -> range:
+        """The seeds of fine-tuning; of the fewest labels there are more draws."""
+        return range(self.config.seeds)
+
     def draws(self, labels: int) -> range:
         """The draws of so many labels, shared by the arms."""
-        return range(self.config.draws if labels == self.sizes[0] else self.config.seeds)
+        return range(self.config.draws) if labels == self.sizes[0] else self.seeds
 
     def test_rows(self, labels: int) -> int:
         """How many test texts a classifier of so many labels is asked, the first ones: those that
@@ -70,12 +75,12 @@ class Experiment:
         """About the FLOPs of all that an arm takes."""
         tuned = [self.tuning_cost(n) * len(self.draws(n)) for n in self.sizes]
         rest = self.tuning_cost(self.middle) * (len(RATES) - 1)
-        rest += self.tuning_cost(self.sizes[0]) * (len(SETTINGS) - 1)
+        rest += self.tuning_cost(self.sizes[0]) * (len(SETTINGS) - 1) * len(self.seeds)
         pretrained = self.pretraining_cost(arm) * self.config.pretrainings
         if self.chooses_rate(arm):
             pretrained += len(FACTORS) * self.trial_steps(arm) * self.step_flops(arm)
         if arm != "scratch":  # what half of it is worth
-            rest += self.tuning_cost(self.middle) * self.config.seeds
+            rest += self.tuning_cost(self.middle) * len(self.draws(self.middle))
         return pretrained + sum(tuned) + rest
 
     def chooses_rate(self, arm: str) -> bool:
@@ -230,8 +235,11 @@ class Experiment:
         return [self.tune(arm, self.middle, draw, rate, half=True) for draw in draws]
 
     def pooling(self, arm: str, rate: float) -> list[list[float]]:
-        """The accuracy of each setting of pooling and attention, with the fewest labels."""
-        return [[self.tune(arm, self.sizes[0], 0, rate, s)["accuracy"]] for s in SETTINGS]
+        """The accuracies of each setting of pooling and attention, with the fewest labels."""
+        return [
+            [self.tune(arm, self.sizes[0], draw, rate, s)["accuracy"] for draw in self.seeds]
+            for s in SETTINGS
+        ]
 
     def analyse(self, arm: str, rate: float) -> dict:
         """What is to be seen in an arm's first net and classifier."""
