@@ -101,23 +101,37 @@ def test_a_language_model_says_there_what_it_says_here(tmp_path, family, objecti
         ("ours", "last", "causal"),
         ("gpt2", "last", "causal"),
         ("bert", "first", "bidirectional"),
+        ("ours", "mean", "bidirectional"),
+        ("ours", "mean", "causal"),
+        ("gpt2", "mean", "bidirectional"),
+        ("bert", "mean", "bidirectional"),
     ],
 )
 def test_a_classifier_says_there_what_it_says_here(tmp_path, family, pooling, attention):
     transformers = pytest.importorskip("transformers")
     run, ours = make_classifier(tmp_path / "run", family, pooling, attention)
-    export_run(run, tmp_path / "out")
-    theirs, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+    lines = export_run(run, tmp_path / "out")
+    opens = "TokenClassification" if pooling == "mean" else "SequenceClassification"
+    theirs, info = getattr(transformers, f"AutoModelFor{opens}").from_pretrained(
         tmp_path / "out", output_loading_info=True
     )
     assert not any(info.values()), info
     with torch.no_grad():
         logits = theirs.eval()(input_ids=BATCH, attention_mask=IS_REAL.long()).logits
+        if pooling == "mean":  # theirs are scores of tokens
+            logits = torch.stack([z[real].mean(0) for z, real in zip(logits, IS_REAL, strict=True)])
         mine = ours(BATCH, IS_REAL, causal=attention == "causal")
     torch.testing.assert_close(mine, logits, rtol=0, atol=1e-4)
     assert theirs.config.id2label == {0: "a", 1: "b", 2: "c"}
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer(TEXT).input_ids == TOKENS.tolist()
+
+    *begin, last = lines.replace("A text.", TEXT).splitlines()
+    known: dict = {}
+    exec("\n".join(begin), known)  # what a reader is told to type
+    with torch.no_grad():
+        found = eval(last, known)
+    torch.testing.assert_close(found, mine[:1].softmax(-1), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["ours", "gpt2", "bert", "modernbert"])
@@ -145,7 +159,7 @@ def test_what_is_there_is_not_written_over_and_what_has_no_type_is_said(tmp_path
     (tmp_path / "full" / "letter.txt").touch()
     with pytest.raises(UserError, match="not an empty folder"):
         export_run(run, tmp_path / "full")
-    for family, pooling in (("ours", "mean"), ("bert", "last"), ("modernbert", "mean")):
+    for family, pooling in (("ours", "first"), ("bert", "last"), ("modernbert", "mean")):
         tuned, _ = make_classifier(tmp_path / family, family, pooling, "bidirectional")
         with pytest.raises(UserError, match="--pooling"):
             export_run(tuned, tmp_path / "out")

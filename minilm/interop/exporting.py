@@ -24,6 +24,12 @@ from minilm.runs import Run
 from minilm.special import Special
 from minilm.tokenizer import SPECIAL_TOKENS, Tokenizer
 
+# Their name for a type, how its classifier of whole texts pools, its layer that labels tokens.
+CLASSIFIERS = {
+    "bert": ("Bert", "first", "classifier"),
+    "gpt2": ("GPT2", "last", "classifier"),
+    "persimmon": ("Persimmon", "last", "score"),
+}
 _ACTS = {ours: theirs for theirs, ours in reversed(GELUS.items())}
 
 
@@ -63,11 +69,18 @@ def export_run(run: Run, folder: Path) -> str:
     for name, content in files.items():
         write_file(folder / name, content)
     opens = settings["architectures"][0].partition("For")[2] or "CausalLM"  # ...LMHeadModel
-    return (
-        f"from transformers import AutoModelFor{opens}, AutoTokenizer\n"
-        f'model = AutoModelFor{opens}.from_pretrained("{folder.as_posix()}")\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{folder.as_posix()}")'
-    )
+    lines = [
+        f"from transformers import AutoModelFor{opens}, AutoTokenizer",
+        f'model = AutoModelFor{opens}.from_pretrained("{folder.as_posix()}")',
+        f'tokenizer = AutoTokenizer.from_pretrained("{folder.as_posix()}")',
+    ]
+    if "Classification" in opens:
+        mean = ".mean(1)" * opens.startswith("Token")
+        lines += [
+            'inputs = tokenizer("A text.", return_tensors="pt", truncation=True)',
+            f"model(**inputs).logits{mean}.softmax(-1)  # in the order of model.config.id2label",
+        ]
+    return "\n".join(lines)
 
 
 def language_model_files(
@@ -93,12 +106,13 @@ def classifier_files(
     transformer = classifier.transformer
     shape = ModelConfig(**vars(transformer.config) | dict(head=False, logits_bias=False))
     kind, biased, settings = find_kind(shape, causal, without_head=True)
-    pooling = {"bert": "first", "gpt2": "last", "persimmon": "last"}.get(kind)
-    if classifier.pooling != pooling:
-        advice = f"--pooling {pooling}" if pooling else "--family bert and --pooling first"
+    name, pooling, head = CLASSIFIERS.get(kind, (None, None, None))
+    if classifier.pooling not in ("mean", pooling) or not name:
         raise UserError(
-            f"type {kind} of Hugging Face has no classifier that pools like "
-            f"--pooling {classifier.pooling}: fine-tune with {advice} to export"
+            f"type {kind} of Hugging Face has no classifier that pools like --pooling "
+            f"{classifier.pooling}: fine-tune with "
+            + (f"--pooling mean or {pooling}" if name else "--family ours, bert or gpt2")
+            + " to export"
         )
     weights = transformer.state_dict()
     for name in list(weights):
@@ -106,7 +120,13 @@ def classifier_files(
             del weights[name]
     weights = with_zero_biases(weights, biased)
     W, b = classifier.head.weight.detach(), classifier.head.bias.detach()
-    if kind == "bert":
+    task = "SequenceClassification"
+    if classifier.pooling == "mean":
+        # Theirs pools otherwise, but W mean(h) + b is the mean of W h + b: a score for every token,
+        # to be averaged by whoever uses it.
+        task = "TokenClassification"
+        more = {f"{head}.weight": W, f"{head}.bias": b}
+    elif kind == "bert":
         # Theirs has one more layer, tanh(W x). Near 0 tanh is the identity, to a third of a cube.
         small = 2.0**-14
         more = {
@@ -122,9 +142,8 @@ def classifier_files(
             raise UserError("the head's bias cannot be expressed in Hugging Face's classifier")
         weights["norm.bias"] = (weights["norm.bias"].double() + c).float()
         more = {"score.weight": W}
-    name = {"bert": "Bert", "gpt2": "GPT2", "persimmon": "Persimmon"}[kind]
     settings |= dict(
-        architectures=[f"{name}ForSequenceClassification"],
+        architectures=[f"{name}For{task}"],
         id2label={str(i): label for i, label in enumerate(classes)},
         label2id={label: i for i, label in enumerate(classes)},
         problem_type="single_label_classification",
