@@ -10,8 +10,9 @@ import pytest
 
 from minilm.config import UserError
 from minilm.interop.words import BERT_ROLES, from_merges, from_vocab_txt, read_tokenizer
-from minilm.tokenizer import STAND_IN
+from minilm.tokenizer import STAND_IN, PieceCache
 from minilm.vocabularies import load_tokenizer, make_foreign
+from minilm.vocabularies.byte_level import LONG
 
 COMMON = [
     "the", "cat's", "hat", "we'll", "can't", "123", "don't,", "e-mail:", "naïve", "café", "ﬁ", "ß",
@@ -149,6 +150,20 @@ def test_byte_pairs_are_hugging_faces(n):
     rng = random.Random(2)
     for text in (varied(rng) for _ in range(n)):
         assert ours.encode(text).tolist() == theirs.encode(text).ids, text
+    for letters in ("ab", "the", "aéß日", "a"):  # in pieces longer than any word
+        text = "".join(rng.choices(letters, k=1000))
+        assert ours.encode(text).tolist() == theirs.encode(text).ids, text
+
+
+def test_a_long_text_without_a_space_takes_the_same_merges_and_no_quadratic_time():
+    names = [*STAND_IN.values(), "aa", "ab", "aaaa", "aaab", "<|endoftext|>"]
+    vocab = {name: i for i, name in enumerate(names)}
+    content = from_merges(vocab, ["#version: 0.2", "a a", "a b", "aa aa", "aa ab", ""])
+    tokenizer = make_foreign(content, {"eos_token": "<|endoftext|>"})
+    for seed in range(20):
+        piece = "".join(random.Random(seed).choices("aab", k=LONG + 300))
+        assert tokenizer.encode(piece).tobytes() == PieceCache.__missing__(tokenizer._cache, piece)
+    assert len(tokenizer.encode("aab" * 200_000)) == 400_000  # hours, if it were quadratic
 
 
 @many

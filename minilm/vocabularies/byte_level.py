@@ -5,15 +5,20 @@ section 2.2), which asks Unicode for its letters and numbers.
 """
 
 import functools
+import heapq
 import re
 import sys
 import unicodedata
+from array import array
+from itertools import pairwise
 
 import numpy as np
 
 from minilm.errors import UserError
 from minilm.tokenizer import STAND_IN, PieceCache, escape
 from minilm.vocabularies.foreign import ForeignTokenizer
+
+LONG = 200  # characters of a piece
 
 # Unicode's White_Space, which is not quite Python's \s.
 _SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -38,6 +43,34 @@ def _ranges(category: str) -> str:
     return "".join(f"\\U{start:08x}-\\U{end - 1:08x}" for start, end in spans)
 
 
+class LongPieceCache(PieceCache):
+    """GPT-2's pieces have no greatest length, and a megabyte of letters without a space is one.
+    PieceCache looks for the next merge in all that is left, which takes quadratic time; so a long
+    piece keeps its pairs in a heap, each with its place, and passes over those that are gone."""
+
+    def __missing__(self, piece: str) -> bytes:
+        if len(piece) <= LONG:
+            return super().__missing__(piece)
+        ids = [self._byte_ids[byte] for byte in piece.encode("utf-8", "surrogateescape")]
+        n = len(ids)
+        before, after = [*range(-1, n - 1)], [*range(1, n + 1)]  # -1 and n: there is none
+        heap = [(self._ranks[pair], i, pair) for i, pair in enumerate(pairwise(ids))
+                if pair in self._ranks]  # fmt: skip
+        heapq.heapify(heap)  # the least rank first, and of these the leftmost
+        while heap:
+            rank, i, pair = heapq.heappop(heap)
+            j = after[i]
+            if j == n or (ids[i], ids[j]) != pair:
+                continue
+            ids[i], ids[j], after[i] = self._new[rank], None, after[j]
+            if after[j] < n:
+                before[after[j]] = i
+            for left, right in ((before[i], i), (i, after[i])):
+                if left >= 0 and right < n and (pair := (ids[left], ids[right])) in self._ranks:
+                    heapq.heappush(heap, (self._ranks[pair], left, pair))
+        return array("H", [i for i in ids if i is not None]).tobytes()
+
+
 class ByteLevel(ForeignTokenizer):
     """See above. Raises UserError where tokenizer.json asks for more than GPT-2's and ModernBERT's
     do."""
@@ -54,7 +87,7 @@ class ByteLevel(ForeignTokenizer):
             ranks[vocab[a], vocab[b]] = len(new)
             new.append(vocab[a + b])
         byte_ids = [vocab[STAND_IN[byte]] for byte in range(256)]
-        self._cache = PieceCache(ranks, new, byte_ids)
+        self._cache = LongPieceCache(ranks, new, byte_ids)
         self._bytes = {character: bytes([byte]) for byte, character in STAND_IN.items()}
         # Tokens that were added by hand and are words all the same, such as runs of spaces.
         words = [name for name, token in self.added.items() if not token.get("special")]
