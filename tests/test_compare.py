@@ -12,7 +12,9 @@ from minilm import config
 from minilm.__main__ import run_command
 from minilm.config import UserError
 from minilm.experiments import experiment, intervals, report, tables
+from minilm.experiments.compare import flags
 from minilm.experiments.compare_config import CompareConfig
+from minilm.flags import parse_flags
 from minilm.runs import Run
 from minilm.stopping import Stopped
 
@@ -204,6 +206,24 @@ def test_the_readme_table_says_how_sure_each_mean_is():
 def test_losses_of_two_readings_stand_in_two_columns():
     row = tables.spent(EXAMPLE).splitlines()[2].split(" | ")
     assert row[-2:] == ["5.00", " |"] or row[-2:] == ["5.00", "|"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "",
+        "--full --size small --length 128 --steps 240",
+        "--size small",
+        "--full",
+        "--seeds 2 --arms causal masked --labels 100 3000 --budget flops",
+    ],
+)
+def test_the_command_on_the_run_card_makes_the_same_comparison_again(asked):
+    def read(line):
+        return parse_flags(CompareConfig, "", line.split()).with_defaults()
+
+    config = read(asked)
+    assert vars(read(flags(config))) == vars(config) and len(flags(config)) <= len(asked) + 20
 
 
 def test_few_labels_are_read_more_often_than_many():

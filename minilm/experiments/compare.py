@@ -274,10 +274,11 @@ def run_card(experiment: Experiment, results: dict, before: list) -> dict:
 
 
 def flags(config: CompareConfig) -> str:
-    """The flags that make this comparison again, but for what --quick or --full says anyhow."""
-    plain = CompareConfig(full=config.full).with_defaults()
+    """The flags that make this comparison again, but for what --full and --size say anyhow."""
+    decisive = CompareConfig(full=config.full, size=config.size).with_defaults()
     said, unsaid = [], ("run", "resume", "given", "quick", "precision")
     for name, value in vars(config).items():
+        plain = CompareConfig() if name in ("full", "size") else decisive
         if name in unsaid or value == getattr(plain, name):
             continue
         text = " ".join(map(str, value)) if isinstance(value, list) else str(value)

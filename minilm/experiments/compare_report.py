@@ -72,9 +72,7 @@ def page(results: dict) -> str:
         ("Accuracy over what pretraining spent", [*axes(results), AXES_NOTE]),
         (
             "Accuracy by number of labels",
-            [label_curve(results), table(results, tables.label_curve),
-             "<h3>Labels that scratch needs to be as good</h3>",
-             table(results, tables.labels_saved)],
+            [label_curve(results), table(results, tables.label_curve), *scratch_needs(results)],
         ),
         ("The final test", [finals(results), table(results, tables.finals)]),
         ("Which differences are real", [matrix(results), table(results, tables.verdicts)]),
@@ -174,6 +172,14 @@ def label_curve(results: dict) -> str:
         axes.legend(fontsize=8, frameon=False)
 
     return draw(paint, "mean over draws, and its 95 % interval")
+
+
+def scratch_needs(results: dict) -> list[str]:
+    """How many labels pretraining saves; nothing where there is no such comparison yet."""
+    if not results["label_curve"]["labels_saved"]:
+        return []
+    title = "<h3>Labels that scratch needs to be as good</h3>"
+    return [title, table(results, tables.labels_saved)]
 
 
 def finals(results: dict) -> str:

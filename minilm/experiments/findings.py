@@ -99,6 +99,8 @@ def real_differences(results: dict) -> str:
     """How many pairs of nets can be told apart, and which."""
     arms = results["arms"]
     pairs = [v for v in results["verdicts"] if v["a"] in arms and v["b"] in arms]
+    if not pairs:
+        return ""
     real = []
     for v in pairs:
         if v["verdict"] == "real":
