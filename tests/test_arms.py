@@ -8,6 +8,7 @@ from minilm import checkpoint
 from minilm.config import PretrainConfig, UserError
 from minilm.data import Windows, prepare
 from minilm.device import choose_machine
+from minilm.experiments import arms
 from minilm.experiments.arms import (
     EVALUATIONS,
     Bench,
@@ -77,6 +78,20 @@ def test_a_budget_is_the_same_for_every_arm(bench, budget):
     assert steps["causal-then-masked"] == steps["causal"] // 2 + steps["masked"] // 2
     if budget == "targets":
         assert steps["sparse-causal"] > 6 * steps["causal"]
+
+
+def test_a_budget_of_seconds_gives_a_slow_arm_fewer_steps(bench, monkeypatch):
+    bench, asked = make_bench("seconds"), []
+
+    def measured(trainer):
+        trainer.step(0)
+        asked.append(trainer)
+        return 0.5 if len(asked) == 1 else 1.0  # causal is asked first
+
+    monkeypatch.setattr(arms, "seconds_of_a_step", measured)
+    steps = plan_steps(bench)
+    assert steps["causal"] == 12 and steps["masked"] == steps["hybrid"] == 6
+    assert len(asked) == len(ARMS) - 1  # causal-then-masked is made of two of them
 
 
 def pretrained(bench, arm, folder, rate=7e-3):

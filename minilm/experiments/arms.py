@@ -126,8 +126,9 @@ def plan_steps(bench: Bench) -> dict[str, int]:
         share = cost_of("causal") / cost_of(arm) if bench.config.budget != "tokens" else 1.0
         return EVALUATIONS * max(1, round(share * bench.pretrain.steps / EVALUATIONS))
 
-    steps = {arm: steps_for(arm) for arm in bench.config.arms if arm != "scratch"}
-    if "causal-then-masked" in steps:  # half of the budget on each
+    arms = bench.config.arms
+    steps = {arm: steps_for(arm) for arm in arms if arm not in ("scratch", "causal-then-masked")}
+    if "causal-then-masked" in arms:  # half of the budget on each
         steps["causal-then-masked"] = steps_for("causal") // 2 + steps_for("masked") // 2
     return steps
 
