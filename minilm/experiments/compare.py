@@ -72,13 +72,12 @@ from minilm.config import SIZES, PretrainConfig, UserError, flag_name, resumed
 from minilm.data import prepare
 from minilm.device import choose_machine
 from minilm.durable import write_file
-from minilm.experiments import compare_report, summary, tables
+from minilm.experiments import compare_report, summary, tables, yardsticks
 from minilm.experiments.arms import Bench
 from minilm.experiments.compare_config import CompareConfig, about
 from minilm.experiments.estimate import WATTS, count_parameters, energy_counters, watts_between
 from minilm.experiments.experiment import Experiment
 from minilm.experiments.finetuning import RATES, SETTINGS, encode_task, read_labels
-from minilm.experiments.ngrams import trigram_entropy
 from minilm.experiments.work import Work, shown
 from minilm.model import training_flops
 from minilm.runs import Run, new_folder, runs_of
@@ -145,15 +144,14 @@ def carry_out(experiment: Experiment, run: Run) -> dict:
     config, task, before = experiment.config, experiment.task, energy_counters()
     truth = task.encoded["test"].labels[: config.final_rows].tolist()
     results: dict = {"format": 1, "arms": [], "baselines": [], "about": {}, "readings": {}}
-    lines = experiment.work.job("lines", 0, lambda _: {"lines": word_counts(experiment.bench)})
-    results["lines"] = lines["lines"]
-    results["pairs"] = experiment.counted_pairs()
+    results["lines"] = yardsticks.lines(experiment)
+    results["pairs"] = yardsticks.counted_pairs(experiment)
     curve: dict[str, list[list[dict]]] = {}
-    for name in ("majority class", "bag of words"):
-        if found := experiment.baseline(name):
+    for name, what in yardsticks.BASELINES.items():
+        if found := yardsticks.baseline(experiment, name):
             curve[name] = found
             results["baselines"].append(name)
-            results["about"][name] = BASELINES[name]
+            results["about"][name] = what
     pretraining, first_sweep, sweep, halves, pooling, analyses = {}, {}, {}, {}, {}, {}
     for arm in config.arms:
         if losses := experiment.pretraining_sweep(arm):
@@ -209,23 +207,10 @@ def carry_out(experiment: Experiment, run: Run) -> dict:
     return results
 
 
-BASELINES = {
-    "majority class": "always the label that train shows most",
-    "bag of words": "TF-IDF of words and pairs in the whole texts, logistic regression",
-}
-
-
 def write(folder: Path, results: dict) -> None:
     """Write results.json and what is made from it."""
     write_file(folder / "results.json", json.dumps(results).encode())
     write_file(folder / "tables.md", tables.all_tables(results).encode())
-
-
-def word_counts(bench: Bench) -> dict:
-    """What counting words alone reaches: the "lines" of results.json."""
-    text = bench.text
-    trigram = trigram_entropy(text.train, text.valid, text.tokenizer.vocab_size)
-    return {"unigram": text.unigram_entropy, "trigram": trigram}
 
 
 def run_card(experiment: Experiment, results: dict, before: list) -> dict:

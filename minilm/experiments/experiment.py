@@ -12,7 +12,7 @@ import numpy as np
 
 from minilm.config import UserError
 from minilm.data import evaluation_windows
-from minilm.experiments import baselines, minimal_pairs, ngrams
+from minilm.experiments import minimal_pairs
 from minilm.experiments.analyses import Pretrained, analyse
 from minilm.experiments.arms import (
     FACTORS,
@@ -31,7 +31,6 @@ from minilm.experiments.finetuning import (
     SETTINGS,
     LabelledTask,
     finetune,
-    scores,
     tested,
 )
 from minilm.experiments.work import Steps, Work
@@ -267,53 +266,6 @@ class Experiment:
             return minimal_pairs.read_blimp(self.config.blimp)
         text = self.bench.text.tokenizer.decode(self.bench.text.train[:COUNTED])
         return minimal_pairs.make_pairs(Counter(minimal_pairs.words_of(text)))
-
-    def counted_pairs(self) -> dict:
-        """What counting words makes of them: the "pairs" of results.json."""
-
-        def do(advance: Callable[[float], None]) -> dict:
-            """Count, and score."""
-            text = self.bench.text
-            sentences = [text.tokenizer.encode(s) for pair in self.pairs for s in pair[1:]]
-            scores = ngrams.log_likelihoods(
-                text.train[:COUNTED], sentences, text.tokenizer.vocab_size
-            )
-            found = {
-                "counts": Counter(pair.phenomenon for pair in self.pairs),
-                "examples": {p.phenomenon: [p.good, p.bad] for p in reversed(self.pairs)},
-                "rows": {
-                    name: minimal_pairs.shares_right(self.pairs, score[::2], score[1::2])
-                    for name, score in scores.items()
-                },
-            }
-            return {"found": found}
-
-        return self.work.job("pairs", 0, do)["found"] if self.pairs else {}
-
-    def baseline(self, name: str) -> list[list[dict]] | None:
-        """A baseline's tests, as `curve`; None where it needs what is not installed."""
-        say = {"majority class": baselines.say_majority, "bag of words": baselines.say_bag_of_words}
-        task, number = self.task, {c: i for i, c in enumerate(self.task.classes)}
-
-        def test(labels: int, draw: int) -> dict:
-            """One draw."""
-
-            def do(advance: Callable[[float], None]) -> dict:
-                """Fit and predict."""
-                train = [task.examples["train"][i] for i in task.sample(labels, draw)]
-                rows = self.test_rows(labels)
-                test = task.examples["test"][:rows]
-                predicted = say[name](train, test, task.classes)
-                if predicted is None:
-                    return {"missing": True}
-                chosen = np.array([number[label] for label in predicted])
-                truth = task.encoded["test"].labels[:rows]
-                return {"seed": draw, **scores(truth, chosen, len(task.classes))}
-
-            return self.work.job(f"baselines/{name.replace(' ', '-')}-{labels}-{draw}", 0, do)
-
-        found = [[test(n, draw) for draw in self.draws(n)] for n in self.sizes]
-        return None if "missing" in found[0][0] else found
 
 
 def sample_sizes(wanted: list[int], task: LabelledTask) -> list[int]:
