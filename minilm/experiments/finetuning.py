@@ -2,6 +2,7 @@
 and nothing is validated but what a sweep of learning rates needs."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ from minilm.optim import make_optimizers
 from minilm.tokenizer import Tokenizer
 from minilm.training import Plan, StepBatch, Trainer
 
+LEAST_STEPS = 30  # of a fine-tuning: eight updates teach nobody anything
 RATES = (3e-3, 1e-2, 3e-2)  # the sweep of peak learning rates, the same for every arm
 SETTINGS = [(p, a) for a in ("bidirectional", "causal") for p in ("mean", "last", "first")]
 
@@ -92,9 +94,10 @@ def finetune(
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> Classifier:
     """Fine-tune a Transformer, whose weights change, on the train texts with these indices, as
-    train_finetune.py does but for its validation. progress(tokens) is called after every step.
-    Returns the classifier."""
-    recipe = dataclasses.replace(task.recipe, learning_rate=learning_rate, seed=seed)
+    train_finetune.py does but for its validation: where texts are few, in smaller batches, for
+    LEAST_STEPS. progress(tokens) is called after every step. Returns the classifier."""
+    batch_size, learning_rate = pace(len(indices) * epochs, task.recipe.batch_size, learning_rate)
+    recipe = dataclasses.replace(task.recipe, seed=seed, batch_size=batch_size)
     data = subset(task.encoded["train"], indices)
     classifier = Classifier(transformer, len(task.classes), pooling).to(task.machine.device)
     batches = [
@@ -118,6 +121,18 @@ def finetune(
         _, read = trainer.step(step)
         progress(read.tokens)
     return classifier
+
+
+def pace(texts: int, batch_size: int, learning_rate: float) -> tuple[int, float]:
+    """The batch size and learning rate with which to read so many texts in LEAST_STEPS or more,
+    given those that suit many texts. The rate goes with the batch's square root (Malladi et al.
+    2022, arXiv 2205.10287), so that one sweep serves all numbers of labels.
+
+    >>> pace(10_000, 32, 0.01), pace(240, 32, 0.01)
+    ((32, 0.01), (8, 0.005))
+    """
+    smaller = min(batch_size, max(1, texts // LEAST_STEPS))
+    return smaller, learning_rate * math.sqrt(smaller / batch_size)
 
 
 def tested(
