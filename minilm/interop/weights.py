@@ -14,6 +14,7 @@ from minilm.shape import ModelConfig
 def their_names(kind: Kind, ours: str) -> list[str]:
     """The tensors that make up one of our parameters, without the base's prefix.
 
+    >>> from minilm.interop.kinds import KINDS
     >>> their_names(KINDS["gpt2"], "blocks.3.norm_1.bias")
     ['h.3.ln_1.bias']
     """
