@@ -195,7 +195,7 @@ def finals(results: dict) -> str:
                               color=colour(results, name))  # fmt: skip
             axes.plot(100 * final["mean"][name], y, "o", ms=6, color=INK)
         axes.set_yticks(range(len(names)), names)
-        axes.set(xlabel="test accuracy, %", xlim=(0, 100))
+        axes.set(xlabel="test accuracy, %")
 
     return draw(paint, "thick: from test rows; thin: from seeds")
 

@@ -164,7 +164,8 @@ def _plain_mean(values: list[float]) -> float:
 NOTES = {  # what a reader could take wrongly
     spent: "Losses of different readings are not ranked against each other: a hidden word is "
     "guessed from both sides, a next word from one, and the words asked for are not the same. What "
-    "can be compared is what each loss reaches beside counting words, and the test accuracy below.",
+    "can be compared is what each loss reaches beside counting words, and the test accuracy below. "
+    "Counting has seen the whole text, an arm only the tokens in its row.",
     finals: "The interval from test rows says how far other test texts could have moved an arm, "
     "that from seeds how far other first weights, label samples and orders could.",
     pretraining_sweep: "Validation loss in nats after a short pretraining of its own, the mean of "
