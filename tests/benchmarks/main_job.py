@@ -48,6 +48,16 @@ JOBS = {
     "pretrain imdb-small 0": f"{PRETRAIN} --data imdb --size small --minutes 50",
     "finetune imdb-small 0": f"{FINETUNE} --data imdb --pretrained runs/pretrain-imdb-small-0"
     " --epochs 1",
+    "finetune imdb-scratch 0": f"{FINETUNE} --data imdb --pretrained runs/pretrain-imdb-small-0"
+    " --from-scratch --epochs 1",
+    "finetune imdb-minilm 0": f"{FINETUNE} --data imdb --pretrained hf:all-MiniLM-L6-v2/ --epochs 1"
+    " --max-length 256 --optimizer adamw --learning-rate 2e-4",
+}
+COMPARISONS = {
+    "compare": "",
+    "compare imdb": "--data imdb --size small --full --steps 240 --pretrainings 1"
+    " --arms scratch causal masked hybrid --labels 100 1000 3000 --length 128 --epochs 1"
+    " --test-rows 500 --final-rows 5000",
 }
 
 
@@ -81,14 +91,17 @@ def run_job(name: str) -> dict:
     return {"command": f"python {command}", "minutes": minutes, **result}
 
 
-def compare() -> dict:
-    """What `python -m minilm compare` finds by itself, without the parts that hold a number a test
-    row."""
-    run = Path("runs", "compare")
+def run_comparison(name: str) -> dict:
+    """What `python -m minilm compare` finds, without the parts that hold a number a test row."""
+    run = Path("runs", name.replace(" ", "-"))
     shutil.rmtree(ROOT / run, ignore_errors=True)
-    arguments = ["-m", "minilm", "compare", "--run", run.as_posix()]
+    arguments = ["-m", "minilm", "compare", *COMPARISONS[name].split(), "--run", run.as_posix()]
     subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
-    found = json.loads((ROOT / run / "results.json").read_text(encoding="utf-8"))
+    return without_rows(json.loads((ROOT / run / "results.json").read_text(encoding="utf-8")))
+
+
+def without_rows(found: dict) -> dict:
+    """What README and its readers need of a comparison's results.json."""
     finals = {k: v for k, v in found["finals"].items() if k not in ("runs", "truth")}
     kept = ("card", "arms", "baselines", "lines", "label_curve", "verdicts", "answers")
     return {**{key: found[key] for key in kept}, "finals": finals}
@@ -96,9 +109,11 @@ def compare() -> dict:
 
 def main(names: list[str]) -> None:
     """Run the jobs named, or else those that have no result yet."""
-    others = {"sizes": measure_sizes, "compare": compare}
-    for name in names or [name for name in (*JOBS, *others) if name not in load()]:
-        note(name, others[name]() if name in others else run_job(name))
+    for name in names or [n for n in (*JOBS, *COMPARISONS, "sizes") if n not in load()]:
+        if name == "sizes":
+            note(name, measure_sizes())
+        else:
+            note(name, (run_comparison if name in COMPARISONS else run_job)(name))
 
 
 def load() -> dict:

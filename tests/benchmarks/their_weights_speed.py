@@ -21,6 +21,7 @@ from minilm.interop.weights import to_ours
 from minilm.model import Transformer
 from minilm.shape import ModelConfig
 from tests.benchmarks.alternate import alternate, medians, serve
+from tests.benchmarks.main_job import load, note
 
 BATCH, WINDOW = 8, 128
 JOBS = ("reading", "training")
@@ -112,6 +113,9 @@ def main() -> None:
             seconds = medians(alternate(names, args.rounds))
             times = 5 if job == "reading" else 2
             rates = {name: times * BATCH * WINDOW / s for name, s in seconds.items()}
+            if not args.folder:
+                known = load().get("speed at their weights", {})
+                note("speed at their weights", known | {f"{kind}, {job}": rates})
             print(
                 f"{kind}, {job}: ours {rates['ours']:,.0f} tokens/s, theirs "
                 f"{rates['theirs']:,.0f}, ratio {rates['ours'] / rates['theirs']:.2f}"
