@@ -31,7 +31,8 @@ FLAGS = (
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with a small labelled corpus and a finished comparison, `whole`."""
+    """A folder with a small labelled corpus and a finished comparison, `whole`; how many times it
+    fine-tuned."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("compare"))
         patch.setitem(config.SIZES, "tiny", SHAPE)
@@ -41,8 +42,11 @@ def home(tmp_path_factory):
         for part, rows in (("train", some_rows(120, 1)), ("test", some_rows(40, 2))):
             lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
             (folder / f"{part}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        finetune, calls = experiment.finetune, []
+        patch.setattr(experiment, "finetune", lambda *a, **k: calls.append(a) or finetune(*a, **k))
         run_command([*FLAGS.split(), "whole"])
-        yield
+        patch.setattr(experiment, "finetune", finetune)
+        yield len(calls)
 
 
 def results_of(folder):
@@ -105,6 +109,10 @@ def test_every_pooling_is_tried_with_every_seed_on_the_same_labels(home):
     for arm, rows in found["pooling"]["accuracy"].items():
         assert [len(draws) for draws in rows] == [2] * 6
         assert rows[0] == found["label_curve"]["accuracy"][arm][0][:2]  # mean, bidirectional
+
+
+def test_nothing_is_fine_tuned_twice(home):
+    assert home == len(list(Path("whole/jobs").glob("*/[0-9]*.json"))) > 20
 
 
 def test_every_pair_has_one_verdict(home):

@@ -160,8 +160,8 @@ def carry_out(experiment: Experiment, run: Run) -> dict:
         sweep[arm] = experiment.sweep(arm)
         rate = RATES[int(np.argmax(sweep[arm]))]
         pooling[arm] = experiment.pooling(arm, rate)
-        curve[arm] = experiment.curve(arm, rate)
         halves[arm] = experiment.half_way(arm, rate)
+        curve[arm] = experiment.curve(arm, rate)
         analyses[arm] = experiment.analyse(arm, rate)
 
         results["arms"].append(arm)
