@@ -6,11 +6,14 @@ A test holds README to what this makes of tests/benchmarks/results.json.
 """
 
 import dataclasses
+import functools
 import json
 import re
 import statistics
 from pathlib import Path
 
+from minilm.experiments.tables import markdown
+from minilm.metrics import wilson_interval
 from minilm.shape import FAMILY, ModelConfig
 
 ROOT = Path(__file__).parents[2]
@@ -39,12 +42,12 @@ READING_ORDER = {
 
 def reading_order(results: dict) -> str:
     """File, lines to the nearest ten, minutes at twenty lines a minute."""
-    rows = ["| | file | what it is | lines | minutes |", "|---|---|---|---|---|"]
+    rows = [["", "file", "what it is", "lines", "minutes"]]
     for i, (path, about) in enumerate(READING_ORDER.items(), 1):
         lines = len((ROOT / path).read_text(encoding="utf-8").splitlines())
         minutes = max(1, round(lines / 20))
-        rows.append(f"| {i} | [{path}]({path}) | {about} | {round(lines, -1)} | {minutes} |")
-    return "\n".join(rows)
+        rows.append([str(i), f"[{path}]({path})", about, str(round(lines, -1)), str(minutes)])
+    return markdown(rows)
 
 
 def main_job(results: dict) -> str:
@@ -60,23 +63,19 @@ def main_job(results: dict) -> str:
         f"test accuracy {after['accuracy']:.1%}; always the largest class: "
         f"{majority['accuracy']:.1%}"
     )
-    return "\n".join(
+    return markdown(
         [
-            "| command | minutes | what comes out |",
-            "|---|---|---|",
-            f"| `train_pretrain.py` | {before['minutes']:.1f} | {seen} |",
-            f"| `train_finetune.py` | {after['minutes']:.1f} | {learnt} |",
+            ["command", "minutes", "what comes out"],
+            ["`train_pretrain.py`", f"{before['minutes']:.1f}", seen],
+            ["`train_finetune.py`", f"{after['minutes']:.1f}", learnt],
         ]
     )
 
 
 def pretraining(results: dict) -> str:
     """One row an objective: what the default run reaches, seed 0."""
-    rows = [
-        "| objective | next-token loss | bits a byte | masked-token loss | masked tokens right "
-        "| unigram entropy | tokens/s | minutes |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    rows = [["objective", "next-token loss", "bits a byte", "masked-token loss",
+             "masked tokens right", "unigram entropy", "tokens/s", "minutes"]]  # fmt: skip
     for objective in ("causal", "masked", "hybrid"):
         r = results[f"pretrain {objective} 0"]
         losses = r["losses"]
@@ -90,13 +89,13 @@ def pretraining(results: dict) -> str:
             f"{r['tokens_per_second']:,.0f}",
             f"{r['minutes']:.1f}",
         ]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+        rows.append(cells)
+    return markdown(rows)
 
 
 def finetuning(results: dict) -> str:
     """Pretrained against scratch against the baselines, on the default task."""
-    rows = ["| classifier | test accuracy | macro F1 |", "|---|---|---|"]
+    rows = [["classifier", "test accuracy", "macro F1"]]
     for label, name in (
         ("pretrained (hybrid), fine-tuned", "finetune hybrid"),
         ("pretrained (causal), fine-tuned", "finetune causal"),
@@ -107,52 +106,64 @@ def finetuning(results: dict) -> str:
     ):
         runs = [r for key, r in results.items() if key.rsplit(" ", 1)[0] == name]
         accuracy, f1 = (_spread([r[key] for r in runs]) for key in ("accuracy", "macro_f1"))
-        rows.append(f"| {label} | {accuracy} | {f1} |")
+        rows.append([label, accuracy, f1])
     others = _baselines(results["finetune hybrid 1"], "accuracy", "macro_f1")
-    return "\n".join([*rows, _rows(*others)])
+    return markdown([*rows, *others])
 
 
 def imdb(results: dict) -> str:
-    """Movie reviews, from IMDB's own text alone."""
-    rows = [["classifier", "test accuracy", "macro F1"], ["---"] * 3]
-    for run in ("imdb", "imdb-small"):
-        if f"finetune {run} 0" not in results:  # some hours of training
-            continue
-        before, after = results[f"pretrain {run} 0"], results[f"finetune {run} 0"]
-        size = f"{before['parameters'] / 1e6:.1f} M parameters"
-        own = f"{size}, pretrained on {before['tokens'] / 1e6:.1f} M tokens, fine-tuned"
-        rows.append([own, *(f"{after[key]:.1%}" for key in ("accuracy", "macro_f1"))])
-    return _rows(*rows, *_baselines(after, "accuracy", "macro_f1"))
+    """Movie reviews: from IMDB's own text alone, and what others' weights bring along."""
+    rows = [["classifier", "test accuracy", "95 % interval"]]
+    before = {run: results[f"pretrain {run} 0"] for run in ("imdb", "imdb-small")}
+    size = {run: f"{b['parameters'] / 1e6:.1f} M parameters" for run, b in before.items()}
+    read = {run: f"pretrained on {b['tokens'] / 1e6:.1f} M tokens" for run, b in before.items()}
+    of_run = {
+        "imdb": f"{size['imdb']}, {read['imdb']}, fine-tuned",
+        "imdb-small": f"{size['imdb-small']}, {read['imdb-small']}, fine-tuned",
+        "imdb-scratch": f"{size['imdb-small']}, from random weights",
+        "imdb-minilm": "22.6 M parameters, MiniLM's weights (BERT's family), fine-tuned",
+    }
+    for run, what in of_run.items():
+        after = results[f"finetune {run} 0"]
+        rows.append(
+            [what, f"{after['accuracy']:.1%}", _interval(after["accuracy"], after["texts"])]
+        )
+    baselines = _baselines(after, "accuracy")
+    return markdown([*rows, *([*row, ""] for row in baselines)])
 
 
 def shakespeare(results: dict) -> str:
     """Each choice left out once: what a fixed time buys."""
-    rows = [["", "seconds a step", "steps", "nats a character", "seeds"], ["---"] * 5]
+    rows = [["", "seconds a step", "steps", "nats a character", "seeds"]]
     for row, r in results["shakespeare"].items():
         loss = f"{statistics.mean(r['reported']):.3f} (sd {statistics.stdev(r['reported']):.3f})"
         rows.append([row, f"{r['seconds']:.3f}", f"{r['steps']:,}", loss, str(len(r["reported"]))])
-    return _rows(*rows)
+    return markdown(rows)
 
 
 def sizes(results: dict) -> str:
     """The table of sizes with what they cost."""
-    rows = [
-        "| size | shape | parameters | window | tokens/s (hybrid) | memory | default run |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = [["size", "shape", "parameters", "window", "tokens/s (hybrid)", "memory",
+             "default run"]]  # fmt: skip
     for size, r in results["sizes"].items():
         shape = f"{r['n_layers']} x {r['d_model']}, {r['vocab_size']:,} words"
         rows.append(
-            f"| {size} | {shape} | {r['parameters'] / 1e6:.1f} M | {r['max_length']} "
-            f"| {r['tokens_per_second']:,.0f} | {r['memory'] / 1e9:.1f} GB "
-            f"| {r['steps']:,} steps, {_duration(r['seconds'])} |"
+            [
+                size,
+                shape,
+                f"{r['parameters'] / 1e6:.1f} M",
+                str(r["max_length"]),
+                f"{r['tokens_per_second']:,.0f}",
+                f"{r['memory'] / 1e9:.1f} GB",
+                f"{r['steps']:,} steps, {_duration(r['seconds'])}",
+            ]
         )
-    return "\n".join(rows)
+    return markdown(rows)
 
 
 def speed(results: dict) -> str:
     """Ours beside Hugging Face's, each pair measured by turns in one run."""
-    rows = [["what", "ours", "theirs", "ratio"], ["---"] * 4]
+    rows = [["what", "ours", "theirs", "ratio"]]
 
     def add(what: str, ours: float, theirs: float, unit: str, form: str = "{:,.0f}") -> None:
         """Append a row."""
@@ -177,28 +188,30 @@ def speed(results: dict) -> str:
             if peer := rates.get(f"GPT-2{kind}"):
                 what = f"sampling, 6 x 384, batch {batch}, GPT-2{kind or ' float32'}"
                 add(what, rates[f"ours{kind}"], peer, "tokens/s")
+    for job, rates in results.get("speed at their weights", {}).items():
+        what = f"the same weights, 6 x 384, 8 x 128 tokens, float32, {job}"
+        add(what, rates["ours"], rates["theirs"], "tokens/s")
     ours, theirs = (results["tokenizer speed"][name] for name in ("ours", "theirs"))
     corpus = f"{ours['megabytes']:.0f} MB, 8,192 words, one thread"
     key = "encode_megabytes_per_second"
     add(f"encoding, {corpus}", ours[key], theirs[key], "MB/s", "{:.1f}")
     pace = [t["megabytes"] / t["train_seconds"] for t in (ours, theirs)]
     add(f"learning a vocabulary, {corpus}", *pace, "MB/s", "{:.1f}")
-    return _rows(*rows)
+    return markdown(rows)
 
 
-def comparison(results: dict) -> str:
-    """What `python -m minilm compare` found with its default flags: the mean over draws by number
-    of labels, the last one on the whole test set, there with intervals."""
-    found = results["compare"]
+def comparison(results: dict, name: str = "compare") -> str:
+    """What `python -m minilm compare` found: the mean over draws by number of labels, the last one
+    on the whole test set, there with intervals."""
+    found = results[name]
     curve, sizes = found["label_curve"], found["label_curve"]["sizes"]
     heads = [f"{n:,} labels" for n in sizes]
     rows = [["arm", *heads, "interval from test rows", "from seeds"]]
-    rows.append(["---"] * len(rows[0]))
     for name in [*found["arms"], *found["baselines"]]:
         final = [found["finals"][key][name] for key in ("row_interval", "seed_interval")]
         bounds = ["" if pair is None else f"{pair[0]:.1%} to {pair[1]:.1%}" for pair in final]
         rows.append([name, *(f"{mean:.1%}" for mean in curve["mean"][name]), *bounds])
-    return _rows(*rows)
+    return markdown(rows)
 
 
 def family(results: dict) -> str:
@@ -206,12 +219,12 @@ def family(results: dict) -> str:
     sizes = dict(vocab_size=8, max_length=8, d_model=8, n_layers=1, n_heads=1, d_ff=8)
     rows = {name: ModelConfig(**sizes, **choices) for name, choices in FAMILY.items()}
     names = ["ours", "GPT-2", "BERT", "ModernBERT"]
-    table = [["choice", *names], ["---"] * (1 + len(names))]
+    table = [["choice", *names]]
     for field in dataclasses.fields(ModelConfig)[7:]:
         cells = [_choice(getattr(shape, field.name)) for shape in rows.values()]
         if len(set(cells)) > 1:
             table.append([f"`{field.name}`", *cells])
-    return _rows(*table)
+    return markdown(table)
 
 
 def _choice(value) -> str:
@@ -222,6 +235,7 @@ def _choice(value) -> str:
 
 TABLES = {
     "comparison": comparison,
+    "comparison imdb": functools.partial(comparison, name="compare imdb"),
     "family": family,
     "speed": speed,
     "main job": main_job,
@@ -256,9 +270,9 @@ def _baselines(result: dict, *keys: str) -> list[list[str]]:
     ]
 
 
-def _rows(*rows: list[str]) -> str:
-    """A Markdown table's rows."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def _interval(share: float, n: int) -> str:
+    low, high = wilson_interval(round(share * n), n)
+    return f"{low:.1%} to {high:.1%}"
 
 
 def _spread(values: list[float]) -> str:
