@@ -48,7 +48,8 @@ def export_run(run: Run, folder: Path) -> str:
         if flags["pooling"] == "last" and tokenizer.special.pad == tokenizer.special.end:
             raise UserError(
                 f"{run.folder}: its words end a text with what pads it, and Hugging Face's "
-                f"classifier would take neither for the last token: it cannot be exported"
+                f"classifier would take neither for the last token: fine-tune with --pooling mean "
+                f"to export"
             )
         found = classifier_files(classifier, flags["attention"] == "causal", config["classes"])
         causal = False  # not to be continued, whichever way it was read
@@ -106,13 +107,16 @@ def classifier_files(
     transformer = classifier.transformer
     shape = ModelConfig(**vars(transformer.config) | dict(head=False, logits_bias=False))
     kind, biased, settings = find_kind(shape, causal, without_head=True)
-    name, pooling, head = CLASSIFIERS.get(kind, (None, None, None))
-    if classifier.pooling not in ("mean", pooling) or not name:
+    if kind not in CLASSIFIERS:
+        raise UserError(
+            f"Hugging Face's classifiers of type {kind} have a layer that ours has not: fine-tune "
+            f"a run that was pretrained with --family ours, bert or gpt2 to export"
+        )
+    their_name, pooling, head = CLASSIFIERS[kind]
+    if classifier.pooling not in ("mean", pooling):
         raise UserError(
             f"type {kind} of Hugging Face has no classifier that pools like --pooling "
-            f"{classifier.pooling}: fine-tune with "
-            + (f"--pooling mean or {pooling}" if name else "--family ours, bert or gpt2")
-            + " to export"
+            f"{classifier.pooling}: fine-tune with --pooling mean or {pooling} to export"
         )
     weights = transformer.state_dict()
     for name in list(weights):
@@ -122,8 +126,8 @@ def classifier_files(
     W, b = classifier.head.weight.detach(), classifier.head.bias.detach()
     task = "SequenceClassification"
     if classifier.pooling == "mean":
-        # Theirs pools otherwise, but W mean(h) + b is the mean of W h + b: a score for every token,
-        # to be averaged by whoever uses it.
+        # Theirs pools otherwise, but W mean(h) + b = mean(W h + b): a score for every token, to be
+        # averaged over all that are no padding, the marks around the text too, by whoever uses it.
         task = "TokenClassification"
         more = {f"{head}.weight": W, f"{head}.bias": b}
     elif kind == "bert":
@@ -139,11 +143,14 @@ def classifier_files(
         # Theirs has no bias. The last norm's will do: W (x + c) = W x + b for c = W⁺ b.
         c = torch.linalg.pinv(W.double()) @ b.double()
         if not torch.allclose(W.double() @ c, b.double(), rtol=0, atol=1e-6):
-            raise UserError("the head's bias cannot be expressed in Hugging Face's classifier")
+            raise UserError(
+                "the head's bias cannot be expressed in Hugging Face's classifier: fine-tune with "
+                "--pooling mean to export"
+            )
         weights["norm.bias"] = (weights["norm.bias"].double() + c).float()
         more = {"score.weight": W}
     settings |= dict(
-        architectures=[f"{name}For{task}"],
+        architectures=[f"{their_name}For{task}"],
         id2label={str(i): label for i, label in enumerate(classes)},
         label2id={label: i for i, label in enumerate(classes)},
         problem_type="single_label_classification",
@@ -254,20 +261,25 @@ def token_ids(special: Special) -> dict:
 
 
 def tokenizer_json(tokenizer, causal: bool) -> dict:
-    """The words; ours put <doc> before a text, and after it too unless it is to be continued."""
-    if not isinstance(tokenizer, Tokenizer):
+    """The words. A text that is read as a whole gets the marks of `frame` around it, which GPT-2's
+    words do not give it; one that is to be continued gets none after it. Others' words are
+    continued as they came."""
+    ours = isinstance(tokenizer, Tokenizer)
+    if causal and not ours:
         return tokenizer.content
-    doc = SPECIAL_TOKENS[tokenizer.special.begin]
-    mark = {"SpecialToken": {"id": doc, "type_id": 0}}
+    special, names = tokenizer.special, SPECIAL_TOKENS if ours else tokenizer.names
+    marks = special.begin, special.end
+    begin, end = ({"SpecialToken": {"id": names[i], "type_id": 0}} for i in marks)
     first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
-    end = [] if causal else [mark]
+    after = [] if causal else [end]
     around = {
         "type": "TemplateProcessing",
-        "single": [mark, first, *end],
-        "pair": [mark, first, mark, second, *end],
-        "special_tokens": {doc: {"id": doc, "ids": [tokenizer.special.begin], "tokens": [doc]}},
+        "single": [begin, first, *after],
+        "pair": [begin, first, end, second, *after],
+        "special_tokens": {names[i]: dict(id=names[i], ids=[i], tokens=[names[i]]) for i in marks},
     }
-    return json.loads(tokenizer.to_json()) | {"post_processor": around}
+    content = json.loads(tokenizer.to_json()) if ours else tokenizer.content
+    return content | {"post_processor": around}
 
 
 def tokenizer_config(tokenizer, settings: dict) -> dict:

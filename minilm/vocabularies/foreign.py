@@ -1,7 +1,7 @@
 """What WordPiece and GPT-2's byte-pair encoding have in common: words with numbers, some special.
 
 Both are made from the content of a tokenizer.json of Hugging Face's, and keep it: it is saved with
-a run and given back at an export, unchanged.
+a run and given back at an export, unchanged but for the marks around a text.
 """
 
 import hashlib
