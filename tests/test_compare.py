@@ -14,6 +14,7 @@ from minilm.config import UserError
 from minilm.experiments import experiment, intervals, report, tables
 from minilm.experiments.compare import flags
 from minilm.experiments.compare_config import CompareConfig
+from minilm.experiments.finetuning import LEAST_STEPS
 from minilm.flags import parse_flags
 from minilm.runs import Run
 from minilm.stopping import Stopped
@@ -31,8 +32,8 @@ FLAGS = (
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with a small labelled corpus and a finished comparison, `whole`; how many times it
-    fine-tuned."""
+    """A folder with a small labelled corpus and a finished comparison, `whole`; of each of its
+    fine-tunings what the first weights add up to, how many texts were read, in how many steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("compare"))
         patch.setitem(config.SIZES, "tiny", SHAPE)
@@ -43,10 +44,17 @@ def home(tmp_path_factory):
             lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
             (folder / f"{part}.jsonl").write_text("\n".join(lines), encoding="utf-8")
         finetune, calls = experiment.finetune, []
-        patch.setattr(experiment, "finetune", lambda *a, **k: calls.append(a) or finetune(*a, **k))
+
+        def watched(task, weights, indices, epochs, *rest, progress):
+            begin, steps = weights.embedding.weight.sum().item(), []
+            trained = finetune(task, weights, indices, epochs, *rest, progress=steps.append)
+            calls.append((begin, len(indices) * epochs, len(steps)))
+            return trained
+
+        patch.setattr(experiment, "finetune", watched)
         run_command([*FLAGS.split(), "whole"])
         patch.setattr(experiment, "finetune", finetune)
-        yield len(calls)
+        yield calls
 
 
 def results_of(folder):
@@ -112,7 +120,15 @@ def test_every_pooling_is_tried_with_every_seed_on_the_same_labels(home):
 
 
 def test_nothing_is_fine_tuned_twice(home):
-    assert home == len(list(Path("whole/jobs").glob("*/[0-9]*.json"))) > 20
+    assert len(home) == len(list(Path("whole/jobs").glob("*/[0-9]*.json"))) > 20
+
+
+def test_fine_tuning_begins_from_scratch_from_half_and_from_the_whole_pretraining(home):
+    assert len({begin for begin, *_ in home}) == 3
+
+
+def test_few_labels_are_read_in_steps_enough(home):
+    assert all(steps >= min(texts, LEAST_STEPS) for _, texts, steps in home)
 
 
 def test_every_pair_has_one_verdict(home):

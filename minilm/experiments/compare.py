@@ -169,12 +169,11 @@ def carry_out(experiment: Experiment, run: Run) -> dict:
         if arm != "scratch":
             results["readings"][arm] = summary.readings(arm)
         results["pretraining"] = {name: runs for name, runs in pretraining.items() if runs}
-        rates = experiment.pretraining_rates()
         results["pretraining_sweep"] = {
-            "rates": rates,
+            "rates": experiment.pretraining_rates(),
             "steps": {name: experiment.trial_steps(name) for name in first_sweep},
             "loss": first_sweep,
-            "chosen": {name: rates[int(np.argmin(a))] for name, a in first_sweep.items()},
+            "chosen": {name: experiment.pretraining_rate(name) for name in first_sweep},
         }
         results["sweep"] = {
             "labels": experiment.middle,

@@ -136,12 +136,7 @@ def axes(results: dict) -> list[str]:
                 of_arm = [p for p in points if p["arm"] == arm]
                 x, y = [p[axis] for p in of_arm], [100 * p["accuracy"] for p in of_arm]
                 axes.plot(x, y, "o", ms=3, alpha=0.5, color=colour(results, arm))
-                stages = [[p for p in of_arm if p["share"] == s] for s in (0.0, 0.5, 1.0)]
-                means = [
-                    [sum(p[key] for p in stage) / len(stage) for key in (axis, "accuracy")]
-                    for stage in stages
-                    if stage
-                ]
+                means = summary.mean_stages(points, arm, axis)
                 axes.plot([m[0] for m in means], [100 * m[1] for m in means], "o-", ms=5, lw=1.2,
                           label=arm, color=colour(results, arm))  # fmt: skip
             axes.set(xlabel=f"{axis} of pretraining", ylabel=f"test accuracy, {labels:,} labels, %")

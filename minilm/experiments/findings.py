@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from minilm.experiments.summary import AXES
+from minilm.experiments.summary import AXES, mean_stages
 
 
 def findings(results: dict) -> dict[str, str]:
@@ -40,18 +40,12 @@ def over_axes(results: dict) -> str:
     """The best arm where all have spent the same of one axis: what the thriftiest arm has spent in
     all, between what was measured (at nothing, half-way, at the end) in a straight line."""
     points, best = results["axes"]["points"], []
-    scratch = [p["accuracy"] for p in points if p["share"] == 0.0]
     arms = [arm for arm in results["arms"] if arm != "scratch"]
     for axis in AXES:
-        known = {}
-        for arm in arms:
-            stages = [(0.0, float(np.mean(scratch)))] if scratch else []
-            for share in (0.5, 1.0):
-                here = [p for p in points if (p["arm"], p["share"]) == (arm, share)]
-                if here:
-                    spent, right = ([p[key] for p in here] for key in (axis, "accuracy"))
-                    stages.append((float(np.mean(spent)), float(np.mean(right))))
-            known[arm] = list(zip(*stages, strict=True))
+        start = mean_stages(points, "scratch", axis)
+        known = {
+            arm: list(zip(*start, *mean_stages(points, arm, axis), strict=True)) for arm in arms
+        }
         if len(known) > 1:
             same = min(spent[-1] for spent, _ in known.values())
             at = {arm: np.interp(same, *curve) for arm, curve in known.items()}

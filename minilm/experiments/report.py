@@ -147,17 +147,9 @@ def sizes(results: dict) -> str:
              "default run"]]  # fmt: skip
     for size, r in results["sizes"].items():
         shape = f"{r['n_layers']} x {r['d_model']}, {r['vocab_size']:,} words"
-        rows.append(
-            [
-                size,
-                shape,
-                f"{r['parameters'] / 1e6:.1f} M",
-                str(r["max_length"]),
-                f"{r['tokens_per_second']:,.0f}",
-                f"{r['memory'] / 1e9:.1f} GB",
-                f"{r['steps']:,} steps, {_duration(r['seconds'])}",
-            ]
-        )
+        rows.append([size, shape, f"{r['parameters'] / 1e6:.1f} M", str(r["max_length"]),
+                     f"{r['tokens_per_second']:,.0f}", f"{r['memory'] / 1e9:.1f} GB",
+                     f"{r['steps']:,} steps, {_duration(r['seconds'])}"])  # fmt: skip
     return markdown(rows)
 
 

@@ -104,6 +104,17 @@ def axes(pretraining: dict, halves: dict, wholes: dict, pretrainings: int) -> li
     return points
 
 
+def mean_stages(points: list[dict], arm: str, axis: str) -> list[tuple[float, float]]:
+    """What an arm had spent of an axis and its accuracy, means over seeds, at each share of its
+    pretraining that was tested: a line of those `points`."""
+    stages = [[p for p in points if (p["arm"], p["share"]) == (arm, s)] for s in (0.0, 0.5, 1.0)]
+    return [
+        (float(np.mean([p[axis] for p in stage])), float(np.mean([p["accuracy"] for p in stage])))
+        for stage in stages
+        if stage
+    ]
+
+
 def answers(results: dict, sizes: list[dict]) -> list[dict]:
     """Questions and what the results say to them. sizes: {"size", "seconds"} for each."""
     card, curve, arms = results["card"], results["label_curve"], results["arms"]
