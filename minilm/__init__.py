@@ -1,7 +1,4 @@
-"""A compact Transformer, written to be read: pretrained by next-token or masked-token
-prediction, then fine-tuned with the same weights. Start with `model.py` and `objectives.py`.
-
-Importing this package imports nothing else, so that `--help` answers at once.
-"""
+"""A compact Transformer to read and to run: its own tokenizer, causal and masked pretraining,
+fine-tuning with the same weights. Start with `objectives.py` and `model.py`."""
 
 __version__ = "0.1.0"

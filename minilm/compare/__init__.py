@@ -1,0 +1,1 @@
+"""One question, answered with numbers: which objective is better for what?"""

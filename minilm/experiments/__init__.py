@@ -1,1 +1,0 @@
-"""Experiments: baselines, estimates, and tables of results."""

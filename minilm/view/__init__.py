@@ -1,0 +1,1 @@
+"""Pages to look at: a run, a text inside the model."""
