@@ -135,10 +135,8 @@ def report(confusion: np.ndarray, classes: Sequence[str], most: int = 30) -> str
     n, right, few = int(confusion.sum()), int(np.trace(confusion)), len(classes) <= most
     low, high = (100 * bound for bound in wilson_interval(right, n))
     width, cell = max(map(len, classes)), len(f"{confusion.max()}") + 2
-    lines = [
-        f"accuracy {100 * right / n:.1f} % (95 % interval {low:.1f} to {high:.1f}, {n:,} texts)"
-    ]
-    lines[0] += f", macro F1 {100 * macro_f1(confusion):.1f} %"
+    lines = [f"accuracy {100 * right / n:.1f} % (95 % interval {low:.1f} to {high:.1f}, {n:,} "
+             f"texts), macro F1 {100 * macro_f1(confusion):.1f} %"]  # fmt: skip
     columns = "   true in rows, predicted in columns" if few else ""
     lines.append(f"{'':{width}}  precision  recall     F1{columns}")
     for name, scores, row in zip(classes, precision_recall_f1(confusion), confusion, strict=True):
