@@ -19,7 +19,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -37,15 +36,16 @@ LARGEST = 2**24  # bytes of a manifest or a config.json, a fraction of a second 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What the manifest of a checkpoint says."""
+    """What a manifest says."""
 
     folder: Path
+    run: str | None  # the id of the run that wrote it
     step: int
-    score: float | None  # of its evaluation, lower is better; None: not evaluated yet
+    score: float | None  # of its evaluation, lower is better; None: not evaluated
     values: dict  # everything that its evaluation measured
     spent: dict  # tokens, targets and seconds of the run until here
     earlier: list  # [step, score] of each evaluation before
-    files: dict  # name -> [bytes, sha256]
+    files: dict  # name -> sha256
 
     @property
     def scores(self) -> list:
@@ -54,24 +54,27 @@ class Checkpoint:
 
     def read(self, name: str):
         """The state saved under a name, on the CPU: nothing but tensors and plain values is read.
-        Raises UserError where the file holds anything else."""
+        Raises UserError where the file holds anything else, or a number that is not finite."""
         path = self.folder / f"{name}.pt"
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever is wrong with it
             kind = type(error).__name__
             raise UserError(f"{path} is not what minilm saves ({kind}): use another run") from None
+        if bad := _not_finite(state):
+            raise UserError(f"{path}: {bad} is not finite: use another run")
+        return state
 
 
 def save(run: Path, step: int, spent: dict, scores: list | None = None, **states) -> None:
     """Write a checkpoint into a run folder: named states (nested dicts and lists of tensors and
     numbers); `scores`: [step, score] of each evaluation so far.
 
-    Raises NonFiniteError where one of the tensors is not finite, UserError where the disk refuses;
-    then nothing is written.
+    Raises NonFiniteError where a tensor is not finite, UserError where the disk refuses; then
+    nothing is written.
     """
     contents = {f"{name}.pt": _pack(state) for name, state in states.items()}
-    files = {name: [len(c), hashlib.sha256(c).hexdigest()] for name, c in contents.items()}
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     facts = dict(run=run_id(run), step=step, score=None, values={}, spent=spent,
                  earlier=scores or [], files=files)  # fmt: skip
     final = _folder(run, step)
@@ -91,34 +94,34 @@ def save(run: Path, step: int, spent: dict, scores: list | None = None, **states
             shutil.rmtree(beside, ignore_errors=True)  # a full disk needs the room
             raise
         sync(run)
-    found = list(_manifests(run))
-    for old in found[:-2]:
-        if old is not _ranked(found)[0]:
+    found = _manifests(run)
+    for old in found[:-2]:  # by their manifests: hashing gigabytes at every save would take long
+        if old is not min(found, key=_rank):
             _delete(old.folder)
 
 
-def rate(run: Path, step: int, score: float, values: dict | None = None) -> None:
+def rate(run: Path, step: int, score: float, values: dict) -> None:
     """Note in a checkpoint what its evaluation said; a lower score is better."""
     path = _folder(run, step) / "manifest.json"
-    write_file(path, _seal(_unseal(path) | dict(score=score, values=values or {})))
+    write_file(path, _seal(_unseal(path) | dict(score=score, values=values)))
     sync(path.parent)
 
 
 def newest(run: Path) -> Checkpoint | None:
     """The newest whole checkpoint, to go on from. Says which are damaged; raises UserError where
     one was written by another run."""
-    return next(_whole(reversed(list(_manifests(run, sys.stderr)))), None)
+    return next(_whole(run, lambda c: -c.step), None)
 
 
 def good(run: Path) -> Checkpoint | None:
-    """The newest whole checkpoint that was evaluated, which only a finite one is."""
-    return next((c for c in _whole(reversed(list(_manifests(run)))) if c.score is not None), None)
+    """The newest whole checkpoint that was evaluated: its weights and its score are finite."""
+    return next((c for c in _whole(run, lambda c: -c.step) if c.score is not None), None)
 
 
 def best(run: Path) -> Checkpoint:
     """The whole checkpoint with the lowest score, to use (without any score, the newest). Raises
     UserError where there is none, or one was written by another run."""
-    for checkpoint in _whole(_ranked(list(_manifests(run, sys.stderr)))):
+    for checkpoint in _whole(run, _rank):
         return checkpoint
     raise UserError(f"{run} holds no whole checkpoint: train it first")
 
@@ -141,74 +144,65 @@ def move(checkpoint: Checkpoint, run: Path) -> None:
 
 def run_id(run: Path) -> str | None:
     """The id that config.json gives a run, which its checkpoints carry; None where it has none."""
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+    with contextlib.suppress(OSError, UserError, ValueError, LookupError, TypeError):
         return json.loads(read_bounded(run / "config.json", LARGEST))["id"]
 
 
 def _pack(state) -> memoryview:
-    """The file for a state. Raises NonFiniteError where a tensor of it is not finite."""
-    for name, tensor in tensors(state):
-        if not torch.isfinite(tensor).all():
-            raise NonFiniteError(f"{name} is not finite, so it is not saved")
+    if bad := _not_finite(state):
+        raise NonFiniteError(f"{bad} is not finite, so it is not saved")
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getbuffer()
 
 
-def tensors(state, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor in nested dicts and lists, with its name."""
+def _not_finite(state, name: str = "") -> str | None:
+    """The name of a tensor, in nested dicts and lists, that is not finite."""
     if isinstance(state, torch.Tensor):
-        yield name, state
-    elif isinstance(state, dict | list | tuple):
-        for key, part in state.items() if isinstance(state, dict) else enumerate(state):
-            yield from tensors(part, f"{name}.{key}" if name else str(key))
+        return None if torch.isfinite(state).all() else name
+    if isinstance(state, list | tuple):
+        state = dict(enumerate(state))
+    parts = state.items() if isinstance(state, dict) else ()
+    return next(filter(None, (_not_finite(part, f"{name}.{key}") for key, part in parts)), None)
 
 
-def _manifests(run: Path, say=None) -> Iterator[Checkpoint]:
-    """The checkpoints whose manifest and files' sizes are as they were written, oldest first."""
-    for folder in sorted(run.glob("step-*")):
-        if not re.fullmatch(r"step-\d{8}", folder.name):
-            continue
+def _manifests(run: Path, say=lambda line: None) -> list[Checkpoint]:
+    """The checkpoints whose manifest is as it was written, oldest first."""
+    found = []
+    for folder in sorted(run.glob("step-" + 8 * "[0-9]")):
         try:
             facts = _unseal(folder / "manifest.json")
-            if facts.pop("run") != run_id(run):
-                raise UserError(f"{folder} was written by another run: move it out of {run}")
-            checkpoint = Checkpoint(folder, **facts)
-            if folder != _folder(run, checkpoint.step):
+            if folder != _folder(run, facts["step"]):
                 raise ValueError("it has the name of another")
-            for name, (size, _) in checkpoint.files.items():
-                path = folder / name
-                if not path.is_file() or path.stat().st_size != size:
-                    raise ValueError(f"{name} is not what was saved")
-            yield checkpoint
-        except UserError as error:
-            if say and "another run" in str(error):
-                raise
-            _say_damaged(folder, error, say)
+            found.append(Checkpoint(folder, **facts))
         except Exception as error:  # whatever is wrong with it
-            _say_damaged(folder, error, say)
+            say(f"{folder} is damaged and not used: {error}")
+    return found
 
 
-def _whole(found) -> Iterator[Checkpoint]:
-    """Those of them whose every file has the sha256 that its manifest says."""
-    for checkpoint in found:
-        for name, (_, sha256) in checkpoint.files.items():
-            with open(checkpoint.folder / name, "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                    _say_damaged(checkpoint.folder, f"{name} is not what was saved", sys.stderr)
-                    break
+def _whole(run: Path, rank) -> Iterator[Checkpoint]:
+    """The checkpoints whose every file is as it was written, by rank. Hashes only those that are
+    asked for."""
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    found, own = _manifests(run, say), run_id(run)
+    if foreign := next((c.folder for c in found if c.run != own), None):
+        raise UserError(f"{foreign} was written by another run: move it out of {run}")
+    for checkpoint in sorted(found, key=rank):
+        for name, sha256 in checkpoint.files.items():
+            path = checkpoint.folder / name
+            if not path.is_file() or _sha256(path) != sha256:
+                say(f"{checkpoint.folder} is damaged and not used: {name} is not what was saved")
+                break
         else:
             yield checkpoint
 
 
-def _say_damaged(folder: Path, why, file) -> None:
-    if file:
-        print(f"{folder} is damaged and not used: {why}", file=file)
-
-
-def _ranked(found: list[Checkpoint]) -> list[Checkpoint]:
+def _rank(checkpoint: Checkpoint) -> tuple:
     """Best first; of equal ones the later; those that were not evaluated last."""
-    return sorted(found, key=lambda c: (c.score is None, c.score or 0.0, -c.step))
+    return checkpoint.score is None, checkpoint.score or 0.0, -checkpoint.step
 
 
 def _delete(folder: Path) -> None:
@@ -225,7 +219,7 @@ def _seal(facts: dict) -> bytes:
 
 
 def _unseal(path: Path) -> dict:
-    """Read a manifest. Raises ValueError and others where it says not what was written."""
+    """Read a manifest. Raises ValueError, or another error, where it says anything else by now."""
     facts = json.loads(read_bounded(path, LARGEST))
     if facts.pop("sha256") != _digest(facts):
         raise ValueError("manifest.json is not what was saved")
@@ -234,6 +228,11 @@ def _unseal(path: Path) -> dict:
 
 def _digest(facts: dict) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _folder(run: Path, step: int) -> Path:

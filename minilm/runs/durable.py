@@ -1,8 +1,5 @@
-"""Files that are whole or not there, whatever happens while they are written.
-
-A file system promises two things: what was synced stays, and a rename happens wholly or not at all.
-Everything here is made of these two.
-"""
+"""Files that are whole or not there. A file system promises two things: what was synced stays, and a
+rename happens wholly or not at all. Everything here is made of these two."""
 
 import contextlib
 import os
@@ -32,13 +29,12 @@ def write_file(path: Path, content) -> None:
 def sync(path: Path) -> None:
     """Wait until the disk has the content of a file, or knows the names in a folder (Windows does
     the latter by itself)."""
-    if os.name == "nt" and path.is_dir():
-        return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    if os.name != "nt" or not path.is_dir():
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextlib.contextmanager
@@ -57,8 +53,7 @@ def writing(path: Path, size: int = 0) -> Iterator[None]:
 
 def require_room(folder: Path, size: int) -> None:
     """Raise UserError where a disk has less than `size` bytes free."""
-    free = shutil.disk_usage(folder).free
-    if free < size:
+    if (free := shutil.disk_usage(folder).free) < size:
         raise UserError(
             f"{folder}: up to {size:,} bytes are needed for its checkpoints, {free:,} are free: "
             f"make room, or name a folder on another disk with --run"

@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 from minilm.config import UserError
@@ -12,10 +11,8 @@ class Stopped(UserError):
     """Ctrl-C or SIGTERM, after everything was saved."""
 
     def __init__(self, number: int | None, step: int, folder: Path):
-        super().__init__(
-            f"stopped at step {step}, which is saved in {folder}: go on with --run {folder} "
-            f"--resume"
-        )
+        super().__init__(f"stopped at step {step}, which is saved in {folder}: go on with "
+                         f"--run {folder} --resume")  # fmt: skip
         self.number, self.step = number, step
         self.status = 128 + (number or signal.SIGTERM)
 
@@ -34,7 +31,7 @@ class StopSignal:
         return self
 
     @contextlib.contextmanager
-    def at_once(self, wanted: bool) -> Iterator[None]:
+    def at_once(self, wanted: bool):
         """Where nothing can be lost, there is nothing to wait for."""
         self._at_once = wanted
         try:
