@@ -7,8 +7,8 @@ whether a position may see what follows it is an argument of the call, no proper
 The block is today's usual one: layer norm before each sub-layer (Xiong et al. 2020,
 arXiv 2002.04745), rotary positions (Su et al. 2021, arXiv 2104.09864), normalised queries and keys
 (Dehghani et al. 2023, arXiv 2302.05442), squared ReLU (So et al. 2021, arXiv 2109.08668), no
-biases, sub-layers that start as zero, and one matrix for tokens that go in and come out (Press and Wolf
-2017, arXiv 1608.05859). The same model by hand, in NumPy: `reference.py`.
+biases, sub-layers that start as zero, and one matrix for tokens that go in and come out (Press and
+Wolf 2017, arXiv 1608.05859). The same model by hand, in NumPy: `reference.py`.
 
 Shapes: B texts, T positions, D = d_model, H heads of width d = D / H, F = d_ff, V = vocab_size.
 """

@@ -34,25 +34,29 @@ def train_step(
     micro_batches: list[tuple],
     optimizers: list[torch.optim.Optimizer],
     clip: float = 1.0,
-    total: Callable[[Tensor], Tensor] = lambda x: x,
+    add_up: Callable[[list[Tensor]], None] | None = None,
     check: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Batch, loss, backward, clip, update.
 
     The gradients of all micro-batches are summed and divided once, by the number of targets in all
-    of them, so that the result does not depend on how a batch is cut up. `total` sums a tensor over
-    processes, where there are several. Returns the mean loss in nats a target, and the norm of its
-    gradient before clipping. Raises NonFiniteError, before any weight changes, where one of them is
-    not finite; `check=False` leaves that to the caller, who then need not wait for the device.
+    of them, so that the result does not depend on how a batch is cut up. Where several processes
+    share a batch, `add_up` sums each tensor over all of them, in place.
+
+    Returns the mean loss in nats a target, and the norm of its gradient before clipping. Raises
+    NonFiniteError, before any weight changes, where one of them is not finite; `check=False`
+    leaves that to the caller, who then need not wait for the device at every step.
     """
     sums = 0.0
     for batch in micro_batches:
         loss_sum, count = loss(*batch)
         loss_sum.backward()
         sums = sums + torch.stack((loss_sum.detach(), count.to(loss_sum.dtype)))  # (2,)
-    loss_sum, count = total(sums)
     parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
     gradients = [p.grad for p in parameters if p.grad is not None]
+    if add_up:
+        add_up([sums, *gradients])
+    loss_sum, count = sums
     for gradient in gradients:
         gradient /= count.clamp(min=1)
     norm = nn.utils.clip_grad_norm_(parameters, clip)  # min(1, clip / |g|) · g
