@@ -14,8 +14,6 @@ def finetune(config: FinetuneConfig):
     import itertools
 
     from minilm.huggingface.folders import pretrained_run
-    from minilm.runs.device import choose_machine
-    from minilm.runs.run import Run, make_model, newest_run
 
     from minilm.cli import scripts
     from minilm.fast.compilation import compile_blocks, eager
@@ -24,6 +22,8 @@ def finetune(config: FinetuneConfig):
     from minilm.optim import make_optimizers
     from minilm.runs import checkpoint, loop
     from minilm.runs.classify import Classify
+    from minilm.runs.device import choose_machine
+    from minilm.runs.run import Run, make_model, newest_run
     from minilm.training import Plan
 
     # 1. Load: the pretrained run, the labelled data, and the run that learns from both.

@@ -59,10 +59,12 @@ class Classify:
         """Whether the network from random weights is trained beside."""
         few = len(self.train.tokens) <= FEW
         asked = self.config.baselines
-        return not self.config.from_scratch and (asked == "all" or asked == "auto" and few)
+        return not self.config.from_scratch and (asked == "all" or (asked == "auto" and few))
 
     def __str__(self) -> str:
-        sizes = ", ".join(f"{len(texts.tokens):,} texts to {part}" for part, texts in self.data.items())
+        sizes = ", ".join(
+            f"{len(texts.tokens):,} texts to {part}" for part, texts in self.data.items()
+        )
         return (
             f"{self.config.train or self.config.data}: {len(self.classes)} labels, {sizes}; "
             f"{self.train.share_cut:.1%} are longer than {self.config.max_length} tokens and were cut"
@@ -106,7 +108,9 @@ class Classify:
         largest = np.bincount(self.train.labels).argmax()
         always = np.full((len(labels), len(self.classes)), -30.0)
         always[:, largest] = 0.0
-        bag = bag_of_tokens(self.train, self.data[self.part], self.tokenizer.vocab_size, len(self.classes))
+        bag = bag_of_tokens(
+            self.train, self.data[self.part], self.tokenizer.vocab_size, len(self.classes)
+        )
         rows = {"a bag of tokens": bag, "always the largest class": always}
         return {name: scores(log_p, labels) for name, log_p in rows.items()}
 
@@ -168,5 +172,3 @@ def bag_of_tokens(
     with torch.no_grad():
         logits = torch.sparse.mm(tf_idf(test.tokens, idf), W) + b
     return nn.functional.log_softmax(logits, dim=-1).numpy()
-
-

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from minilm import training
 from minilm.config import NonFiniteError, UserError
+from minilm.fast.prefetch import Prefetch
 from minilm.runs import checkpoint
 from minilm.runs.device import Machine
 from minilm.runs.durable import require_room, sync
@@ -43,16 +44,18 @@ def steps(model, loss, batch, optimizers, plan, machine: Machine, start: int, re
     read["targets"] (a tensor)."""
 
     def on_device(step: int) -> list[tuple]:
-        micro_batches = batch(step)
-        read["tokens"] += sum(math.prod(arrays[0].shape) for arrays in micro_batches)
-        return [machine.tensors(arrays) for arrays in micro_batches]
+        return [machine.tensors(arrays) for arrays in batch(step)]
 
     def counted(*arrays) -> tuple[Tensor, Tensor]:
         loss_sum, count = loss(*arrays)
+        read["tokens"] += arrays[0].numel()
         read["targets"] = read["targets"] + count.detach()
         return loss_sum, count
 
-    how = dict(add_up=machine.add_up, check=machine.device.type not in READ_EVERY)
+    if machine.device.type == "cuda":
+        on_device = Prefetch(on_device)
+    how = dict(add_up=machine.add_up if machine.world > 1 else None,
+               check=machine.device.type not in READ_EVERY)  # fmt: skip
     return training.train(
         model, counted, on_device, optimizers, plan, start, rank=machine.rank, **how
     )
@@ -115,12 +118,12 @@ def train(
         scores.append([step, score])
         text = "validation: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items())
         try:
-            text += show() if show else ""
+            sample = show() if show else ""
         except Exception as error:  # what only shows ends no training
-            text += f"\n    no sample: {type(error).__name__}: {error}"
-        progress.evaluated(step, min(score for _, score in scores), text)
+            sample = f"\n    no sample: {type(error).__name__}: {error}"
+        progress.evaluated(step, min(score for _, score in scores), text + sample)
         if first:
-            run.log(step, score=score, **values, **spent)
+            run.log(step, score=score, **values, **spent, sample=sample)
             sync(run.folder / "metrics.jsonl")
             checkpoint.rate(run.folder, step, score, values)
 

@@ -60,7 +60,9 @@ def test_what_is_read_is_what_was_saved(tmp_path):
     assert (found.score, found.values, found.spent) == (1.0, {"loss": 1.0}, SPENT)
 
 
-def test_the_newest_two_and_the_best_are_kept_and_the_later_of_equals_is_best(tmp_path, monkeypatch):
+def test_the_newest_two_and_the_best_are_kept_and_the_later_of_equals_is_best(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(checkpoint, "_sha256", lambda path: pytest.fail("gigabytes hashed"))
     for step, score in enumerate((3.0, 1.0, 1.0, 2.0, None, 2.5, None), 1):
         save(tmp_path, step, score=score)
