@@ -4,13 +4,13 @@ import numpy as np
 
 import minilm
 from minilm import metrics
-from minilm.cli.scripts import in_chunks
 from minilm.config import UserError
 from minilm.corpora.files import read_examples
 from minilm.corpora.splits import splits
 from minilm.corpora.tokens import prepare
 from minilm.data import evaluation_windows
 from minilm.objectives import evaluation_batches
+from minilm.runs.pretraining import in_chunks
 
 
 def evaluate(

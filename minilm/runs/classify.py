@@ -62,12 +62,11 @@ class Classify:
         return not self.config.from_scratch and (asked == "all" or (asked == "auto" and few))
 
     def __str__(self) -> str:
-        sizes = ", ".join(
-            f"{len(texts.tokens):,} texts to {part}" for part, texts in self.data.items()
-        )
+        name, most = self.config.train or self.config.data, self.config.max_length
+        sizes = ", ".join(f"{len(x.tokens):,} texts to {part}" for part, x in self.data.items())
         return (
-            f"{self.config.train or self.config.data}: {len(self.classes)} labels, {sizes}; "
-            f"{self.train.share_cut:.1%} are longer than {self.config.max_length} tokens and were cut"
+            f"{name}: {len(self.classes)} labels, {sizes}; {self.train.share_cut:.1%} are longer "
+            f"than {most} tokens and were cut"
         )
 
     def model(self, transformer: Transformer) -> Classifier:
