@@ -4,7 +4,6 @@ prompt line to try a model."""
 import os
 import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TextIO
 
@@ -30,18 +29,6 @@ def printable(text: str, stream: TextIO | None = None) -> str:
     """What to print of a text that a model or a file contributed: escaped where `stream` (standard
     output, unless given) is a terminal, unchanged where it is a file or a pipe."""
     return escaped(text) if (stream or sys.stdout).isatty() else text
-
-
-def sparkline(values: Iterable[float], width: int = 24) -> str:
-    """A curve in one line: the last `width` values, each as a bar from lowest to highest.
-
-    >>> sparkline([4, 3, 2, 1])
-    '█▆▃▁'
-    """
-    shown = list(values)[-width:]
-    low, high = min(shown, default=0), max(shown, default=0)
-    scale = 7 / (high - low) if high > low else 0
-    return "".join("▁▂▃▄▅▆▇█"[round((value - low) * scale)] for value in shown)
 
 
 def tokenize(run: str, text: str | None = None, file: Path | None = None) -> None:

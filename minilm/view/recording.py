@@ -21,13 +21,13 @@ MOST, ROOM = 48, 450_000  # tokens of a text that are shown; bytes that its atte
 class Recording(NamedTuple):
     """What one forward pass left behind, an entry a layer."""
 
-    weights: list[Tensor]  # L of (B, H, T, T): the softmax of `attention`
+    weights: list[Tensor]  # L of (B, H, T, T): the softmax of `attention`; or none
     states: list[Tensor]  # L + 1 of (B, T, D): the embeddings, then the output of each block
 
 
 @contextlib.contextmanager
-def recorded(model: Transformer) -> Iterator[Recording]:
-    """Keep what passes through the model while this is open.
+def recorded(model: Transformer, weights: bool = True) -> Iterator[Recording]:
+    """Keep what passes through the model while this is open; weights=False: the states only.
 
     The weights are those of the book: with the identity in the place of V, `attention` returns
     softmax(Q Kᵀ / √d) itself."""
@@ -39,7 +39,7 @@ def recorded(model: Transformer) -> Iterator[Recording]:
         kept.weights.append(attention(q, k, identity, mask))
         return attention(q, k, v, mask)
 
-    usual, model.attend = model.attend, attend
+    usual, model.attend = model.attend, attend if weights else model.attend
     hooks = [model.blocks[0].register_forward_pre_hook(lambda _, x: kept.states.append(x[0]))]
     for block in model.blocks:
         hooks.append(block.register_forward_hook(lambda _, x, out: kept.states.append(out)))
@@ -79,9 +79,10 @@ def inside(model: Transformer, tokenizer, text: str, shift: int, objective: str,
     likeliest = None if unigrams is None else _top(torch.from_numpy(unigrams), TOP)
     used = set(ids.tolist()) | {i for i, _ in likeliest or []}
     for view in views:
-        used.update(i for row in view["top"] for best in row for i, _ in best)
+        used.update(i for row in view["top"] for best in row if best for i, _ in best)
         used.update(i for layer in view["lens"] for position in layer for i, _ in position["top"])
-    merges = dict(enumerate(tokenizer.merges, tokenizer.vocab_size - len(tokenizer.merges)))
+    merges = getattr(tokenizer, "merges", [])  # the last ids, in the order in which they were learnt
+    merges = dict(enumerate(merges, tokenizer.vocab_size - len(merges)))
     used.update(part for i in tuple(used) for part in merges.get(i, ()))
     return dict(
         tokens=ids.tolist(), views=views, left_out=len(whole) + 2 - T, mask_id=special.mask,
@@ -109,9 +110,9 @@ class Recorder:
             is_real[0, hide] = hide == 0
             with recorded(self.model) as kept:
                 hidden = self.model(self.tokens[None], causal=True, is_real=is_real)[0, :-1]
-            nats, best = self.predictions(hidden, self.tokens[1:])
-            surprisal.append([None, *nats])
-            top.append([[], *best])
+            nats, best = self.predictions(hidden[hide:], self.tokens[1 + hide :])
+            surprisal.append([None] * (hide + 1) + nats)  # what stands before is as in pass 0
+            top.append([None] * (hide + 1) + best)
             if hide == 0:
                 weights = torch.stack(kept.weights)[:, 0]  # (L, H, T, T)
                 lens = self.lens([state[0, :-1] for state in kept.states], self.tokens[1:])
@@ -146,7 +147,7 @@ class Recorder:
             nats, best, packed_rows = [], [], ""
             lens = [[] for _ in kept.states]
         return dict(name="bidirectional", trained=trained, surprisal=[[None, *nats, None]],
-                    top=[[[], *best, []]], lens=lens, attention=_packed(weights),
+                    top=[[None, *best, None]], lens=lens, attention=_packed(weights),
                     rows=packed_rows, shift=shift)  # fmt: skip
 
     def predictions(self, hidden: Tensor, targets: Tensor) -> tuple[list, list]:
