@@ -89,11 +89,6 @@ class Model:
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
-    def __sklearn_tags__(self):
-        tags = importlib.import_module("sklearn.utils").Tags
-        target = importlib.import_module("sklearn.utils").TargetTags(required=False)
-        return tags(estimator_type=None, target_tags=target)
-
     def _frames(self, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
         """Each text's tokens between <doc> and <doc>; of too long ones head and tail."""
         if isinstance(texts, str):

@@ -176,11 +176,8 @@ class Recorder:
 
 def token_name(tokenizer, token: int) -> str:
     """A token as it is shown: spaces, line ends and what is no character made visible."""
-    special = tokenizer.special
-    names = {special.pad: "<pad>", special.bos: "<doc>", special.eos: "<doc>"}
     text = tokenizer.token_bytes[token].decode("utf-8", "backslashreplace")
-    shown = escaped(text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣"))
-    return shown if token in special.ordinary else names.get(token, "<mask>")
+    return escaped(text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣"))
 
 
 def _top(p: Tensor, n: int) -> list[tuple[int, float]]:
