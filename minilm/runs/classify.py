@@ -82,9 +82,8 @@ class Classify:
         """The texts of a step: tokens, is_real (B, T), labels (B,)."""
         epoch, i = divmod(step, self.steps_per_epoch)
         rows = _epoch(self, epoch)[i]
-        padded = pad([self.train.tokens[row] for row in rows], self.tokenizer.special.pad)
-        most = self.config.max_length  # padding to a multiple may have gone beyond
-        return *(array[:, :most] for array in padded), self.train.labels[rows]
+        texts, most = [self.train.tokens[row] for row in rows], self.config.max_length
+        return *pad(texts, self.tokenizer.special.pad, most=most), self.train.labels[rows]
 
     def log_probabilities(self, model: Classifier, part: str) -> np.ndarray:
         """log P(y | text) of each text of a part, (N, C)."""
