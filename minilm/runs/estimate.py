@@ -134,9 +134,9 @@ def require_memory(
     D, at_once = config.d_model, 0.4e9  # Python, torch and its kernels
     at_once += 16 * least_parameters(config)  # the weight, its gradient, the two moments of AdamW
     # What the forward pass keeps for the backward pass, which needs as much again, in each block:
-    # inputs and outputs of norms, products and attention; the scores, before and after softmax.
-    scores = 2 * config.n_heads * length * (machine.device.type == "cpu")
-    a_block = 13 * D + 3 * config.d_ff + scores
+    # inputs and outputs of norms, products and attention, and its weights.
+    scores = config.n_heads * length * (machine.device.type == "cpu")
+    a_block = 11 * D + 2 * config.d_ff + scores
     at_once += 2 * machine.dtype.itemsize * positions * config.n_layers * a_block
     at_once += 3 * 4 * min(positions, 1024) * config.vocab_size  # a chunk of the logits
     there = memory_of(machine.device)

@@ -14,8 +14,12 @@ class Progress:
         self.steps, self.step, self.tokens, self.shown = steps, start, 0, shown
         self.curve, self.best = Curve(), ""
         self.begun, self.last_line = time.perf_counter(), -60.0
-        disable = None if shown else True  # None: where the output is no terminal
-        self.bar = tqdm(total=steps, initial=start, unit="step", disable=disable, leave=False)
+        self.bar = tqdm(disable=True)
+        self._try(self._open)
+
+    def _open(self) -> None:
+        look = dict(unit="step", leave=False, disable=None)  # None: where this is no terminal
+        self.bar = tqdm(total=self.steps, initial=self.step, **look)
 
     def update(self, step: int, loss: float, tokens: int) -> None:
         """Show that steps were done up to this one, whose loss is given, and `tokens` read."""
