@@ -19,7 +19,9 @@ from tests.machinery.tiny import CPU, SHAPE, Training, saved
 
 def planned(training, **options):
     t = training
-    return estimate(t.model, t.loss, t.batch, t.optimizers, t.plan, CPU, SHAPE, measure=0, **options)
+    return estimate(
+        t.model, t.loss, t.batch, t.optimizers, t.plan, CPU, SHAPE, measure=0, **options
+    )
 
 
 def test_an_estimate_leaves_no_trace_in_the_training(tmp_path):
@@ -51,7 +53,7 @@ def test_the_plan_and_the_measurement_make_the_estimate(monkeypatch):
     assert (found.steps, found.seconds, found.tokens) == (7200, 3660, 7200 * 72)
     assert found.flops == pytest.approx(training_flops(SHAPE, 7200 * 72, 7200 * 20, 12))
     assert found.parameters == sum(p.numel() for p in Transformer(SHAPE).parameters())
-    for fact in ("7,200 of 72 tokens", "1.0 hours", "60 seconds are to get started", "142 tokens/s"):
+    for fact in ("7,200 of 72 tokens", "1.0 hours", "60 seconds to get started", "142 tokens/s"):
         assert fact in str(found)
     assert planned(Training(), minutes=2).steps == 120
     assert planned(Training(), minutes=0.01).steps == 10

@@ -164,7 +164,9 @@ def test_the_tokenizer_is_the_one_that_the_run_began_with(tmp_path):
 def test_models_come_with_the_best_weights_and_in_a_longer_window(tmp_path):
     model, classifier = Transformer(SHAPE, seed=1), Classifier(Transformer(SHAPE, seed=2), 3)
     found = make_run(tmp_path / "a", model).transformer(max_length=99)
-    assert found.config.max_length == 99 and torch.equal(found.embedding.weight, model.embedding.weight)
+    assert found.config.max_length == 99 and torch.equal(
+        found.embedding.weight, model.embedding.weight
+    )
     finetuned = make_run(tmp_path / "b", classifier, kind="finetune", classes=["a", "b", "c"])
     found, config = finetuned.classifier()
     assert found.head.weight.shape == (3, 16) and config["classes"] == ["a", "b", "c"]

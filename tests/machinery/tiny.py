@@ -80,4 +80,3 @@ def saved(folder):
     bits = [(last.folder / name).read_bytes() for name in ("model.pt", "optimizers.pt")]
     lines = [{k: v for k, v in line.items() if k != "seconds"} for line in Run(folder).metrics()]
     return bits, lines, last.scores, last.values
-
