@@ -6,18 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from minilm import objectives
 from minilm.data import draws
-from minilm.objectives import (
-    IGNORE,
-    OBJECTIVES,
-    causal,
-    corrupt,
-    evaluation_batches,
-    hybrid,
-    language_model_nll,
-    masked,
-    token_nll,
-)  # fmt: skip
+from minilm.objectives import IGNORE, OBJECTIVES, causal, corrupt, hybrid, masked, token_nll
 from minilm.tokenizer import SpecialTokens
 from tests.book.small import DOC, FIRST, MASK, SPECIAL, V, make_model, random_tokens
 
@@ -91,7 +82,7 @@ def test_an_oracle_that_copies_reaches_zero_loss_at_the_objectives_own_shift(nam
     oracle.forward = lambda inputs, causal: 100.0 * torch.nn.functional.one_hot(answers, V)
     oracle.logits = lambda hidden: hidden
     inputs, targets = map(torch.from_numpy, batch[:2])
-    loss_sum, count = language_model_nll(oracle, inputs, targets, batch.causal)
+    loss_sum, count = objectives.language_model_nll(oracle, inputs, targets, batch.causal)
     assert count == (targets != IGNORE).sum() > 0
     assert loss_sum.item() / count == pytest.approx(0 if shift == own else 100, abs=1e-6)
 
@@ -113,7 +104,7 @@ def test_the_vocabulary_matrix_is_applied_to_targets_only():
     model.logits = lambda hidden: sizes.append(tuple(hidden.shape)) or product(hidden)
     inputs, targets, is_causal = masked(random_tokens(4, 17), 0.15, rng(), SPECIAL)
     tensors = torch.from_numpy(inputs), torch.from_numpy(targets)
-    _, count = language_model_nll(model, *tensors, is_causal)
+    _, count = objectives.language_model_nll(model, *tensors, is_causal)
     assert sizes == [(count, 16)] and 0 < count < 32
 
 
@@ -143,7 +134,7 @@ def test_evaluation_masks_coincide_for_every_objective_and_differ_between_window
     windows = random_tokens(64, 65)
 
     def batches(objective, index=0, shift=1):
-        return evaluation_batches(objective, windows, index, SPECIAL, shift)
+        return objectives.evaluation_batches(objective, windows, index, SPECIAL, shift)
 
     assert [list(batches(name)) for name in OBJECTIVES] == [
         ["causal"], ["masked"], ["causal", "masked"]
