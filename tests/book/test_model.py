@@ -132,6 +132,9 @@ def test_a_text_in_pieces_with_a_cache_equals_the_text_at_once():
     cache = model.new_cache()
     pieces = [model(piece, causal=True, cache=cache) for piece in TOKENS.split([3, 1, 2], dim=1)]
     torch.testing.assert_close(torch.cat(pieces, dim=1), model(TOKENS, causal=True), **close)
+    model(TOKENS[:, :1].expand(3, 10), causal=True, cache=cache)  # 6 + 10 are its 16
+    with pytest.raises(UserError, match="17 tokens do not fit the window of 16"):
+        model(TOKENS[:, :1], causal=True, cache=cache)
 
 
 def test_the_formula_for_flops_equals_a_count_of_the_products_done():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from minilm import objectives
+from minilm.config import UserError
 from minilm.data import draws
 from minilm.objectives import IGNORE, OBJECTIVES, causal, corrupt, hybrid, masked, token_nll
 from minilm.tokenizer import SpecialTokens
@@ -40,6 +41,11 @@ def test_of_the_chosen_tokens_80_percent_are_masked_10_random_and_10_kept(rate, 
     assert (corrupted[chosen] == MASK).mean() == near(0.8, n)
     assert (corrupted[chosen] == tokens[chosen]).mean() == near(0.1, n)
     assert np.array_equal(corrupted[~chosen], tokens[~chosen])
+
+
+def test_without_a_mask_token_there_is_nothing_to_mask_with():
+    with pytest.raises(UserError, match="no mask token"):
+        masked(random_tokens(2, 9), 0.15, rng(), SPECIAL._replace(mask=None))
 
 
 def test_special_tokens_are_neither_chosen_nor_inserted():
