@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from minilm import training
 from minilm.config import NonFiniteError, UserError
+from minilm.fast.prefetch import Prefetch
 from minilm.runs import checkpoint
 from minilm.runs.device import Machine
 from minilm.runs.durable import require_room, sync
@@ -43,16 +44,18 @@ def steps(model, loss, batch, optimizers, plan, machine: Machine, start: int, re
     read["targets"] (a tensor)."""
 
     def on_device(step: int) -> list[tuple]:
-        micro_batches = batch(step)
-        read["tokens"] += sum(math.prod(arrays[0].shape) for arrays in micro_batches)
-        return [machine.tensors(arrays) for arrays in micro_batches]
+        return [machine.tensors(arrays) for arrays in batch(step)]
 
     def counted(*arrays) -> tuple[Tensor, Tensor]:
         loss_sum, count = loss(*arrays)
+        read["tokens"] += arrays[0].numel()
         read["targets"] = read["targets"] + count.detach()
         return loss_sum, count
 
-    how = dict(add_up=machine.add_up, check=machine.device.type not in READ_EVERY)
+    if machine.device.type == "cuda":
+        on_device = Prefetch(on_device)
+    how = dict(add_up=machine.add_up if machine.world > 1 else None,
+               check=machine.device.type not in READ_EVERY)  # fmt: skip
     arguments = model, counted, on_device, optimizers, plan, start, machine.rank
     return training.train(*arguments, **how)
 
@@ -89,6 +92,7 @@ def train(
         done, scores, spent = saved.step, saved.scores, dict(saved.spent)
         scored = saved.score is not None
     if first:
+        run.folder.mkdir(parents=True, exist_ok=True)
         # Four checkpoints at a time, each the weights and what the optimizers note of them.
         weights = sum(parameter.nbytes for parameter in model.parameters())
         require_room(run.folder, (2 if saved else 4) * 3 * weights)
@@ -112,12 +116,12 @@ def train(
         scores.append([step, score])
         progress.best = f", best validation {min(score for _, score in scores):.3f}"
         try:
-            more = show() if show else ""
+            sample = show() if show else ""
         except Exception as error:  # what only shows ends no training
-            more = f"\n    no sample: {type(error).__name__}: {error}"
-        progress.say(f"step {step}/{plan.steps}  validation: {_listed(values)}{more}")
+            sample = f"\n    no sample: {type(error).__name__}: {error}"
+        progress.say(f"step {step}/{plan.steps}  validation: {_listed(values)}{sample}")
         if first:
-            run.log(step, score=score, **values, **spent)
+            run.log(step, score=score, **values, **spent, sample=sample)
             sync(run.folder / "metrics.jsonl")
             checkpoint.rate(run.folder, step, score, values)
 

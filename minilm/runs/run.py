@@ -123,7 +123,7 @@ class Run:
     def log(self, step: int, **values) -> None:
         """Append a line to metrics.jsonl. Raises NonFiniteError where a value is not finite."""
         for name, value in values.items():
-            if not math.isfinite(value):
+            if not _finite(value):
                 raise NonFiniteError(f"{name} is {value}, so it is not noted")
         path, line = self.folder / "metrics.jsonl", json.dumps({"step": step, **values}) + "\n"
         with writing(path, len(line)), open(path, "a", encoding="utf-8", newline="\n") as file:
@@ -138,7 +138,7 @@ class Run:
         for text in whole:
             try:
                 line = json.loads(text)
-                if not all(math.isfinite(value) for value in line.values()):
+                if type(line["step"]) is not int or not all(map(_finite, line.values())):
                     raise ValueError("not a finite number")
                 lines.append({"step": line.pop("step"), **line})
             except Exception as error:  # whatever is wrong with it
@@ -200,6 +200,10 @@ class Run:
             raise UserError(f"the weights in {best.folder} do not have the shape that config.json "
                             f"says: use another run") from None  # fmt: skip
         return model
+
+
+def _finite(value) -> bool:
+    return isinstance(value, str) or math.isfinite(value)
 
 
 def make_model(shape: ModelConfig, seed: int = 0, name: str = "ours") -> Transformer:
