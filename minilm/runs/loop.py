@@ -22,6 +22,7 @@ from minilm.runs.durable import require_room, sync
 from minilm.runs.progress import Progress
 from minilm.runs.run import Run
 from minilm.runs.stopping import Stopped, StopSignal
+from minilm.view.run_page import write_run_page
 
 READ_EVERY = {"cuda": 10}  # steps; to read a loss is to wait for the device, which a CPU never does
 
@@ -113,6 +114,8 @@ def train(
             run.log(step, score=score, **values, **spent, sample=sample)
             sync(run.folder / "metrics.jsonl")
             checkpoint.rate(run.folder, step, score, values)
+            with contextlib.suppress(Exception):  # nor does a page to look at
+                write_run_page(run)
 
     with StopSignal() as stop, contextlib.closing(progress), _advice(run, optimizers, progress):
         if done == plan.steps and scored:

@@ -6,6 +6,8 @@ import time
 import numpy as np
 from tqdm import tqdm
 
+from minilm.cli.terminal import printable
+
 
 class Progress:
     """A bar where the output is a terminal, a plain line every few seconds where it is not. A
@@ -37,7 +39,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a text without breaking the bar."""
-        self._try(tqdm.write, text, file=sys.stdout)
+        self._try(tqdm.write, printable(text), file=sys.stdout)
         self._try(lambda: sys.stdout.flush())
 
     def close(self) -> None:
