@@ -67,8 +67,8 @@ class Model:
 
     def __init__(self, run: str, device: str = "auto"):
         self.run, self.device = run, device
-        self._machine, self._run = choose_machine(device, "float32"), _open(run)
-        self.tokenizer, self.config = self._run.tokenizer, self._run.config
+        self._machine, self.opened = choose_machine(device, "float32"), _open(run)
+        self.tokenizer, self.config = self.opened.tokenizer, self.opened.config
 
     def __repr__(self):
         return f"{type(self).__name__}({str(self.run)!r})"
@@ -81,13 +81,13 @@ class Model:
         """The arguments of the constructor."""
         return dict(run=self.run, device=self.device)
 
-    def set_params(self, **params):
-        """Other arguments: a device, another run."""
-        self.__init__(**{**self.get_params(), **params})
-        return self
-
     def __sklearn_is_fitted__(self) -> bool:
         return True
+
+    def __sklearn_tags__(self):
+        from sklearn.utils import Tags, TargetTags
+
+        return Tags(estimator_type=None, target_tags=TargetTags(required=False))
 
     def _frames(self, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
         """Each text's tokens between <doc> and <doc>; of too long ones head and tail."""
@@ -107,7 +107,7 @@ class LanguageModel(Model):
 
     def __init__(self, run: str, device: str = "auto"):
         super().__init__(run, device)
-        self.model = self._run.transformer().to(self._machine.device).eval()
+        self.model = self.opened.transformer().to(self._machine.device).eval()
         self.objective = self.config["flags"]["objective"]
         self.causal = self.objective == "causal"  # whether all it has learnt is to look back
         self.shift = 1 if self.causal else self.config["flags"]["shift"]
@@ -284,7 +284,7 @@ class Classifier(Model):
 
     def __init__(self, run: str, device: str = "auto"):
         super().__init__(run, device)
-        classifier, config = self._run.classifier()
+        classifier, config = self.opened.classifier()
         self.classifier = classifier.to(self._machine.device).eval()
         self.classes_ = np.array(config["classes"])
         self.causal = config["flags"]["attention"] == "causal"
@@ -327,4 +327,6 @@ def _train(kind: str, flags: dict):
     if unknown := sorted(flags.keys() - known):
         raise UserError(f"{unknown[0]} is no flag of train_{kind}.py: see its --help")
     config = config_class(**flags)
-    return load(importlib.import_module(f"train_{kind}").main(config))
+    config.given = frozenset(flags)
+    train = getattr(importlib.import_module(f"train_{kind}"), kind)  # the script's function
+    return load(train(config).folder)

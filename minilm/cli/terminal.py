@@ -66,7 +66,9 @@ def _count(tokenizer, file: Path) -> None:
         used.update(ids)
     print(f"{file}: {tokens:,} tokens, {n_bytes / max(1, tokens):.2f} bytes a token")
     print(f"{len(used):,} of the {tokenizer.vocab_size:,} tokens of the vocabulary occur")
-    longest = sorted((tokenizer.token_bytes[i] for i in used), key=lambda piece: (-len(piece), piece))
+    longest = sorted(
+        (tokenizer.token_bytes[i] for i in used), key=lambda piece: (-len(piece), piece)
+    )
     for piece in longest[:5]:
         print(f"{len(piece):7} bytes  {ascii_or_text(piece)}")
 

@@ -2,7 +2,7 @@
 // A text inside the model. Nothing is computed here: every number comes from passes that were
 // recorded when the page was written. `state` says what is pointed at; `show` draws it.
 const data = JSON.parse(document.getElementById("data").textContent);
-const { tokens, views, names, layers, heads } = data;
+const { tokens, views, layers, heads } = data;
 const T = tokens.length, hideable = (i) => i > 0 && i < T - 1;
 const state = { at: T >> 1, hidden: 0, layer: layers - 1, head: 0 };
 const updates = []; // functions that draw the part of the page that depends on `state`
@@ -20,7 +20,7 @@ function el(tag, properties = {}, ...children) {
 
 const percent = (p) => (p >= 0.1 ? (100 * p).toFixed(0) : (100 * p).toPrecision(2)) + " %";
 const unpack = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-const spoken = (i) => `${names[tokens[i]]}, token ${i} of ${T - 1}`;
+const spoken = (i) => `${tokens[i].name}, token ${i} of ${T - 1}`;
 // What a view recorded for position i, in the pass that hides a token if it made a difference.
 const recorded = (values, i) => values[state.hidden]?.[i] ?? values[0][i];
 
@@ -37,8 +37,8 @@ function panel(id, make) {
 
 // The text, each token as a button shaded by a weight from 0 to 1.
 function strip(column, label, onClick) {
-  const buttons = tokens.map((token, i) =>
-    el("button", { className: "token c0", type: "button", tabIndex: -1 }, names[token]));
+  const buttons = tokens.map((token) =>
+    el("button", { className: "token c0", type: "button" }, token.name));
   const root = el("div", { className: "tokens", role: "group", "aria-label": label }, ...buttons);
   buttons.forEach((button, i) => {
     button.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && point(i));
@@ -59,11 +59,11 @@ function strip(column, label, onClick) {
   });
 }
 
-// Likeliest tokens as bars. best: [[token, probability], ...]
+// Likeliest tokens as bars: [[name, probability], ...]; the one that stands there is framed.
 function bars(list, best, right) {
-  list.replaceChildren(...(best ?? []).map(([token, p]) =>
-    el("li", { "--w": p, className: token === right ? "right" : "" },
-      el("code", {}, names[token]), el("span", {}, percent(p)))));
+  list.replaceChildren(...(best ?? []).map(([name, p]) =>
+    el("li", { "--w": p, className: name === right?.name ? "right" : "" },
+      el("code", {}, name), el("span", {}, percent(p)))));
   if (!best?.length) list.append(el("li", { className: "note" }, "nothing is predicted here"));
 }
 
@@ -80,7 +80,7 @@ panel("tokens", (view, column) => {
   return () => {
     const nats = tokens.map((_, i) => recorded(view.surprisal, i));
     draw((i) => (nats[i] ?? 0) / 12, (i) => nats[i] == null ? "not predicted" : `${nats[i]} nats`);
-    const known = nats.slice(1, -1), sum = known.reduce((a, b) => a + b, 0);
+    const known = nats.slice(1, -1).filter((x) => x != null), sum = known.reduce((a, b) => a + b, 0);
     total.textContent = `${sum.toFixed(2)} nats in ${known.length} tokens, ` +
       `${(sum / Math.max(1, known.length)).toFixed(3)} a token` +
       (state.hidden && view.surprisal.length > 1 ? `, with token ${state.hidden} hidden` : "");
@@ -106,11 +106,9 @@ panel("predictions", (view, column) => {
   else updates.push(() => bars(list, data.unigrams, tokens[state.at]));
 }
 updates.push(() => {
-  const token = tokens[state.at], parts = data.parts[token], p = data.frequency?.[state.at];
-  const facts = [`token ${state.at} of ${T - 1}: `, el("code", {}, names[token]),
-    `, id ${token}` + (data.bytes[token] ? `, bytes ${data.bytes[token]}` : "")];
-  if (parts) facts.push(", merged from ", el("code", {}, names[parts[0]]), " and ",
-    el("code", {}, names[parts[1]]));
+  const { name, id, bytes, parts, p } = tokens[state.at];
+  const facts = [`token ${state.at} of ${T - 1}: `, el("code", {}, name), `, id ${id}, bytes ${bytes}`];
+  if (parts.length) facts.push(`, merged from ${parts.join(" and ")}`);
   if (p) facts.push(`; ${percent(p)} of all tokens, ${(-Math.log(p)).toFixed(2)} nats by unigrams`);
   for (const view of views) {
     const nats = recorded(view.surprisal, state.at);
@@ -167,7 +165,7 @@ panel("attention", (view, column) => {
     const bytes = view.head(state.layer, state.head).subarray(row * T, (row + 1) * T);
     drawStrip((i) => bytes[i] / 255, (i) => percent(bytes[i] / 255));
     const best = [...bytes.keys()].sort((a, b) => bytes[b] - bytes[a]).slice(0, 3)
-      .map((i) => `${names[tokens[i]]} ${percent(bytes[i] / 255)}`).join(", ");
+      .map((i) => `${tokens[i].name} ${percent(bytes[i] / 255)}`).join(", ");
     caption.textContent = `layer ${state.layer + 1}, head ${state.head + 1}: position ${row}` +
       `${answers ? ", which answers for the hidden token," : ""} looks at ${best}`;
   };
@@ -192,15 +190,14 @@ panel("lens", (view, column) => {
   const body = el("tbody");
   const head = ["layer", "would say", "this token"].map((text) => el("th", {}, text));
   column.append(map, el("table", {}, el("thead", {}, el("tr", {}, ...head)), body));
-  const cell = (l, i) => view.lens[l][i - 1]; // the first position is not predicted
   return (redraw) => {
     if (redraw) {
-      const shares = view.lens.flatMap((_, l) => tokens.map((_, i) => cell(l, i)?.p ?? 0));
+      const shares = view.lens.flatMap((_, l) => tokens.map((_, i) => view.lens[l][i]?.p ?? 0));
       draw(shares.map((p) => 255 * p));
     }
     body.replaceChildren(...view.lens.map((_, l) => {
-      const { top = [], p } = cell(l, state.at) ?? {};
-      const said = top.flatMap(([token, q]) => [el("code", {}, names[token]), ` ${percent(q)}  `]);
+      const { top = [], p } = view.lens[l][state.at] ?? {};
+      const said = top.flatMap(([name, q]) => [el("code", {}, name), ` ${percent(q)}  `]);
       return el("tr", {}, el("td", {}, l || "0 (embedding)"), el("td", {}, ...said),
         el("td", {}, p == null ? "-" : percent(p)));
     }));

@@ -16,7 +16,9 @@ def text_of(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
-def page(title: str, body: str, data: dict | None = None, script: str = "", refresh: int = 0) -> str:
+def page(
+    title: str, body: str, data: dict | None = None, script: str = "", refresh: int = 0
+) -> str:
     """A page as HTML. `title` and `data` may hold anything; `body` is HTML.
 
     The page's policy lets nothing be loaded, and no script run but `script`, which is named by its

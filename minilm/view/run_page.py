@@ -1,17 +1,16 @@
-"""A run on one page: how it learnt, what it said on the way, what it cost; a classifier's mistakes."""
+"""A run on one page: how it learnt, what it said on the way, what it cost."""
 
 import json
 from html import escape
 
 import numpy as np
 
-from minilm import metrics
 from minilm.cli.terminal import escaped
 from minilm.runs.durable import write_file
 from minilm.view import charts
 from minilm.view.pages import page
 
-POINTS, SAMPLES, MISTAKES, WORDS = 50, 12, 8, 80  # the most that is shown of each
+POINTS, SAMPLES = 50, 12  # the most that is shown of each
 LOSSES = {"causal_loss": "next token", "masked_loss": "masked token", "loss": "validation"}
 
 
@@ -24,7 +23,9 @@ def write_run_page(run, more: str = ""):
     kind, flags = config["kind"], config["flags"]
     evaluated = [line for line in lines if "score" in line]
     facts = [kind, flags.get("objective"), flags.get("size"), config["family"]]
-    facts.append("finished" if result else f"step {lines[-1]['step'] if lines else 0}, not finished")
+    facts.append(
+        "finished" if result else f"step {lines[-1]['step'] if lines else 0}, not finished"
+    )
     parts = [
         f"<h1>{escape(escaped(str(run.folder)))}</h1>",
         f"<p>{escape(escaped(', '.join(filter(None, facts))))}</p>",
@@ -124,89 +125,3 @@ def next_commands(run, kind: str, flags: dict) -> str:
         commands = [f'predict {run.folder} "a text"', f'view {run.folder} --text "a text"']
     shown = escape(escaped("\n".join(f"python -m minilm {command}" for command in commands)))
     return f"<section><h2>Next</h2><pre>{shown}</pre></section>"
-
-
-def classification(model, task) -> str:
-    """Sections about a Classifier of api.py on the test texts of a task (runs/classify.py)."""
-    texts, labels = task.examples[task.part], task.data[task.part].labels
-    log_p = task.log_probabilities(model.classifier, task.part)
-    p, classes = np.exp(log_p), [escaped(name) for name in task.classes]
-    predicted = p.argmax(1)
-    confusion = metrics.confusion_matrix(labels, predicted, len(classes))
-    wrong = np.flatnonzero(predicted != labels)
-    wrong = wrong[np.argsort(-p[wrong, predicted[wrong]], kind="stable")][:MISTAKES]
-    mistakes = "".join(
-        f"<h3>{escape(classes[labels[i]])}, taken for {escape(classes[predicted[i]])} "
-        f"({p[i].max():.1%})</h3>{without_each_word(model, texts[i].text, predicted[i])}"
-        for i in wrong
-    )
-    return (
-        f"<section><h2>{task.part.capitalize()} texts</h2>{confusion_table(confusion, classes)}"
-        f"{calibration(p, labels)}</section><section><h2>The most confident mistakes</h2>"
-        f'<p class="note">Shaded: what deleting a word does to the probability of the label that '
-        f"was predicted; blue words speak for it, red ones against it. It cannot show what words "
-        f"do together.</p>{mistakes or '<p>There are none.</p>'}</section>"
-    )
-
-
-def confusion_table(confusion: np.ndarray, classes: list[str]) -> str:
-    """The confusion matrix, shaded by share of the row; of many labels the report in words."""
-    report = escape(metrics.report(confusion, classes))
-    if len(classes) > 30:
-        return f'<pre class="wide">{report}</pre>'
-    heads = "".join(f"<th>{escape(name)}</th>" for name in classes)
-    rows = ""
-    for i, name in enumerate(classes):
-        cells = "".join(
-            f'<td class="token c{int(i != j)}" style="--w: {n / max(1, confusion[i].sum()):.2f}">'
-            f"{n or ''}</td>"
-            for j, n in enumerate(confusion[i])
-        )
-        rows += f"<tr><th>{escape(name)}</th>{cells}</tr>"
-    return (
-        f'<p>{report.splitlines()[0]}</p><p class="note">True labels in rows, predicted ones in '
-        f'columns.</p><div class="wide"><table><tr><th></th>{heads}</tr>{rows}</table></div>'
-    )
-
-
-def calibration(p: np.ndarray, labels: np.ndarray, bins: int = 10) -> str:
-    """Is a text that is given 80 % right in 80 % of the cases? p (N, C), labels (N,)."""
-    confidence, right = p.max(1), p.argmax(1) == labels
-    points = []
-    for low in np.arange(bins) / bins:
-        inside = (confidence > low) & (confidence <= low + 1 / bins)
-        if n := int(inside.sum()):
-            bounds = (100 * x for x in metrics.wilson_interval(int(right[inside].sum()), n))
-            points.append((100 * confidence[inside].mean(), 100 * right[inside].mean(), *bounds))
-    ends = points[0][0], points[-1][0]
-    ideal = charts.Line("as sure as right", [(x, x, None, None) for x in ends], 7)
-    error = metrics.calibration_error(p, labels)
-    note = f"how often a label is right, by its probability, with 95 % intervals; expected \
-calibration error {error:.3f}"
-    lines = [ideal, charts.Line("measured", points, 0)]
-    return charts.curves("Calibration", note, lines, "% sure", unit=" %", low=0, high=100)
-
-
-def without_each_word(model, text: str, label: int) -> str:
-    """A text, each word shaded by how much its deletion lowers P(label)."""
-    words = text.split()[:WORDS]
-    rest = [" ".join(words[:i] + words[i + 1 :]) for i in range(len(words))]
-    p = model.predict_proba([" ".join(words), *rest])[:, label]
-    effects = p[0] - p[1:]
-    scale = max(0.05, float(np.abs(effects).max(initial=0.0)))
-    pieces = [
-        (escaped(word) + " ", float(effect) / scale, f"{100 * effect:+.1f} points")
-        for word, effect in zip(words, effects, strict=True)
-    ]
-    return charts.tokens(pieces)
-
-
-def text_page(model, text: str) -> str:
-    """The section about one text of a Classifier."""
-    [p] = model.predict_proba([text])
-    rows = [
-        charts.Row(escaped(str(model.classes_[i])), 100 * float(p[i]), None, 0)
-        for i in np.argsort(-p, kind="stable")[:10]
-    ]
-    bars = charts.intervals("Probabilities", "of the likeliest labels", rows, 0, 100, unit=" %")
-    return f"<section><h2>The text</h2>{without_each_word(model, text, p.argmax())}{bars}</section>"
