@@ -173,7 +173,7 @@ def test_both_kinds_work_in_pipelines_of_scikit_learn(folder, lm, clf):
     ],
 )
 def test_what_cannot_be_is_one_line(lm, clf, call, message):
-    with pytest.raises(UserError, match="^[^\n]*$") as error:
+    with pytest.raises(UserError, match=r"^[^\n]*$") as error:
         call(lm, clf)
     assert message in str(error.value)
 
