@@ -90,6 +90,7 @@ def finetune(config: FinetuneConfig):
     rows = {"these weights": task.test(run.classifier()[0].to(machine.device))}
     if task.wants_scratch:
         control = Run(run.folder / "from-scratch")
+        control.folder.mkdir(exist_ok=True)
         train_and_validate(dataclasses.replace(config, from_scratch=True), control)
         model = task.model(make_model(shape, 0, family)).to(machine.device)
         model.load_state_dict(checkpoint.best(control.folder).read("model"))

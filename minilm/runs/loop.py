@@ -55,11 +55,10 @@ def steps(model, loss, batch, optimizers, plan, machine: Machine, start: int, re
 
     if machine.device.type == "cuda":
         on_device = Prefetch(on_device)
-    how = dict(add_up=machine.add_up if machine.world > 1 else None,
-               check=machine.device.type not in READ_EVERY)  # fmt: skip
-    return training.train(
-        model, counted, on_device, optimizers, plan, start, rank=machine.rank, **how
-    )
+    add_up = machine.add_up if machine.world > 1 else None
+    how = dict(add_up=add_up, check=machine.device.type not in READ_EVERY)
+    arguments = model, counted, on_device, optimizers, plan, start, machine.rank
+    return training.train(*arguments, **how)
 
 
 def train(
@@ -81,14 +80,12 @@ def train(
     batch(step): this process's micro-batches (see `share_out`). evaluate(): a score (lower is
     better) and values to note, every so many steps and at the end; show(): a text for people, which
     may fail. With `patience`, stop after that many evaluations without a better score. `progress`:
-    instead of a bar of its own.
+    instead of a bar of its own. Returns what the run has spent: {"tokens", "targets", "seconds"}.
 
     Every evaluation comes after a save, so that it can be broken off at once: a run that goes on
     from a checkpoint without a score begins with the evaluation that is due. Ctrl-C and SIGTERM
     save, then raise Stopped. Raises NonFiniteError where a loss, a gradient, a weight or a score is
-    not finite, UserError where the disk refuses. Returns what the run has spent: {"tokens",
-    "targets", "seconds"}.
-    """
+    not finite, UserError where the disk refuses."""
     saved, first = checkpoint.newest(run.folder), machine.rank == 0
     done, scores, spent, scored = 0, [], dict(tokens=0, targets=0, seconds=0.0), True
     if saved:
@@ -117,12 +114,12 @@ def train(
         if not all(map(math.isfinite, (score, *values.values()))):
             raise NonFiniteError(f"the validation score is {score} ({values})")
         scores.append([step, score])
-        text = "validation: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+        progress.best = f", best validation {min(score for _, score in scores):.3f}"
         try:
             sample = show() if show else ""
         except Exception as error:  # what only shows ends no training
             sample = f"\n    no sample: {type(error).__name__}: {error}"
-        progress.evaluated(step, min(score for _, score in scores), text + sample)
+        progress.say(f"step {step}/{plan.steps}  validation: {_listed(values)}{sample}")
         if first:
             run.log(step, score=score, **values, **spent, sample=sample)
             sync(run.folder / "metrics.jsonl")
@@ -138,7 +135,7 @@ def train(
         read = dict(tokens=0, targets=0)
         loop, began = steps(model, loss, batch, optimizers, plan, machine, done, read), None
         while done < plan.steps:
-            if patience and _evaluations_since_best(scores) >= patience:
+            if patience and evaluations_since_best(scores) >= patience:
                 progress.say(f"no better for {patience} evaluations: stopping early")
                 break
             began = began or time.perf_counter()
@@ -149,15 +146,13 @@ def train(
             if not math.isfinite(value):
                 raise NonFiniteError(f"the loss is {value}. Try a lower --learning-rate, or "
                                      f"--precision float32")  # fmt: skip
-            tokens, targets, stopping = machine.total(
-                *map(float, (*read.values(), stop.number or 0))
-            )
-            spent["tokens"] += int(tokens)
-            spent["targets"] += int(targets)
-            spent["seconds"] += time.perf_counter() - began
+            new = map(float, (*read.values(), stop.number or 0))
+            tokens, targets, stopping = map(int, machine.total(*new))
+            seconds, began = time.perf_counter() - began, None
+            for name, more in dict(tokens=tokens, targets=targets, seconds=seconds).items():
+                spent[name] += more
             read.update(tokens=0, targets=0)
-            began = None
-            progress.update(done, value, int(tokens))
+            progress.update(done, value, tokens)
             if first and (done == 1 or done % log_every == 0):
                 run.log(done, loss=value, **spent)
             if first and (due(done) or stopping):
@@ -193,7 +188,7 @@ def _advice(run: Run, optimizers, progress: Progress):
         yield
     except NonFiniteError as error:
         rate = max(group["lr"] for o in optimizers for group in o.param_groups)
-        good = checkpoint.good(run.folder)
+        good = checkpoint.newest(run.folder, evaluated=True)
         checkpoint.delete_after(run.folder, good.step if good else -1)
         raise NonFiniteError(
             f"after step {progress.step}: {error}. The learning rate was {rate:g}; the last good "
@@ -201,9 +196,14 @@ def _advice(run: Run, optimizers, progress: Progress):
         ) from None
 
 
-def _evaluations_since_best(scores: list) -> int:
+def evaluations_since_best(scores: list) -> int:
+    """How many of [step, score] come after the first lowest score."""
     values = [score for _, score in scores]
     return len(values) - 1 - values.index(min(values)) if values else 0
+
+
+def _listed(values: dict) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in values.items())
 
 
 class Summary(NamedTuple):
@@ -217,10 +217,7 @@ class Summary(NamedTuple):
     worse_since: int | None  # the step after which no evaluation was as good; None: it is the last
 
     def __str__(self):
-        values = ", ".join(f"{name} {value:.3f}" for name, value in self.values.items())
-        text = (
-            f"used from now on: step {self.step} of {self.last}, the best on validation: {values}"
-        )
+        text = f"used from now on: step {self.step} of {self.last}, {_listed(self.values)}"
         if self.passes is not None:
             text += f"\nthe text was read {self.passes:.1f} times"
         if self.worse_since is not None:
@@ -232,12 +229,8 @@ class Summary(NamedTuple):
 def summary(run: Run) -> Summary:
     """Which checkpoint of a run is used, and how the run went: from its manifests alone. `passes`
     needs "train_tokens" in config.json. Raises UserError where there is no checkpoint."""
-    best, newest, tokens = (
-        checkpoint.best(run.folder),
-        checkpoint.newest(run.folder),
-        run.config.get("train_tokens"),
-    )
-    worse = bool(newest.scores) and newest.scores[-1][0] > best.step
-    return Summary(best.step, best.score, best.values, newest.step,
-                   newest.spent["tokens"] / tokens if tokens else None,
-                   best.step if worse else None)  # fmt: skip
+    used, last = checkpoint.best(run.folder), checkpoint.newest(run.folder)
+    tokens = run.config.get("train_tokens")
+    passes = last.spent["tokens"] / tokens if tokens else None
+    worse_since = used.step if last.scores and last.scores[-1][0] > used.step else None
+    return Summary(used.step, used.score, used.values, last.step, passes, worse_since)
