@@ -10,7 +10,7 @@ from minilm.runs.durable import write_file
 from minilm.view import charts
 from minilm.view.pages import page
 
-POINTS, SAMPLES = 50, 12  # the most that is shown of each
+POINTS, SAMPLES = 30, 12  # the most that is shown of each
 LOSSES = {"causal_loss": "next token", "masked_loss": "masked token", "loss": "validation"}
 SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1"}
 
@@ -21,7 +21,7 @@ def write_run_page(run, more: str = ""):
     config, lines, result = run.config, run.metrics(), run.folder / "result.json"
     result = json.loads(result.read_bytes()) if result.exists() else {}
     kind, flags, step = config["kind"], config["flags"], lines[-1]["step"] if lines else 0
-    facts = [kind, flags.get("objective"), flags.get("size"), "family " + config["family"]]
+    facts = [kind, flags.get("objective"), flags.get("size"), config["family"]]
     facts.append("finished" if result else f"step {step}, not finished")
     evaluated = [line for line in lines if "score" in line]
     parts = [
@@ -84,11 +84,10 @@ def samples(there: list[dict]) -> str:
     """What the model made of one validation text, as it learnt."""
     if not there:
         return ""
-    chosen = np.unique(np.linspace(0, len(there) - 1, SAMPLES).round().astype(int))
-    shown = "".join(
-        f"<h3>step {line['step']}</h3><div class=text>{safe(line['sample'].strip())}</div>"
-        for line in (there[i] for i in chosen)
-    )
+    shown = ""
+    for i in np.unique(np.linspace(0, len(there) - 1, SAMPLES).round().astype(int)):
+        lines = "\n".join(line.strip() for line in there[i]["sample"].strip().splitlines())
+        shown += f"<h3>step {there[i]['step']}</h3><div class=text>{safe(lines)}</div>"
     note = "A validation text: its beginning continued, or its masks filled in, [in brackets]."
     return f'<section><h2>Samples</h2><p class="note">{note}</p>{shown}</section>'
 
