@@ -1,0 +1,188 @@
+"""Vocabularies that others learnt: Hugging Face's library `tokenizers` behind the book's interface.
+What is added: which ids are special, and which bytes a token stands for."""
+
+import contextlib
+import hashlib
+import importlib
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from minilm.config import UserError
+from minilm.runs.bounded import read_bounded
+from minilm.tokenizer import MAX_VOCAB_SIZE, SpecialTokens
+
+LARGEST = 2**26  # bytes of a JSON file; ModernBERT's tokenizer.json has 3.6 million
+
+PARTS = {  # which of Hugging Face's special tokens is which of ours, the preferred one first
+    "pad": ("pad_token", "eos_token"), "mask": ("mask_token",),
+    "bos": ("cls_token", "bos_token", "eos_token"), "eos": ("sep_token", "eos_token", "bos_token"),
+}  # fmt: skip
+# Their names where no file of the folder says them.
+BERT_ROLES = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
+GPT2_ROLES = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
+
+# GPT-2 writes each byte as one visible character: itself, or, for spaces and control characters,
+# the next one from U+0100 on.
+_VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_HIDDEN = sorted(set(range(256)) - set(_VISIBLE))
+BYTE_OF = {chr(b): b for b in _VISIBLE} | {chr(256 + i): b for i, b in enumerate(_HIDDEN)}
+
+
+class ForeignTokenizer:
+    """Text to the ids of somebody else's vocabulary and back; the interface of `Tokenizer`.
+
+    content: of a tokenizer.json; roles: the names of the cls_token, the mask_token, ... A model may
+    have more rows than `vocab_size`, padded to a multiple of 64; no token has those ids.
+
+    Raises UserError where a role is missing that is needed, ids do not fit into uint16, the content
+    is damaged, or the library is not installed.
+    """
+
+    def __init__(self, content: dict, roles: dict[str, str]):
+        make = import_library("tokenizers").Tokenizer.from_str
+        with damage("the tokenizer is damaged or of another version"):
+            # A limit on a text's length and padding to it are settings, no part of the vocabulary.
+            self.content, self.roles = content | dict(truncation=None, padding=None), dict(roles)
+            self._library = make(json.dumps(self.content))
+            self._added = {t["content"]: t for t in content.get("added_tokens") or []}
+            self._ids = self._library.get_vocab(with_added_tokens=True)
+        self._library.encode_special_tokens = True  # "[SEP]" in a text is a bracket and letters
+        self.names = {i: name for name, i in self._ids.items()}
+        self.vocab_size = 1 + max(self.names, default=0)
+        if self.vocab_size > MAX_VOCAB_SIZE:
+            raise UserError(
+                f"it has {self.vocab_size:,} tokens; only {MAX_VOCAB_SIZE:,} fit in uint16"
+            )
+        self.special = self._special()
+        self.mask_token = self.names.get(self.special.mask)  # what a person writes: "[MASK]"
+        self.token_bytes = [self._bytes(self.names.get(i, "")) for i in range(self.vocab_size)]
+        decisive = json.dumps([self.content, self.roles], sort_keys=True).encode()
+        self.fingerprint = hashlib.sha256(decisive).hexdigest()[:16]
+
+    def __reduce__(self):  # the library's own pickle forgets encode_special_tokens
+        return ForeignTokenizer, (self.content, self.roles)
+
+    def _special(self) -> SpecialTokens:
+        """The special ids; `ordinary` is the longest stretch of ids without any."""
+        found = {}
+        for part, roles in PARTS.items():
+            there = [self._ids[r] for r in map(self.roles.get, roles) if r in self._ids]
+            if not there and part != "mask":
+                raise UserError(f"the tokenizer has no {' or '.join(roles)}")
+            found[part] = there[0] if there else None
+        marked = {token["id"] for token in self._added.values() if token.get("special")}
+        marked |= set(found.values()) - {None} | {-1, self.vocab_size}
+        stretches = (range(a + 1, b) for a, b in pairwise(sorted(marked)))
+        return SpecialTokens(**found, ordinary=max(stretches, key=len))
+
+    def _bytes(self, name: str) -> bytes:
+        """The bytes of text that a token stands for."""
+        model = self.content["model"]
+        if name in self._added:
+            return name.encode()
+        if model["type"] == "WordPiece":  # "##ing" continues a word, "the" begins one
+            prefix = model.get("continuing_subword_prefix", "##")
+            rest = name.removeprefix(prefix)
+            return (rest if rest and rest != name else f" {name}" if name else "").encode()
+        if BYTE_OF.keys() >= set(name):
+            return bytes(BYTE_OF[character] for character in name)
+        return name.replace("▁", " ").encode()  # SentencePiece's sign for a space
+
+    def encode(self, text: str) -> np.ndarray:
+        """Ids (N,) uint16; special tokens are never found in a text."""
+        return self.encode_with_offsets(text)[0]
+
+    def encode_with_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """Ids (N,) uint16 and, for each, its characters [start, end), (N, 2)."""
+        text = re.sub("[\ud800-\udfff]", "\ufffd", text)  # the library takes no lone surrogate
+        encoding = self._library.encode(text, add_special_tokens=False)
+        spans = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        return np.array(encoding.ids, dtype=np.uint16), spans
+
+    def decode_bytes(self, ids) -> bytes:
+        """The bytes that `ids` stand for. Raises UserError for an id that no token has."""
+        ids = np.asarray(ids, dtype=np.int64).tolist()
+        if wrong := [i for i in ids if i not in self.names]:
+            raise UserError(f"token id {wrong[0]}: this vocabulary has 0 to {self.vocab_size - 1}")
+        return b"".join(self.token_bytes[i] for i in ids)
+
+    def decode(self, ids) -> str:
+        """The text of `ids`; bytes that are no text become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def to_json(self) -> str:
+        """The tokenizer.json of a run: what the constructor takes, as {"foreign", "roles"}."""
+        saved = {"foreign": self.content, "roles": self.roles}
+        return json.dumps(saved, ensure_ascii=False, indent=1)
+
+
+def read_tokenizer(folder: Path):
+    """The tokenizer of a Hugging Face folder; that of an exported run is ours again. Raises
+    UserError where there is none, or one that cannot be used."""
+    from minilm.runs.tokenizer_file import load_tokenizer  # which reads ForeignTokenizer's, too
+
+    with contextlib.suppress(UserError):
+        return load_tokenizer(folder / "tokenizer.json")
+    settings = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        settings |= read_json(folder / name) if (folder / name).exists() else {}
+    with damage("the tokenizer cannot be read"):
+        content = _content(folder, settings)
+        wordpiece = content["model"].get("type") == "WordPiece"
+        roles = dict(BERT_ROLES if wordpiece else GPT2_ROLES)
+        for role, token in settings.items():
+            token = token.get("content") if isinstance(token, dict) else token
+            roles |= {role: token} if role.endswith("_token") and isinstance(token, str) else {}
+        return ForeignTokenizer(content, roles)
+
+
+def _content(folder: Path, settings: dict) -> dict:
+    """What tokenizer.json says, or would say."""
+    if (folder / "tokenizer.json").exists():
+        return read_json(folder / "tokenizer.json")
+    library = import_library("tokenizers")
+    texts, vocab, merges = (str(folder / f) for f in ("vocab.txt", "vocab.json", "merges.txt"))
+    if Path(texts).exists():
+        made = library.BertWordPieceTokenizer(
+            library.models.WordPiece.read_file(texts),
+            handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+            strip_accents=settings.get("strip_accents"),
+            lowercase=settings.get("do_lower_case", True),
+        )
+        return json.loads(made.to_str())
+    if not Path(vocab).exists():
+        raise UserError("there is no tokenizer.json, vocab.txt, or vocab.json with merges.txt")
+    made = library.ByteLevelBPETokenizer.from_file(vocab, merges)
+    if made.token_to_id(GPT2_ROLES["eos_token"]) is not None:
+        made.add_special_tokens([GPT2_ROLES["eos_token"]])
+    return json.loads(made.to_str())
+
+
+def read_json(path: Path) -> dict:
+    """A JSON file that holds an object. Raises UserError where it does not."""
+    with damage(f"{path} cannot be read as JSON"):
+        return dict(json.loads(read_bounded(path, LARGEST)))
+
+
+@contextlib.contextmanager
+def damage(what: str):
+    """Raise UserError, in one line, for whatever the libraries that read foreign files raise."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what} ({' '.join(str(error).split())[:100]})") from None
+
+
+def import_library(name: str) -> ModuleType:
+    """An optional library. Raises UserError that says how to get it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(f'this needs the library {name}: pip install "minilm[hf]"') from None
