@@ -7,6 +7,8 @@ from minilm.config import UserError
 from minilm.fast.bpe import FastTokenizer
 from minilm.tokenizer import PATTERN, SPECIAL_TOKENS, Tokenizer
 
+# What reading a file that is no tokenizer of ours can raise.
+DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 LARGEST_FILE = 2**26  # bytes: a larger file is no tokenizer of ours, and may not fit into memory
 
 # GPT-2's visible stand-in for each byte, for JSON: its own character, or one from U+0100 on.
@@ -40,12 +42,13 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
             from minilm.huggingface.tokenizers import ForeignTokenizer
 
             return ForeignTokenizer(content["foreign"], content["roles"])
+        content.pop("post_processor", None)  # what an export adds: <doc> around a text
         vocab, merges = content["model"]["vocab"], content["model"]["merges"]
         tokenizer = FastTokenizer([(vocab[a], vocab[b]) for a, b in merges])
         if _content(tokenizer) != content:
             raise UserError("its parts contradict each other, or its pattern is another")
         return tokenizer
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, UserError) as error:
+    except (*DAMAGE, UserError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(
             f"{path}: not a tokenizer.json of ours ({reason}): "
