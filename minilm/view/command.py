@@ -15,7 +15,17 @@ from minilm.runs.run import Run
 from minilm.view import classifier, recording, run_page
 from minilm.view.pages import inside_page
 
-SOURCE = "data train valid test labels seed text_column label_column encoding".split()
+SOURCE = [
+    "data",
+    "train",
+    "valid",
+    "test",
+    "labels",
+    "seed",
+    "text_column",
+    "label_column",
+    "encoding",
+]
 
 
 def view(run: str, text: str | None = None, open: bool = False, device: str = "auto") -> Path:

@@ -15,15 +15,17 @@ import torch
 import minilm
 from minilm.config import ModelConfig
 from minilm.data import frame
-from minilm.heads import Classifier
 from minilm.model import Transformer, visibility
-from minilm.runs.run import Run
 from minilm.tokenizer import Tokenizer
 from minilm.view import classifier, pages, recording, run_page
 from tests.machinery.small import TEXTS, finetuned, pretrained, stirred
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
-HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=2'>\u202e \x1b[2J\""
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+HOSTILE = (
+    "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=2'>\u202e \x1b[2J\""
+)
 Example = namedtuple("Example", "text label")
 browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
 
@@ -92,7 +94,9 @@ def expected(lm, text):
         without += natural({i: p[i - 1] for i in range(1, T)}, range(1, T))
     top = [sum((k + 1) * x for p in view.values() for k, x in enumerate(p.topk(5)[0].tolist()))
            for view in (causal, masked)]  # fmt: skip
-    attention = [torch.from_numpy(lm.attention(text, way)[0]).flatten(0, 1) for way in (True, False)]
+    attention = [
+        torch.from_numpy(lm.attention(text, way)[0]).flatten(0, 1) for way in (True, False)
+    ]
     heads = torch.arange(1, len(attention[0]) + 1)[:, None, None]
     weighted = [(heads * w * place).sum().item() for w in attention]
     of_hidden = [(attention[0][-1][1:-1] * place).sum().item(), answers]
