@@ -92,10 +92,11 @@ def expected(lm, text):
     attention = [torch.from_numpy(lm.attention(text, c)[0]).flatten(0, 1) for c in (True, False)]
     heads = torch.arange(1, len(attention[0]) + 1)[:, None, None]
     weighted = [(heads * w * place).sum().item() for w in attention]
+    pixels = [(heads * w.sqrt() * place).sum().item() for w in attention]
     of_hidden = [(attention[0][-1][1:-1] * place).sum().item(), answers]
     surprisal = [natural(causal, causal), natural(masked, masked)]
     return dict(surprisal=surprisal, hidden=[without, (T - 2) * surprisal[1]], top=top,
-                attention=weighted, pixels=weighted, hiddenAttention=of_hidden,
+                attention=weighted, pixels=pixels, hiddenAttention=of_hidden,
                 seen=[T * (T + 1) // 2, T * T], T=T)  # fmt: skip
 
 
