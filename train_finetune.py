@@ -13,12 +13,11 @@ def finetune(config: FinetuneConfig):
     import dataclasses
     import itertools
 
-    from minilm.huggingface.folders import pretrained_run
-
     from minilm.cli import scripts
     from minilm.fast.compilation import compile_blocks, compiles, eager
     from minilm.fast.muon import fast_orthogonalise
     from minilm.fast.precision import MixedPrecision
+    from minilm.huggingface.folders import pretrained_run
     from minilm.optim import make_optimizers
     from minilm.runs import checkpoint, loop
     from minilm.runs.classify import Classify
@@ -51,7 +50,9 @@ def finetune(config: FinetuneConfig):
         transformer.requires_grad_(not config.freeze)
         model = task.model(transformer).to(machine.device)
         loss = MixedPrecision(model, task.loss, machine.dtype)
-        if compiles(config.compile, machine.device):
+        if config.compile and compiles(
+            True, machine.device
+        ):  # texts of all lengths: not by default
             compile_blocks(loss.copy)
         layer_decay = 1.0 if config.from_scratch else config.layer_decay
         optimizers = make_optimizers(

@@ -18,7 +18,22 @@ from minilm.corpora.workers import parallel
 from minilm.tokenizer import DOC, Tokenizer
 
 ROOT = Path(__file__).parents[2]
-WORDS = "the cat dog bird sees likes hears a red small old tree house river".split()
+WORDS = [
+    "the",
+    "cat",
+    "dog",
+    "bird",
+    "sees",
+    "likes",
+    "hears",
+    "a",
+    "red",
+    "small",
+    "old",
+    "tree",
+    "house",
+    "river",
+]
 
 
 def some_text(path: Path, lines: int, seed=0) -> str:

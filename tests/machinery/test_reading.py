@@ -278,7 +278,10 @@ def test_a_parquet_table_reads_like_any_other(tmp_path):
 
 def test_what_is_missing_is_said_before_anything_is_read(tmp_path):
     good = write(tmp_path / "good.txt", "text")
-    for missing, words in [(tmp_path / "no.txt", "no such file"), ("imbd", "or name a corpus: python-docs")]:
+    for missing, words in [
+        (tmp_path / "no.txt", "no such file"),
+        ("imbd", "or name a corpus: python-docs"),
+    ]:
         assert words in error_of(documents, [str(good), str(missing)])
     assert "no such encoding" in error_of(texts, good, encoding="hex")
 
