@@ -212,7 +212,7 @@ def main(out: Path) -> None:
         "base, hybrid, Muon": pieces(step_speed, "base", "muon", "hybrid"),
         "small, Muon": pieces(step_speed, "small", "muon"),
         "base, AdamW, batch 64": pieces(step_speed, "base", "adamw", batch=64),
-        "base, Hugging Face GPT-2, compiled": pieces(peer_speed, "base", batch, True),
+        "base, Hugging Face GPT-2, compiled": pieces(peer_speed, "base", batch, not TOY),
         "base, Hugging Face GPT-2": pieces(peer_speed, "base", batch, False),
     }  # fmt: skip
     FOUND.update(device=name, torch=torch.__version__, parts={}, seconds={}, out=str(out))
