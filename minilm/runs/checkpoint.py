@@ -67,7 +67,12 @@ def save(run: Path, step: int, spent: dict, scores: list | None = None, **states
     """Write a checkpoint into a run folder: named states (nested dicts and lists of tensors and
     numbers); `scores`: [step, score] of each evaluation so far. Raises NonFiniteError where a
     tensor is not finite, UserError where the disk refuses; then nothing is written."""
-    contents = {f"{name}.pt": _pack(state) for name, state in states.items()}
+    if bad := _not_finite(states):
+        raise NonFiniteError(f"{bad} is not finite, so it is not saved")
+    buffers = {f"{name}.pt": io.BytesIO() for name in states}
+    for state, buffer in zip(states.values(), buffers.values(), strict=True):
+        torch.save(state, buffer)
+    contents = {name: buffer.getbuffer() for name, buffer in buffers.items()}
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     facts = dict(run=run_id(run), step=step, score=None, values={}, spent=spent,
                  earlier=scores or [], files=files)  # fmt: skip
@@ -109,8 +114,8 @@ def newest(run: Path, evaluated: bool = False) -> Checkpoint | None:
 def best(run: Path) -> Checkpoint:
     """The whole checkpoint with the lowest score, to use (without any score, the newest). Raises
     UserError where there is none, or one was written by another run."""
-    for checkpoint in _whole(run, _rank):
-        return checkpoint
+    if found := next(_whole(run, _rank), None):
+        return found
     raise UserError(f"{run} holds no whole checkpoint: train it first")
 
 
@@ -135,22 +140,13 @@ def run_id(run: Path) -> str | None:
         return json.loads(read_bounded(run / "config.json", LARGEST))["id"]
 
 
-def _pack(state) -> memoryview:
-    if bad := _not_finite(state):
-        raise NonFiniteError(f"{bad} is not finite, so it is not saved")
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getbuffer()
-
-
-def _not_finite(state, name: str = "") -> str | None:
+def _not_finite(state, name: str = "a number") -> str | None:
     """The name of a tensor, in nested dicts and lists, that is not finite."""
     if isinstance(state, torch.Tensor):
         return None if torch.isfinite(state).all() else name
-    if isinstance(state, list | tuple):
-        state = dict(enumerate(state))
     parts = state.items() if isinstance(state, dict) else ()
-    return next(filter(None, (_not_finite(part, f"{name}.{key}") for key, part in parts)), None)
+    parts = enumerate(state) if isinstance(state, list | tuple) else parts
+    return next(filter(None, (_not_finite(part, str(key)) for key, part in parts)), None)
 
 
 def _manifests(run: Path, say=lambda *_, **__: None) -> list[Checkpoint]:
@@ -203,19 +199,17 @@ def _change(folder: Path, **facts) -> None:
 
 def _seal(facts: dict) -> bytes:
     """A manifest, with the sha256 of what it says."""
-    return json.dumps({**facts, "sha256": _digest(facts)}, indent=2, allow_nan=False).encode()
+    sha256 = hashlib.sha256(json.dumps(facts, allow_nan=False).encode()).hexdigest()
+    return json.dumps({**facts, "sha256": sha256}, indent=2).encode()
 
 
 def _unseal(folder: Path) -> dict:
-    """Read a manifest. Raises ValueError, or another error, where it says anything else by now."""
-    facts = json.loads(read_bounded(folder / "manifest.json", LARGEST))
-    if facts.pop("sha256") != _digest(facts):
+    """Read a manifest. Raises ValueError, or another error, where it is not as it was written."""
+    content = read_bounded(folder / "manifest.json", LARGEST)
+    facts = {name: value for name, value in json.loads(content).items() if name != "sha256"}
+    if _seal(facts) != content:
         raise ValueError("manifest.json is not what was saved")
     return facts
-
-
-def _digest(facts: dict) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str | None:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from minilm import training
@@ -55,26 +54,16 @@ def steps(model, loss, batch, optimizers, plan, machine: Machine, start: int, re
 
     if machine.device.type == "cuda":
         on_device = Prefetch(on_device)
-    add_up = machine.add_up if machine.world > 1 else None
-    how = dict(add_up=add_up, check=machine.device.type not in READ_EVERY)
-    arguments = model, counted, on_device, optimizers, plan, start, machine.rank
-    return training.train(*arguments, **how)
+    how = dict(add_up=machine.add_up, check=machine.device.type not in READ_EVERY)
+    return training.train(model, counted, on_device, optimizers, plan, start, machine.rank, **how)
 
 
 def train(
-    model: nn.Module,
-    loss: training.Loss,
-    batch: Callable[[int], list[tuple]],
-    optimizers: list[torch.optim.Optimizer],
-    plan: training.Plan,
-    run: Run,
-    machine: Machine,
-    evaluate: Callable[[], tuple[float, dict]],
-    evaluate_every: int,
-    patience: int | None = None,
-    show: Callable[[], str] | None = None,
+    model: nn.Module, loss: training.Loss, batch: Callable[[int], list[tuple]], optimizers: list,
+    plan: training.Plan, run: Run, machine: Machine, evaluate: Callable[[], tuple[float, dict]],
+    evaluate_every: int, patience: int | None = None, show: Callable[[], str] | None = None,
     progress: Progress | None = None,
-) -> dict:
+) -> dict:  # fmt: skip
     """Train to the plan's end, from the run's newest checkpoint if it has one.
 
     batch(step): this process's micro-batches (see `share_out`). evaluate(): a score (lower is
@@ -89,10 +78,11 @@ def train(
     saved, first = checkpoint.newest(run.folder), machine.rank == 0
     done, scores, spent, scored = 0, [], dict(tokens=0, targets=0, seconds=0.0), True
     if saved:
-        load(saved, model, optimizers)
+        _load(saved, model, optimizers)
         done, scores, spent = saved.step, saved.scores, dict(saved.spent)
         scored = saved.score is not None
     if first:
+        run.folder.mkdir(parents=True, exist_ok=True)
         # Four checkpoints at a time, each the weights and what the optimizers note of them.
         weights = sum(parameter.nbytes for parameter in model.parameters())
         require_room(run.folder, (2 if saved else 4) * 3 * weights)
@@ -114,7 +104,7 @@ def train(
         if not all(map(math.isfinite, (score, *values.values()))):
             raise NonFiniteError(f"the validation score is {score} ({values})")
         scores.append([step, score])
-        progress.best = f", best validation {min(score for _, score in scores):.3f}"
+        progress.best = f", best validation {min(value for _, value in scores):.3f}"
         try:
             sample = show() if show else ""
         except Exception as error:  # what only shows ends no training
@@ -135,7 +125,8 @@ def train(
         read = dict(tokens=0, targets=0)
         loop, began = steps(model, loss, batch, optimizers, plan, machine, done, read), None
         while done < plan.steps:
-            if patience and evaluations_since_best(scores) >= patience:
+            best = min(scores, key=lambda pair: pair[1], default=None)
+            if patience and scores and len(scores) - 1 - scores.index(best) >= patience:
                 progress.say(f"no better for {patience} evaluations: stopping early")
                 break
             began = began or time.perf_counter()
@@ -146,17 +137,19 @@ def train(
             if not math.isfinite(value):
                 raise NonFiniteError(f"the loss is {value}. Try a lower --learning-rate, or "
                                      f"--precision float32")  # fmt: skip
-            new = map(float, (*read.values(), stop.number or 0))
-            tokens, targets, stopping = map(int, machine.total(*new))
+            new = machine.total(*map(float, (*read.values(), stop.number or 0)))
+            tokens, targets, stopping = map(int, new)
             seconds, began = time.perf_counter() - began, None
-            for name, more in dict(tokens=tokens, targets=targets, seconds=seconds).items():
-                spent[name] += more
+            spent = {name: spent[name] + more for name, more in
+                     dict(tokens=tokens, targets=targets, seconds=seconds).items()}  # fmt: skip
             read.update(tokens=0, targets=0)
             progress.update(done, value, tokens)
             if first and (done == 1 or done % log_every == 0):
                 run.log(done, loss=value, **spent)
             if first and (due(done) or stopping):
-                checkpoint.save(run.folder, done, spent, scores, **states(model, optimizers))
+                states = [o.state_dict() for o in optimizers]
+                what = dict(model=model.state_dict(), optimizers=states)
+                checkpoint.save(run.folder, done, spent, scores, **what)
             if stopping:
                 raise Stopped(stop.number, done, run.folder)
             if due(done):
@@ -164,13 +157,7 @@ def train(
     return spent
 
 
-def states(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict:
-    """What a checkpoint holds."""
-    return dict(model=model.state_dict(), optimizers=[o.state_dict() for o in optimizers])
-
-
-def load(saved: checkpoint.Checkpoint, model, optimizers) -> None:
-    """Put back what a checkpoint holds. Raises UserError where it is that of another model."""
+def _load(saved: checkpoint.Checkpoint, model, optimizers) -> None:
     try:
         model.load_state_dict(saved.read("model"))
         for optimizer, state in zip(optimizers, saved.read("optimizers"), strict=True):
@@ -196,12 +183,6 @@ def _advice(run: Run, optimizers, progress: Progress):
         ) from None
 
 
-def evaluations_since_best(scores: list) -> int:
-    """How many of [step, score] come after the first lowest score."""
-    values = [score for _, score in scores]
-    return len(values) - 1 - values.index(min(values)) if values else 0
-
-
 def _listed(values: dict) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in values.items())
 
@@ -218,11 +199,11 @@ class Summary(NamedTuple):
 
     def __str__(self):
         text = f"used from now on: step {self.step} of {self.last}, {_listed(self.values)}"
-        if self.passes is not None:
+        if self.passes:
             text += f"\nthe text was read {self.passes:.1f} times"
-        if self.worse_since is not None:
-            text += (f"\nvalidation has got worse since step {self.worse_since}: more text, more "
-                     f"--dropout or fewer steps would help")  # fmt: skip
+        if self.worse_since:
+            text += f"\nvalidation has got worse since step {self.worse_since}: more text, more "
+            text += "--dropout or fewer steps would help"
         return text
 
 

@@ -90,17 +90,16 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = _locked(path)
-        except BlockingIOError:
-            why = "is in use by another process: wait for it"
-            raise UserError(f"{self.folder} {why}, or {or_else}") from None
         except OSError as error:
-            why = f"cannot be written to ({error.strerror})"
-            raise UserError(f"{self.folder} {why}: {or_else}") from None
+            why = f"cannot be written to ({error.strerror}):"
+            if isinstance(error, BlockingIOError):
+                why = "is in use by another process: wait for it, or"
+            raise UserError(f"{self.folder} {why} {or_else}") from None
         self.release = weakref.finalize(self, _release, path, file)
         if not resume and _holds_a_run(self.folder):  # only who holds the lock can know
             self.release()
-            why = "already holds a run: continue it with --resume"
-            raise UserError(f"{self.folder} {why}, or {or_else}")
+            why = "already holds a run: continue it with --resume, or"
+            raise UserError(f"{self.folder} {why} {or_else}")
 
     def release(self) -> None:
         """Let other processes write here; a folder in which nothing was begun goes. (A `claim` puts
@@ -138,7 +137,7 @@ class Run:
         for text in whole:
             try:
                 line = json.loads(text)
-                if not all(map(_finite, line.values())):
+                if type(line["step"]) is not int or not all(map(_finite, line.values())):
                     raise ValueError("not a finite number")
                 lines.append({"step": line.pop("step"), **line})
             except Exception as error:  # whatever is wrong with it
@@ -171,30 +170,28 @@ class Run:
         """The pretrained Transformer, from the best checkpoint, its shape changed in places. Raises
         UserError where this is not a pretraining run, or its weights cannot be used."""
         name, shape = self.of_kind("pretrain")["family"], self.model_config(**changes)
-        return self._with_weights(shape, lambda: make_model(shape, name=name))
+        return self._with_weights(shape, name)
 
     def classifier(self) -> tuple[Classifier, dict]:
         """The fine-tuned classifier, from the best checkpoint, and the run's config. Raises
         UserError where this is not a fine-tuning run, or its weights cannot be used."""
         config, shape = self.of_kind("finetune"), self.model_config()
-        parts = len(config["classes"]), config["flags"].get("pooling", "mean")
+        n_classes, pooling = len(config["classes"]), config["flags"].get("pooling", "mean")
+        name, head = config["family"], lambda body: Classifier(body, n_classes, pooling)
+        return self._with_weights(shape, name, head, shape.d_model * n_classes), config
 
-        def make() -> Classifier:
-            return Classifier(make_model(shape, name=config["family"]), *parts)
-
-        return self._with_weights(shape, make, shape.d_model * parts[0]), config
-
-    def _with_weights(self, shape: ModelConfig, make, head: int = 0):
-        """make(), which has this shape and `head` weights more, with the best checkpoint's."""
+    def _with_weights(self, shape: ModelConfig, name: str, head=lambda body: body, more: int = 0):
+        """head(a model of this shape and family), which adds so many weights, with the weights of
+        the best checkpoint."""
         best = checkpoint.best(self.folder)
         weights = best.read("model")
         try:
-            if least_parameters(shape) + head > sum(weight.numel() for weight in weights.values()):
+            if least_parameters(shape) + more > sum(weight.numel() for weight in weights.values()):
                 raise ValueError("so many would be allocated before load_state_dict sees it")
-            model = make()
-            for name, table in weights.items():
-                if name.endswith("positions.weight"):  # a shorter window leaves its later rows out
-                    weights[name] = table[: shape.max_length]
+            model = head(make_model(shape, name=name))
+            for key, table in weights.items():
+                if key.endswith("positions.weight"):  # a shorter window leaves its later rows out
+                    weights[key] = table[: shape.max_length]
             model.load_state_dict(weights)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             raise UserError(f"the weights in {best.folder} do not have the shape that config.json "

@@ -152,7 +152,7 @@ def test_the_loss_is_a_sum_over_targets_and_equals_a_hand_calculation():
     logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(6)).double()
     p = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(axis=1, keepdims=True)
     by_hand = -(math.log(p[0, 1]) + math.log(p[2, 0]) + math.log(p[3, 4]))
-    loss_sum, count = token_nll(logits, torch.tensor([1, IGNORE, 0, 4]))
+    loss_sum, count = token_nll(logits, torch.tensor([1, -100, 0, 4]))  # IGNORE: never a real id
     assert (loss_sum.item(), count) == (pytest.approx(by_hand, rel=1e-12), 3)
     nothing, count = token_nll(logits, torch.full((4,), IGNORE))
     assert (nothing.item(), count) == (0.0, 0)

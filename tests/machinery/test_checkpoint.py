@@ -111,7 +111,7 @@ def test_numbers_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path, valu
     broken["model"]["b"][5, 1] = value
     with pytest.raises(NonFiniteError, match=r"b is not finite"):
         checkpoint.save(tmp_path, 2, SPENT, **broken)
-    with pytest.raises(NonFiniteError, match=r"0\.state\.0 is not finite"):
+    with pytest.raises(NonFiniteError, match="^0 is not finite"):
         checkpoint.save(tmp_path, 2, SPENT, optimizers=broken["optimizers"])
     assert everything(tmp_path) == before
     with monkeypatch.context() as patch:  # a stranger's

@@ -42,7 +42,7 @@ def test_arrays_become_tensors_and_other_values_stay():
 
 def test_a_device_that_is_not_there_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="--device cuda: torch finds none here; .* has cpu"):
+    with pytest.raises(UserError, match=r"--device cuda: torch finds none here; .* has cpu"):
         choose_machine("cuda")
 
 

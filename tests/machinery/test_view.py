@@ -1,4 +1,4 @@
-"""The pages of `python -m minilm view`: their numbers are PyTorch's, and nothing else runs there."""
+"""The pages of `python -m minilm view`: their numbers are PyTorch's; only their script runs."""
 
 import base64
 import html
@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,12 +21,9 @@ from minilm.tokenizer import Tokenizer
 from minilm.view import classifier, pages, recording, run_page
 from tests.machinery.small import TEXTS, finetuned, pretrained, stirred
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
-HOSTILE = (
-    "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=2'>\u202e \x1b[2J\""
-)
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
+HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='hacked=2'>\u202e \x1b[2J\""
+SELF_CHECK = Path(__file__).with_name("self_check.js")
 Example = namedtuple("Example", "text label")
 browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
 
@@ -40,15 +38,12 @@ def opened(path) -> str:
 
 def checked(record: dict, folder) -> dict:
     """What self_check.js found on the page about a text."""
-    own = pages.inside_page("t", "about", record)
-    script = pages.text_of("inside.js") + (pages.HERE / SELF_CHECK).read_text()
+    own = pages.inside_page("about", record)
+    script = pages.text_of("inside.js") + SELF_CHECK.read_text()
     body = own[own.index("<main>") + 6 : own.index("</main>")]
     (folder / "check.html").write_text(pages.page("t", body, record, script), encoding="utf-8")
     found = re.search('<pre id="result">(.*?)</pre>', opened(folder / "check.html"), re.DOTALL)
     return json.loads(html.unescape(found[1]))
-
-
-SELF_CHECK = "../../tests/machinery/self_check.js"
 
 
 @pytest.fixture(scope="module", params=["hybrid", "masked", "causal"])
@@ -94,9 +89,7 @@ def expected(lm, text):
         without += natural({i: p[i - 1] for i in range(1, T)}, range(1, T))
     top = [sum((k + 1) * x for p in view.values() for k, x in enumerate(p.topk(5)[0].tolist()))
            for view in (causal, masked)]  # fmt: skip
-    attention = [
-        torch.from_numpy(lm.attention(text, way)[0]).flatten(0, 1) for way in (True, False)
-    ]
+    attention = [torch.from_numpy(lm.attention(text, c)[0]).flatten(0, 1) for c in (True, False)]
     heads = torch.arange(1, len(attention[0]) + 1)[:, None, None]
     weighted = [(heads * w * place).sum().item() for w in attention]
     of_hidden = [(attention[0][-1][1:-1] * place).sum().item(), answers]
@@ -169,7 +162,7 @@ def test_a_large_model_and_a_long_text_stay_below_a_megabyte():
     tokenizer = Tokenizer.train(TEXTS, 280)
     model = stirred(Transformer(ModelConfig(16384, 256, 24, 12, 6, 48)))
     record = recording.inside(model, tokenizer, "Return the array. " * 50, 1, "hybrid", None)
-    page = pages.inside_page("t", "about", record)
+    page = pages.inside_page("about", record)
     assert record["left_out"] > 0 and "more tokens are not shown" in page
     assert 100_000 < len(page.encode()) < 1_000_000
 
