@@ -1,4 +1,4 @@
-"""The pages of `python -m minilm view`: their numbers are PyTorch's, and nothing else runs there."""
+"""The pages of `python -m minilm view`: their numbers are PyTorch's; only their script runs."""
 
 import base64
 import html
@@ -7,12 +7,14 @@ import re
 import shutil
 import subprocess
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import minilm
+from minilm.cli.commands import run_command
 from minilm.config import ModelConfig
 from minilm.data import frame
 from minilm.model import Transformer, visibility
@@ -20,12 +22,9 @@ from minilm.tokenizer import Tokenizer
 from minilm.view import classifier, pages, recording, run_page
 from tests.machinery.small import TEXTS, finetuned, pretrained, stirred
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
-HOSTILE = (
-    "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=2'>\u202e \x1b[2J\""
-)
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
+HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='hacked=2'>\u202e \x1b[2J\""
+SELF_CHECK = Path(__file__).with_name("self_check.js")
 Example = namedtuple("Example", "text label")
 browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
 
@@ -40,15 +39,12 @@ def opened(path) -> str:
 
 def checked(record: dict, folder) -> dict:
     """What self_check.js found on the page about a text."""
-    own = pages.inside_page("t", "about", record)
-    script = pages.text_of("inside.js") + (pages.HERE / SELF_CHECK).read_text()
+    own = pages.inside_page("about", record)
+    script = pages.text_of("inside.js") + SELF_CHECK.read_text()
     body = own[own.index("<main>") + 6 : own.index("</main>")]
     (folder / "check.html").write_text(pages.page("t", body, record, script), encoding="utf-8")
     found = re.search('<pre id="result">(.*?)</pre>', opened(folder / "check.html"), re.DOTALL)
     return json.loads(html.unescape(found[1]))
-
-
-SELF_CHECK = "../../tests/machinery/self_check.js"
 
 
 @pytest.fixture(scope="module", params=["hybrid", "masked", "causal"])
@@ -94,15 +90,14 @@ def expected(lm, text):
         without += natural({i: p[i - 1] for i in range(1, T)}, range(1, T))
     top = [sum((k + 1) * x for p in view.values() for k, x in enumerate(p.topk(5)[0].tolist()))
            for view in (causal, masked)]  # fmt: skip
-    attention = [
-        torch.from_numpy(lm.attention(text, way)[0]).flatten(0, 1) for way in (True, False)
-    ]
+    attention = [torch.from_numpy(lm.attention(text, c)[0]).flatten(0, 1) for c in (True, False)]
     heads = torch.arange(1, len(attention[0]) + 1)[:, None, None]
     weighted = [(heads * w * place).sum().item() for w in attention]
+    pixels = [(heads * w.sqrt() * place).sum().item() for w in attention]
     of_hidden = [(attention[0][-1][1:-1] * place).sum().item(), answers]
     surprisal = [natural(causal, causal), natural(masked, masked)]
     return dict(surprisal=surprisal, hidden=[without, (T - 2) * surprisal[1]], top=top,
-                attention=weighted, pixels=weighted, hiddenAttention=of_hidden,
+                attention=weighted, pixels=pixels, hiddenAttention=of_hidden,
                 seen=[T * (T + 1) // 2, T * T], T=T)  # fmt: skip
 
 
@@ -169,7 +164,7 @@ def test_a_large_model_and_a_long_text_stay_below_a_megabyte():
     tokenizer = Tokenizer.train(TEXTS, 280)
     model = stirred(Transformer(ModelConfig(16384, 256, 24, 12, 6, 48)))
     record = recording.inside(model, tokenizer, "Return the array. " * 50, 1, "hybrid", None)
-    page = pages.inside_page("t", "about", record)
+    page = pages.inside_page("about", record)
     assert record["left_out"] > 0 and "more tokens are not shown" in page
     assert 100_000 < len(page.encode()) < 1_000_000
 
@@ -217,3 +212,23 @@ def test_the_classifiers_page_counts_what_it_takes_for_what(tmp_path):
     assert "accuracy 75.0 %" in page and f"{wrong}, taken for {predicted[0]}" in page
     many = np.eye(40, dtype=int)
     assert "<table" not in classifier.confusion_table(many, [f"label {i}" for i in range(40)])
+
+
+def test_the_scripts_flags_as_arguments_train_and_leave_pages(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("Return the array of the elements.\n\n<|endoftext|>" * 60)
+    rows = [f"Return the array {i},docs\nan error number {i},mail" for i in range(30)]
+    Path("a.csv").write_text("text,label\n" + "\n".join(rows))
+    small = dict(device="cpu", precision="float32", batch_size=4)
+    shape = dict(d_model=16, n_layers=1, n_heads=2, d_ff=16, vocab_size=280, max_length=16)
+    lm = minilm.pretrain(data=["a.txt"], steps=4, evaluations=2, **shape, **small)
+    assert lm.opened.folder == Path("runs/pretrain-1") and lm.generate("Return", tokens=3)
+    assert "page: runs/pretrain-1/view.html" in capsys.readouterr().out
+    assert "finished" in Path("runs/pretrain-1/view.html").read_text()
+    clf = minilm.finetune(train="a.csv", epochs=1, baselines="none", **small)
+    assert set(clf.classes_) == {"docs", "mail"}
+    for text in ([], ["--text", "the array"]):
+        for run in ("pretrain-1", "finetune-1"):
+            run_command(["view", f"runs/{run}", "--device", "cpu", *text])
+    assert "The most confident mistakes" not in Path("runs/finetune-1/view.html").read_text()
+    assert '"unigrams":[[' in Path("runs/pretrain-1/inside.html").read_text()
