@@ -192,7 +192,7 @@ class ModernBert(Transformer):
         super().__init__(config, seed)
         self.norm = nn.LayerNorm(config.d_model, config.epsilon, bias=False)
         self.embedding_norm = nn.LayerNorm(config.d_model, config.epsilon, bias=False)
-        self.blocks[-1].norm_1 = nn.Identity()  # what goes in has just been normalised
+        self.blocks[0].norm_1 = nn.Identity()  # what goes in has just been normalised
         self.add_rotation(config.rotary_base)
         self.add_rotation(config.local_rotary_base, "local_")
         self.head = Head(config, bias=False) if config.head else None
