@@ -80,13 +80,26 @@ def test_killed_around_an_evaluation_a_run_notes_it_once(tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_in_an_evaluation_does_not_wait_for_its_end(tmp_path, whole, number):
+@pytest.mark.parametrize("when", ["in", "just before"])
+def test_a_stop_in_an_evaluation_does_not_wait_for_its_end(
+    tmp_path, monkeypatch, whole, number, when
+):
+    save = checkpoint.save
+
     def evaluate():
-        signal.raise_signal(number)
+        if when == "in":
+            signal.raise_signal(number)
         raise AssertionError("it went on")
 
-    with pytest.raises(Stopped, match="step 2, which is saved") as stopped:
-        Training(evaluate=evaluate).run(tmp_path)
+    def save_and_stop(*args, **states):
+        save(*args, **states)
+        signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        if when == "just before":
+            patch.setattr(checkpoint, "save", save_and_stop)
+        with pytest.raises(Stopped, match="step 2, which is saved") as stopped:
+            Training(evaluate=evaluate).run(tmp_path)
     assert stopped.value.status == 128 + number
     assert checkpoint.newest(tmp_path).score is None
     Training().run(tmp_path)
@@ -136,16 +149,3 @@ def test_a_damaged_metrics_file_changes_neither_the_weights_nor_early_stopping(
         )
     Training(patience=8).run(tmp_path)
     assert saved(tmp_path)[0] == whole["hybrid"][0] and saved(tmp_path)[2:] == whole["hybrid"][2:]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_interrupted_at_every_step_of_thirty_it_is_the_same_run(tmp_path, kind):
-    flags = dict(steps=30, every=5)
-    Training(kind, **flags).run(tmp_path / "whole")
-    for at in range(30):
-        with pytest.raises(Stopped):
-            stop = lambda step, at=at: step == at and signal.raise_signal(signal.SIGTERM)  # noqa: E731
-            Training(kind, before=stop, **flags).run(tmp_path / str(at))
-        Training(kind, **flags).run(tmp_path / str(at))
-        assert saved(tmp_path / str(at)) == saved(tmp_path / "whole")
