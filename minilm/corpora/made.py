@@ -1,8 +1,8 @@
 """Three tasks made by rule, without a download: what is right is read off the markup of the
 documentation that python-docs reads, or off an expression that SymPy prints in two ways.
 
-- python-docs-tags: functions, classes, modules, parameters and exceptions in sentences. Sphinx roles
-  and a docstring's list of its own parameters give the tags; all markup is then taken away.
+- python-docs-tags: functions, classes, modules, parameters and exceptions in sentences. Sphinx's
+  roles and a docstring's list of its parameters give the tags; all markup is then taken away.
 - python-docs-answers: the type or the default of a parameter. The answer is a part of the list of
   parameters, in which at least one other answer of the kind stands. The packages and the wordings
   of the questions differ between the parts. Some parameters have no default: no answer.
@@ -38,7 +38,8 @@ SECTION = re.compile(
     re.M | re.S,
 )
 LITERAL = r"None|True|False|-?\d+(?:\.\d+)?(?:e-?\d+)?|\"[^\"\n]*\"|'[^'\n]*'"
-DEFAULT = re.compile(rf"[Dd]efaults?(?: value)?(?: ?[:=] ?| is | to | )`{{0,2}}({LITERAL})(?![\w(])")
+SAID = r"[Dd]efaults?(?: value)?(?: ?[:=] ?| is | to | )`{0,2}"
+DEFAULT = re.compile(rf"{SAID}({LITERAL})(?![\w(])")
 WORDINGS = {
     "train": {
         "type": ("What is the type of {}?", "Which type does {} have?", "{} is of what type?"),

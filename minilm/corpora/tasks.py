@@ -61,7 +61,7 @@ def bio(tags: list[str], place: str) -> tuple[str, ...]:
     result, before = [], "O"
     for tag in tags:
         if not isinstance(tag, str) or not TAG.fullmatch(tag):
-            raise UserError(f"{place}: the tag {tag!r} is neither O nor B- or I- and a type: mend it")
+            raise UserError(f"{place}: the tag {tag!r} is not O, nor B- or I- and a type")
         begins = tag[0] in "BSU" or before[2:] != tag[2:]
         before = tag if tag == "O" else ("B" if begins else "I") + tag[1:]
         result.append(before)
@@ -131,7 +131,7 @@ def _squad_rows(path: Path, encoding: str) -> Iterator[tuple[str, dict]]:
                         },
                     )
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not SQuAD's layout ({error!r}): mend it or write .jsonl") from None
+        raise UserError(f"{path}: not SQuAD's layout ({error!r}): mend it") from None
 
 
 def _question(row: dict, place: str) -> Question:

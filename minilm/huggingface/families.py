@@ -209,13 +209,13 @@ class ModernBert(Transformer):
         """tokens (B, T). Returns (B, T, D), normalised."""
         return self.embedding_norm(self.embedding(tokens))
 
-    def forward(self, tokens, causal, is_real=None, cache=None) -> Tensor:
+    def forward(self, tokens, causal, is_real=None, cache=None, prefix=None) -> Tensor:
         """As `Transformer.forward`, but every layer whose number `global_every` does not divide
         sees only positions at most `local_window` away (Beltagy et al. 2020, arXiv 2004.05150,
         section 3.1) and has a rotation of its own. Returns hidden (B, T, D)."""
         T, start = tokens.shape[1], cache[0].length if cache else 0
         here = slice(start, start + T)
-        mask = self.visibility(T, start, causal, is_real, tokens.device)
+        mask = self.visibility(T, start, causal, is_real, tokens.device, prefix=prefix)
         everything = mask, (self.cos[here], self.sin[here])
         nearby = self.near(mask, T, start), (self.local_cos[here], self.local_sin[here])
         x = self.dropout(self.embed(tokens, start))  # (B, T, D)
