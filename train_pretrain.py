@@ -1,0 +1,81 @@
+"""Pretrain a Transformer on raw text: next-token, masked-token, or both with the same weights."""
+
+from minilm.cli.flags import entry_point, parse_flags
+from minilm.cli.options import PretrainConfig
+
+
+def pretrain(config: PretrainConfig):
+    """What happens, in the order in which it happens. Returns the Run."""
+    # torch takes seconds to load: not before --help and mistyped flags have been answered.
+    import dataclasses
+
+    from minilm.corpora.tokens import prepare
+    from minilm.huggingface.folders import pretrained_run
+
+    from minilm.cli import scripts
+    from minilm.data import Windows, evaluation_windows
+    from minilm.model import training_flops
+    from minilm.runs import loop
+    from minilm.runs.device import choose_machine
+    from minilm.runs.estimate import estimate
+    from minilm.runs.pretraining import Pretraining
+    from minilm.runs.run import make_model
+    from minilm.runs.samples import show_language_model
+
+    # 1. Where to compute; the run: a new folder, or one that goes on; whose weights come first.
+    machine = choose_machine(config.device, config.precision)
+    run, config = scripts.open_run(config, "pretrain", machine)
+    init = machine.first(lambda: pretrained_run(config.init)) if config.init else None
+    config = config.with_defaults(**(scripts.recipe(init, config) if init else {}))
+
+    # 2. Text becomes tokens, and tokens become windows.
+    source = (config.data, config.vocab_size, init and init.tokenizer)
+    columns = (config.text_column, config.encoding, config.document_separator)
+    text = machine.first(lambda: prepare(*source, *columns))
+    tokenizer = text.tokenizer
+    length = scripts.fitting_length(config.max_length, text)
+    windows = Windows(text.train, length, config.seed)
+    validation = evaluation_windows(text.valid, length)
+
+    # 3. A model, its loss, and the rule that updates its weights.
+    if init:
+        shape = init.model_config(max_length=length, dropout=config.dropout)
+        model = init.transformer(max_length=length, dropout=config.dropout)
+    else:
+        shape = scripts.shape_of(config, tokenizer.vocab_size, length)
+        model = make_model(shape, config.seed, config.family)
+    model.to(machine.device)
+    training = Pretraining(model, config, windows, tokenizer, machine)
+    rule = training.loss, training.batch, training.optimizers
+
+    # 4. How long it takes, where minutes were given; then the run is written down.
+    if config.minutes and not config.steps:
+        planned = estimate(model, *rule, training.plan, machine, shape, config.minutes)
+        config = dataclasses.replace(config, steps=planned.steps, minutes=None)
+        training.plan = dataclasses.replace(training.plan, steps=planned.steps)
+    scripts.write_down(run, config, "pretrain", shape, tokenizer, machine, text=text)
+    scripts.introduce(run, config, model, machine, text, training.compiled)
+
+    # 5. Train; on the way, measure on validation text and show what the model has learnt.
+    def evaluate() -> tuple[float, dict]:
+        """The score that decides which checkpoint is the best, and all that was measured."""
+        return training.evaluate(validation)
+
+    def show() -> str:
+        """A validation text continued, and its masks filled in."""
+        return show_language_model(training.loss.refresh(), tokenizer, validation[0][0], config)
+
+    every = -(-config.steps // config.evaluations)
+    where = run, machine, evaluate, every
+    spent = loop.train(model, *rule, training.plan, *where, show=show)
+
+    # 6. What came out, measured on the checkpoint that is used from now on.
+    if machine.rank == 0:
+        flops = training_flops(shape, spent["tokens"], spent["targets"], length)
+        scripts.conclude_pretraining(run, model, spent, flops, text)
+    run.release()
+    return run
+
+
+if __name__ == "__main__":
+    entry_point(lambda: pretrain(parse_flags(PretrainConfig, __doc__)))
