@@ -9,6 +9,8 @@ documentation that python-docs reads, or off an expression that SymPy prints in 
 - latex-sympy: random expressions as LaTeX, and the same as SymPy writes them.
 """
 
+import json
+import os
 import random
 import re
 import textwrap
@@ -16,8 +18,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from minilm.corpora import python_docs
+from minilm.corpora.named import DATA
 from minilm.corpora.splitting import fraction
-from minilm.corpora.tasks import Pair, Question, Tagged
+from minilm.corpora.tasks import Pair, Question, Tagged, read_pairs
 
 ROLES = {
     "func": "function", "meth": "function", "class": "class", "mod": "module", "exc": "exception",
@@ -197,7 +200,20 @@ def latex_pairs(n: int = PAIRS, seed: int = 0) -> dict[str, list[Pair]]:
 
 
 def load(name: str) -> dict[str, list]:
-    """Return the "train", "valid" and "test" part of a made task, by its name."""
-    if name == "latex-sympy":
-        return latex_pairs()
-    return {"python-docs-tags": tags, "python-docs-answers": answers}[name](python_docs.load())
+    """The "train", "valid" and "test" part of a made task, by its name. The formulas, which take a
+    minute, are kept in data/latex-sympy/."""
+    if name != "latex-sympy":
+        return {"python-docs-tags": tags, "python-docs-answers": answers}[name](python_docs.load())
+    import sympy
+
+    folder = DATA / name / f"{sympy.__version__}-{PAIRS}"
+    if not folder.exists():
+        print(f"{name}: making {PAIRS:,} pairs, this once", flush=True)
+        parts, beside = latex_pairs(), folder.with_suffix(f".{os.getpid()}.part")
+        beside.mkdir(parents=True)
+        for part, pairs in parts.items():
+            lines = "".join(json.dumps(pair._asdict()) + "\n" for pair in pairs)
+            (beside / f"{part}.jsonl").write_text(lines, encoding="utf-8")
+        os.replace(beside, folder)
+    parts = ("train", "valid", "test")
+    return {part: read_pairs(folder / f"{part}.jsonl", "source", "target") for part in parts}

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minilm.config import UserError
-from minilm.corpora.decoding import read_chunks, read_lines
-from minilm.corpora.files import check_exists, read_rows, text_of
+from minilm.corpora.decoding import note, read_lines, read_text
+from minilm.corpora.files import check_exists
+from minilm.corpora.named import DATA, needed
+from minilm.corpora.splitting import fraction, normalised
+from minilm.corpora.tables import ending, read_rows, text_of
 
 TAG = re.compile(r"O|[BIESLU]-\S+")
 
@@ -45,7 +48,7 @@ def read_tagged(path: Path | str, encoding: str = "utf-8") -> list[Tagged]:
     sentence; # begins a comment), or a .jsonl of {"words": [...], "tags": [...]}."""
     path = Path(path)
     check_exists(path)
-    is_json = path.name.lower().removesuffix(".gz").endswith(".jsonl")
+    is_json = ending(path) in (".jsonl", ".ndjson")
     sentences = list((_tagged_rows if is_json else _conll_sentences)(path, encoding))
     if not sentences:
         raise UserError(f"{path}: no sentences: write a word and its tag a line, or .jsonl rows")
@@ -106,7 +109,7 @@ def read_questions(path: Path | str, encoding: str = "utf-8") -> list[Question]:
     which "answers" may add what else is right. answer_start -1: the context holds no answer."""
     path = Path(path)
     check_exists(path)
-    if path.name.lower().removesuffix(".gz").endswith(".json"):
+    if ending(path) == ".json":
         rows = _squad_rows(path, encoding)
     else:
         columns = {"context": "context", "question": "question", "answer": "answer"}
@@ -116,7 +119,7 @@ def read_questions(path: Path | str, encoding: str = "utf-8") -> list[Question]:
 
 def _squad_rows(path: Path, encoding: str) -> Iterator[tuple[str, dict]]:
     try:
-        for article in json.loads("".join(read_chunks(path, encoding)))["data"]:
+        for article in json.loads(read_text(path, encoding))["data"]:
             for paragraph in article["paragraphs"]:
                 for i, qa in enumerate(paragraph["qas"], 1):
                     answers = qa["answers"] or [{"text": "", "answer_start": -1}]
@@ -166,3 +169,87 @@ def read_pairs(
     if not pairs:
         raise UserError(f"{path}: no row with a text in both columns: choose other columns")
     return pairs
+
+
+NAMED = {  # the first of each needs no download
+    "tag": ("python-docs-tags", "wnut17", "stackoverflow-ner"),
+    "answer": ("python-docs-answers", "qamr"),
+    "translate": ("latex-sympy", "multi30k", "python-docs-zh"),
+}
+COLUMNS = {"multi30k": ("en", "de"), "python-docs-zh": ("en", "zh")}
+FILES = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test",)}
+
+
+def task_examples(config) -> dict[str, list]:
+    """The "train", "valid" and (if there is one) "test" part of what the options name.
+
+    A missing validation part is a tenth of train; with `labels` N, training and validation share N
+    examples, chosen by the seed. What belongs together (the questions on a context, a sentence and
+    its repetitions) stays on one side. Raises UserError where there is nothing to learn from."""
+    if config.train:
+        names = dict(train=config.train, valid=config.valid, test=config.test)
+        parts = {part: _read(config, Path(name)) for part, name in names.items() if name}
+    elif config.data in NAMED[config.task]:
+        parts = named_parts(config)
+    else:
+        names = ", ".join(NAMED[config.task])
+        raise UserError(
+            f"--data {config.data}: for --task {config.task} there are {names}, or --train FILE"
+        )
+    seed, pool = config.seed, parts["train"]
+    if config.labels:
+        pool = sorted(pool, key=lambda example: fraction(_key(example), f"labels {seed}"))
+        if not 2 <= config.labels <= len(pool):
+            raise UserError(f"--labels {config.labels}: give a number from 2 to {len(pool)}")
+        pool, share = pool[: config.labels], 0.2
+        parts.pop("valid", None)
+    else:
+        share = 0.0 if "valid" in parts else 0.1
+    if share:
+        chosen = sorted({_key(e) for e in pool}, key=lambda key: fraction(key, f"valid {seed}"))
+        held = set(chosen[: max(1, round(share * len(chosen)))])
+        parts["valid"] = [example for example in pool if _key(example) in held]
+        pool = [example for example in pool if _key(example) not in held]
+    if not pool:
+        raise UserError("too few examples to hold some out: give more, or --valid")
+    known = {_key(example) for example in pool}
+    for part in sorted(parts.keys() - {"train"}):
+        again = sum(_key(example) in known for example in parts[part])
+        if again:
+            note(f"{again} of the {len(parts[part])} examples in {part} are in train, too")
+    return {**parts, "train": pool}
+
+
+def _key(example) -> str:
+    """What decides on which side an example is: its words, its context, or its source."""
+    return normalised(" ".join(example[0]) if isinstance(example, Tagged) else example[0])
+
+
+def _read(config, path: Path) -> list:
+    if config.task == "tag":
+        return read_tagged(path, config.encoding)
+    if config.task == "answer":
+        return read_questions(path, config.encoding)
+    names = COLUMNS.get(config.data, ("source", "target"))
+    columns = config.source_column or names[0], config.target_column or names[1]
+    return read_pairs(path, *columns, config.encoding)
+
+
+def named_parts(config) -> dict[str, list]:
+    """The parts of a corpus known by name: made on this machine, or what lies in data/NAME."""
+    if config.data == NAMED[config.task][0]:
+        from minilm.corpora.made import load
+
+        return load(config.data)
+    parts, folder = {}, needed(config.data, DATA / config.data)
+    for part, names in FILES.items():
+        files = sorted(p for p in folder.iterdir() if p.name.startswith(names))
+        if files:
+            parts[part] = _read(config, files[0])
+    if "train" not in parts:  # of QAMR, the small development part is what is learnt from
+        parts["train"] = parts.pop("valid", [])
+    if not parts["train"]:
+        raise UserError(
+            f"{folder}: no file there begins with train: see data/README.md"
+        )
+    return parts

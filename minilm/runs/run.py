@@ -16,8 +16,9 @@ import sys
 import weakref
 from pathlib import Path
 
+from torch import nn
+
 from minilm.config import ModelConfig, NonFiniteError, UserError
-from minilm.heads import Classifier
 from minilm.model import Transformer
 from minilm.runs import checkpoint
 from minilm.runs.bounded import read_bounded
@@ -174,16 +175,19 @@ class Run:
         name, shape = self.of_kind("pretrain")["family"], self.model_config(**changes)
         return self._with_weights(shape, lambda: make_model(shape, name=name))
 
-    def classifier(self) -> tuple[Classifier, dict]:
-        """The fine-tuned classifier, from the best checkpoint, and the run's config. Raises
+    def classifier(self) -> tuple[nn.Module, dict]:
+        """The fine-tuned network, from the best checkpoint, and the run's config. Raises
         UserError where this is not a fine-tuning run, or its weights cannot be used."""
+        from minilm.runs.task import with_head
+
         config, shape = self.of_kind("finetune"), self.model_config()
-        parts = len(config["classes"]), config["flags"].get("pooling", "mean")
+        flags, n = config["flags"], len(config["classes"])
 
-        def make() -> Classifier:
-            return Classifier(make_model(shape, name=config["family"]), *parts)
+        def make():
+            return with_head(make_model(shape, name=config["family"]), flags, n)
 
-        return self._with_weights(shape, make, shape.d_model * parts[0]), config
+        head = shape.d_model * n if flags.get("task", "classify") == "classify" else 0
+        return self._with_weights(shape, make, head), config
 
     def _with_weights(self, shape: ModelConfig, make, head: int = 0):
         """make(), which has this shape and `head` weights more, with the best checkpoint's."""
