@@ -51,7 +51,9 @@ def finetune(config: FinetuneConfig):
         transformer.requires_grad_(not config.freeze)
         model = task.model(transformer).to(machine.device)
         loss = MixedPrecision(model, task.loss, machine.dtype)
-        if compiles(config.compile, machine.device):
+        if config.compile and compiles(
+            True, machine.device
+        ):  # texts of all lengths: not by default
             compile_blocks(loss.copy)
         layer_decay = 1.0 if config.from_scratch else config.layer_decay
         optimizers = make_optimizers(
@@ -90,6 +92,7 @@ def finetune(config: FinetuneConfig):
     rows = {"these weights": task.test(run.classifier()[0].to(machine.device))}
     for name, folder, from_scratch, other in task.controls():
         control = Run(run.folder / folder)
+        control.folder.mkdir(exist_ok=True)
         train_and_validate(dataclasses.replace(config, from_scratch=from_scratch), control, other)
         model = other.model(make_model(shape, 0, family)).to(machine.device)
         model.load_state_dict(checkpoint.best(control.folder).read("model"))

@@ -16,7 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+<<<<<<< HEAD
 from minilm.data import draws, pad
+=======
+from minilm.config import UserError
+from minilm.data import draws
+>>>>>>> book
 from minilm.tokenizer import SpecialTokens
 
 IGNORE = -100  # the target of a position that has none; never the id of a token
@@ -126,8 +131,11 @@ def corrupt(
     Special tokens are neither chosen nor inserted, nor is the first position. A row in which chance
     chose nothing gets one position all the same, so short rows are masked at more than `rate`.
 
-    tokens (B, T). Returns corrupted (B, T) and chosen (B, T) bool.
+    tokens (B, T). Returns corrupted (B, T) and chosen (B, T) bool. Raises UserError where the
+    tokenizer has no mask token.
     """
+    if special.mask is None:
+        raise UserError("this tokenizer has no mask token: choose the causal objective")
     u = rng.random(tokens.shape)
     random_tokens = rng.integers(special.ordinary.start, special.ordinary.stop, tokens.shape)
     forced = rate * rng.random(len(tokens))  # (B,)

@@ -17,6 +17,7 @@ from minilm.runs.device import Machine
 from minilm.runs.durable import write_file
 from minilm.runs.run import Run, family, new_folder, newest_run
 from minilm.runs.stopping import Stopped
+from minilm.view.run_page import write_run_page
 
 
 def command(name: str) -> str:
@@ -144,6 +145,7 @@ def conclude_pretraining(run: Run, model, spent: dict, flops: float, text) -> No
     for name, label, form in ROWS:
         if name in values:
             print(f"  {label:20} {form.format(values[name])}")
+    print(f"page: {write_run_page(run)}")
     print(f"next: {command('finetune')} --pretrained {run.folder}")
 
 
@@ -200,4 +202,5 @@ def conclude_finetuning(run: Run, config, spent: dict, task, rows: dict[str, dic
     tested = len(task.examples[task.part])
     result = dict(part=task.part, texts=tested, rows=rows, step=end.step)
     run.finish({**result, **chosen, **spent})
+    print(f"page: {write_run_page(run)}; with its mistakes: {command('view')} {run.folder}")
     print(f"next: {command('predict')} {run.folder} {task.example}")

@@ -198,7 +198,7 @@ def task_examples(config) -> dict[str, list]:
         )
     seed, pool = config.seed, parts["train"]
     if config.labels:
-        pool = sorted(pool, key=lambda example: fraction(_key(example), f"labels {seed}"))
+        pool = sorted(pool, key=lambda example: fraction(repr(example), f"labels {seed}"))
         if not 2 <= config.labels <= len(pool):
             raise UserError(f"--labels {config.labels}: give a number from 2 to {len(pool)}")
         pool, share = pool[: config.labels], 0.2
