@@ -230,19 +230,13 @@ class Transformer(nn.Module):
         prefix: Tensor | None = None,
     ) -> Tensor:
         """tokens (B, T); is_real (B, T), True where a token is no padding, None where all are real.
-<<<<<<< HEAD
         With a cache (`new_cache`), tokens continue what it holds; a prefix (B,) of positions is
-        seen by all, though causal. Returns hidden (B, T, D)."""
-        T, start = tokens.shape[1], cache[0].length if cache else 0
-        mask = self.visibility(T, start, causal, is_real, tokens.device, prefix=prefix)
-=======
-        With a cache (`new_cache`), tokens continue what it holds. Returns hidden (B, T, D).
-        Raises UserError where they are more than max_length."""
+        seen by all, though causal. Returns hidden (B, T, D). Raises UserError where tokens are more
+        than max_length."""
         T, start = tokens.shape[1], cache[0].length if cache else 0
         if start + T > self.config.max_length:
             raise UserError(f"{start + T} tokens do not fit the window of {self.config.max_length}")
-        mask = self.visibility(T, start, causal, is_real, tokens.device)
->>>>>>> book
+        mask = self.visibility(T, start, causal, is_real, tokens.device, prefix=prefix)
         rotation = self.cos[start : start + T], self.sin[start : start + T]
         x = self.dropout(self.embed(tokens, start))  # (B, T, D)
         for i, block in enumerate(self.blocks):

@@ -188,7 +188,7 @@ def task_examples(config) -> dict[str, list]:
     its repetitions) stays on one side. Raises UserError where there is nothing to learn from."""
     if config.train:
         names = dict(train=config.train, valid=config.valid, test=config.test)
-        parts = {part: _read(config, Path(name)) for part, name in names.items() if name}
+        parts = {part: read(config, Path(name)) for part, name in names.items() if name}
     elif config.data in NAMED[config.task]:
         parts = named_parts(config)
     else:
@@ -225,7 +225,8 @@ def _key(example) -> str:
     return normalised(" ".join(example[0]) if isinstance(example, Tagged) else example[0])
 
 
-def _read(config, path: Path) -> list:
+def read(config, path: Path) -> list:
+    """The examples of a file, for the task that the options name."""
     if config.task == "tag":
         return read_tagged(path, config.encoding)
     if config.task == "answer":
@@ -245,11 +246,9 @@ def named_parts(config) -> dict[str, list]:
     for part, names in FILES.items():
         files = sorted(p for p in folder.iterdir() if p.name.startswith(names))
         if files:
-            parts[part] = _read(config, files[0])
+            parts[part] = read(config, files[0])
     if "train" not in parts:  # of QAMR, the small development part is what is learnt from
         parts["train"] = parts.pop("valid", [])
     if not parts["train"]:
-        raise UserError(
-            f"{folder}: no file there begins with train: see data/README.md"
-        )
+        raise UserError(f"{folder}: no file there begins with train: see data/README.md")
     return parts

@@ -202,27 +202,17 @@ class ModernBert(Transformer):
         """tokens (B, T). Returns (B, T, D)."""
         return self.embedding_norm(self.embedding(tokens))
 
-<<<<<<< HEAD
     def forward(self, tokens, causal, is_real=None, cache=None, prefix=None) -> Tensor:
-        """As `Transformer.forward`, but every layer whose number `global_every` does not divide
-        sees only positions at most `local_window` away (Beltagy et al. 2020, arXiv 2004.05150,
-        section 3.1) and has a rotation of its own. Returns hidden (B, T, D)."""
-        T, start = tokens.shape[1], cache[0].length if cache else 0
-        here = slice(start, start + T)
-        mask = self.visibility(T, start, causal, is_real, tokens.device, prefix=prefix)
-=======
-    def forward(self, tokens, causal, is_real=None, cache=None) -> Tensor:
         """As `Transformer.forward`, but a layer whose number `global_every` does not divide sees
         positions up to `local_window` away, and has its own rotation. Returns hidden (B, T, D)."""
         T, start = tokens.shape[1], cache[0].length if cache else 0
         here = slice(start, start + T)
-        mask = self.visibility(T, start, causal, is_real, tokens.device)
+        mask = self.visibility(T, start, causal, is_real, tokens.device, prefix=prefix)
         position = torch.arange(start + T, device=tokens.device)
         distance = (position[here, None] - position).abs()[None, None]  # (1, 1, T, start + T)
         near = distance <= self.config.local_window
         if mask is not None:  # padding far from all that is real sees itself at least
             near = near & mask | (distance == 0)
->>>>>>> book
         everything = mask, (self.cos[here], self.sin[here])
         nearby = near, (self.local_cos[here], self.local_sin[here])
         x = self.dropout(self.embed(tokens, start))  # (B, T, D)

@@ -87,7 +87,7 @@ class AnswerTask(Task):
         unknown = any(question.start < 0 for question in parts["train"])
         return parts, ["answer", *[NOBODY_KNOWS] * unknown]
 
-    def encode(self, questions: list[Question], part: str = "") -> list[Row]:
+    def encode(self, questions: list[Question]) -> list[Row]:
         """Each question in as many rows as its context needs windows, which overlap by half."""
         special, encode = self.tokenizer.special, self.tokenizer.encode_with_offsets
         rows, known = [], {}

@@ -30,7 +30,7 @@ class Classify(Task):
             config.text_column, config.label_column, config.encoding,
         )  # fmt: skip
 
-    def encode(self, examples, part: str = "") -> EncodedTexts:
+    def encode(self, examples) -> EncodedTexts:
         """The tokens, and the numbers of the labels."""
         return encode_texts(self.tokenizer, examples, self.classes, self.config.max_length)
 

@@ -19,11 +19,7 @@ from pathlib import Path
 from torch import nn
 
 from minilm.config import ModelConfig, NonFiniteError, UserError
-<<<<<<< HEAD
-=======
 from minilm.fast.attention import use_fast_attention
-from minilm.heads import Classifier
->>>>>>> book
 from minilm.model import Transformer
 from minilm.runs import checkpoint
 from minilm.runs.bounded import read_bounded
@@ -183,26 +179,14 @@ class Run:
         from minilm.runs.task import with_head
 
         config, shape = self.of_kind("finetune"), self.model_config()
-<<<<<<< HEAD
-        flags, n = config["flags"], len(config["classes"])
-
-        def make():
-            return with_head(make_model(shape, name=config["family"]), flags, n)
-
-        head = shape.d_model * n if flags.get("task", "classify") == "classify" else 0
-        return self._with_weights(shape, make, head), config
-
-    def _with_weights(self, shape: ModelConfig, make, head: int = 0):
-        """make(), which has this shape and `head` weights more, with the best checkpoint's."""
-=======
-        n_classes, pooling = len(config["classes"]), config["flags"].get("pooling", "mean")
-        name, head = config["family"], lambda body: Classifier(body, n_classes, pooling)
-        return self._with_weights(shape, name, head, shape.d_model * n_classes), config
+        n_classes, flags = len(config["classes"]), config["flags"]
+        more = shape.d_model * n_classes if flags.get("task", "classify") == "classify" else 0
+        name, head = config["family"], lambda body: with_head(body, flags, n_classes)
+        return self._with_weights(shape, name, head, more), config
 
     def _with_weights(self, shape: ModelConfig, name: str, head=lambda body: body, more: int = 0):
         """head(a model of this shape and family), which adds so many weights, with the weights of
         the best checkpoint."""
->>>>>>> book
         best = checkpoint.best(self.folder)
         weights = best.read("model")
         try:

@@ -83,7 +83,7 @@ class Tag(Task):
         tags = {tag for sentence in parts["train"] for tag in sentence.tags}
         return parts, ["O", *sorted(tags - {"O"})]
 
-    def encode(self, sentences: list[Tagged], part: str = "") -> list[Row]:
+    def encode(self, sentences: list[Tagged]) -> list[Row]:
         """Each sentence in as many rows as it needs. Tags that train lacks are not learnt."""
         number = {tag: i for i, tag in enumerate(self.classes)}
         special, room, rows = self.tokenizer.special, self.config.max_length - 2, []

@@ -50,15 +50,21 @@ class Task:
 
     def __init__(self, config, tokenizer, classes: list[str] | None = None):
         self.config, self.tokenizer, self.classes = config, tokenizer, classes
-        if classes is not None:
+        if classes is None:
+            self.load(*self.read())
+
+    def load(self, examples: dict[str, list], classes: list[str]) -> None:
+        """Take these parts as data, and plan how to learn from them."""
+        self.examples, self.classes = examples, classes
+        self.data = {part: self.encode(rows) for part, rows in examples.items()}
+        if "train" not in examples:
             return
-        self.examples, self.classes = self.read()
-        self.data = {part: self.encode(rows, part) for part, rows in self.examples.items()}
         self.lengths = np.array([len(text) for text in self.texts("train")])
         n = len(self.lengths)
-        self.batch_size = min(config.batch_size, max(8, n // 16))
+        self.batch_size = min(self.config.batch_size, max(8, n // 16))
         self.steps_per_epoch = -(-n // self.batch_size)
-        self.epochs = config.epochs or max(self.epochs, -(-LEAST_STEPS // self.steps_per_epoch))
+        least = -(-LEAST_STEPS // self.steps_per_epoch)
+        self.epochs = self.config.epochs or max(self.epochs, least)
         # With many short epochs, validation is asked a few times all the same.
         self.evaluate_every = self.steps_per_epoch * max(1, self.epochs // 10)
         self.patience = 3

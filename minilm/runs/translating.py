@@ -54,7 +54,7 @@ class Translate(Task):
         """The parts; there is nothing to tell apart."""
         return task_examples(self.config), []
 
-    def encode(self, pairs: list[Pair], part: str = "") -> list[Row]:
+    def encode(self, pairs: list[Pair]) -> list[Row]:
         """Cut to the window: a source to half of it at most."""
         room, rows = self.config.max_length - 3, []
         for pair in pairs:
@@ -65,7 +65,7 @@ class Translate(Task):
     def collate(self, rows: list[Row]) -> tuple[np.ndarray, ...]:
         """inputs, targets (B, T), and how many positions of each are seen by all (B,)."""
         pairs = [row.source for row in rows], [row.target for row in rows]
-        return prefix(*pairs, self.tokenizer.special)
+        return prefix(*pairs, self.tokenizer.special, most=self.config.max_length)
 
     def loss(self, model, inputs, targets, seen):
         """- Σ_i log P(t_i | s, t_1 … t_{i-1}; θ)."""
