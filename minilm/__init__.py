@@ -22,11 +22,9 @@ def load(run: str, device: str = "auto"):
     from minilm.config import UserError
 
     config = api.open_run(run).config
-    kind = config["kind"]
-    if kind == "finetune" and config["flags"].get("task", "classify") != "classify":
-        kind = "task"
+    kind = config["flags"].get("task", config["kind"]).replace("finetune", "classify")
     if kind not in api.KINDS:
-        raise UserError(f"{run} is a {kind} run: load opens {' and '.join(api.KINDS)} runs")
+        raise UserError(f"{run} learnt to {kind}: load opens those that {', '.join(api.KINDS)}")
     return api.KINDS[kind](run, device)
 
 

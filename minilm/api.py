@@ -289,4 +289,5 @@ class TaskModel(Model):
         return self.task.predict(self.model, texts)
 
 
-KINDS = {"pretrain": LanguageModel, "finetune": Classifier, "task": TaskModel}
+KINDS = {"pretrain": LanguageModel, "classify": Classifier}
+KINDS |= dict.fromkeys(("tag", "answer", "translate"), TaskModel)
