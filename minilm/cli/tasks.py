@@ -7,7 +7,7 @@ from minilm.cli.terminal import printable
 from minilm.config import UserError
 from minilm.corpora.files import texts_in
 from minilm.corpora.tasks import read, read_questions
-from minilm.runs.answering import NOBODY_KNOWS
+from minilm.runs.answering import NO_ANSWER
 
 
 def predict(model, text, question, file: Path | None, out, text_column, encoding, **_) -> None:
@@ -37,7 +37,7 @@ def _shown(found) -> str:
     if isinstance(found, list):
         return " ".join(word if tag == "O" else f"[{word} {tag}]" for word, tag in found)
     if isinstance(found, tuple):
-        return f"{found.probability:6.1%}  {found.text or NOBODY_KNOWS}  (character {found.start})"
+        return f"{found.probability:6.1%}  {found.text or NO_ANSWER}  (character {found.start})"
     return found
 
 

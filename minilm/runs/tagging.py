@@ -1,4 +1,4 @@
-"""Tags for words, as `train_finetune.py --task tag` needs them."""
+"""Tags for words: what `train_finetune.py --task tag` learns."""
 
 import re
 from collections import Counter, defaultdict
@@ -13,6 +13,8 @@ from minilm.data import pad
 from minilm.heads import tagging_nll
 from minilm.objectives import IGNORE
 from minilm.runs.task import Task, bootstrap
+
+SPLIT = re.compile(r"\w+(?:[.'-]\w+)*|[^\w\s]")  # a text that is to be tagged into words
 
 
 class Row(NamedTuple):
@@ -42,11 +44,12 @@ def spans(tags) -> set[tuple[int, int, str]]:
 
 
 def span_counts(true: list, predicted: list, kind: str | None = None) -> np.ndarray:
-    """For each sentence how many entities were right, predicted, and there: (N, 3)."""
-    pairs = [(spans(t), spans(p)) for t, p in zip(true, predicted, strict=True)]
-    if kind:
-        pairs = [[{s for s in side if s[2] == kind} for side in pair] for pair in pairs]
-    return np.array([[len(t & p), len(p), len(t)] for t, p in pairs])
+    """For each sentence how many entities (of a kind) were right, predicted, and there: (N, 3)."""
+    counts = []
+    for pair in zip(true, predicted, strict=True):
+        t, p = ({s for s in spans(tags) if kind in (None, s[2])} for tags in pair)
+        counts.append((len(t & p), len(p), len(t)))
+    return np.array(counts)
 
 
 def f1(sums: np.ndarray) -> np.ndarray:
@@ -55,10 +58,10 @@ def f1(sums: np.ndarray) -> np.ndarray:
 
 
 def best_tags(log_p: np.ndarray, classes: list[str]) -> list[str]:
-    """The likeliest tags of which every I- goes on with a B- or I- of its type (Viterbi 1967).
+    """The likeliest tags in which every I- goes on with a B- or I- of its type (Viterbi 1967).
     log_p (W, C)."""
-    after = np.array([[b[0] != "I" or a[1:] == b[1:] for b in classes] for a in classes])
-    step = np.where(after, 0.0, -np.inf)  # (C, C), [tag, next tag]
+    possible = [[b[0] != "I" or a[1:] == b[1:] for b in classes] for a in classes]
+    step = np.where(possible, 0.0, -np.inf)  # (C, C), [tag, next tag]
     score, back = log_p[0] + step[classes.index("O")], []
     for row in log_p[1:]:
         ways = score[:, None] + step
@@ -70,12 +73,12 @@ def best_tags(log_p: np.ndarray, classes: list[str]) -> list[str]:
     return [classes[i] for i in reversed(tags)]
 
 
-class Tag(Task):
+class Tagging(Task):
     """A tag for each word."""
 
     epochs = 8
-    columns = (("f1", "F1 of entities", "{:.1%}"), ("precision", "precision", "{:.1%}"),
-               ("recall", "recall", "{:.1%}"))  # fmt: skip
+    columns = ("f1", "F1 of entities", "{:.1%}"), ("precision", "precision", "{:.1%}")
+    columns = (*columns, ("recall", "recall", "{:.1%}"))
 
     def read(self):
         """The parts, and the tags of train: O first."""
@@ -89,16 +92,15 @@ class Tag(Task):
         special, room, rows = self.tokenizer.special, self.config.max_length - 2, []
         for i, (words, tags) in enumerate(sentences):
             ids, offsets = self.tokenizer.encode_with_offsets(" ".join(words))
-            ends = np.cumsum([len(word) + 1 for word in words]) - 1
+            ends = np.cumsum([len(word) + 1 for word in words]) - 1  # of each word, in characters
             starts = ends - [len(word) for word in words]
-            first = np.searchsorted(offsets[:, 1], starts, "right")
+            first = np.searchsorted(offsets[:, 1], starts, "right")  # of each word, in tokens
             after = np.maximum(np.searchsorted(offsets[:, 0], ends, "left"), first + 1)
             labels = np.array([number.get(tag, IGNORE) for tag in tags])
             begin = 0
             while begin < len(words):
-                fits = np.searchsorted(after, first[begin] + room, "right")
-                end = max(int(fits), begin + 1)
-                cut = ids[first[begin] : first[begin] + room][: after[end - 1] - first[begin]]
+                end = max(begin + 1, np.searchsorted(after, first[begin] + room, "right"))
+                cut = ids[first[begin] : min(after[end - 1], first[begin] + room)]
                 tokens = np.concatenate([[special.bos], cut, [special.eos]])
                 places = np.stack([first[begin:end], after[begin:end]], 1) - first[begin] + 1
                 places = places.clip(max=len(tokens) - 1)
@@ -108,12 +110,12 @@ class Tag(Task):
 
     def collate(self, rows: list[Row]) -> tuple[np.ndarray, ...]:
         """tokens, is_real (B, T), words (B, W, 2), tags (B, W)."""
-        pad_id, most = self.tokenizer.special.pad, self.config.max_length
         words = np.zeros((len(rows), max(len(row.words) for row in rows), 2), dtype=np.int64)
         tags = np.full(words.shape[:2], IGNORE)
         for i, row in enumerate(rows):
             words[i, : len(row.words)], tags[i, : len(row.tags)] = row.words, row.tags
-        return *pad([row.tokens for row in rows], pad_id, most=most), words, tags
+        texts, most = [row.tokens for row in rows], self.config.max_length
+        return *pad(texts, self.tokenizer.special.pad, most=most), words, tags
 
     def loss(self, model, tokens, is_real, words, tags):
         """- Σ_i log P(y_i | w_1 … w_n; θ)."""
@@ -122,9 +124,8 @@ class Tag(Task):
     @torch.inference_mode()
     def tags(self, model, rows: list[Row], n: int) -> list[list[str]]:
         """The best tags of each of n sentences."""
-        model.eval()
-        found: list[list[str]] = [[] for _ in rows]
-        for which, (*batch, _) in self.in_batches(model, rows):
+        found: list = [None] * len(rows)
+        for which, (*batch, _) in self.in_batches(model.eval(), rows):
             log_p = model(*batch).float().log_softmax(-1).cpu().numpy()
             for i, row in zip(which, log_p, strict=True):
                 found[i] = best_tags(row[: len(rows[i].tags)], self.classes)
@@ -133,21 +134,18 @@ class Tag(Task):
             sentences[row.sentence] += tags
         return sentences
 
+    def scores(self, predicted: list, part: str) -> dict:
+        """F1, precision and recall of tags for a part."""
+        counts = span_counts([e.tags for e in self.examples[part]], predicted).sum(0)
+        right, found, there = np.maximum(counts, (0, 1, 1))
+        return dict(
+            f1=float(f1(counts)), precision=float(right / found), recall=float(right / there)
+        )
+
     def evaluate(self, model, part: str) -> tuple[float, dict]:
         """1 - F1, and the loss, F1, precision and recall."""
         values = self.scores(self.tags(model, self.data[part], len(self.examples[part])), part)
-        values = {"loss": self.mean_loss(model, self.data[part]), **values}
-        return 1 - values["f1"], values
-
-    def scores(self, predicted: list, part: str) -> dict:
-        """F1, precision, recall of tags for a part."""
-        counts = span_counts([e.tags for e in self.examples[part]], predicted).sum(0)
-        right, found, there = counts
-        return {
-            "f1": float(f1(counts)),
-            "precision": float(right / max(found, 1)),
-            "recall": float(right / max(there, 1)),
-        }
+        return 1 - values["f1"], {"loss": self.mean_loss(model, self.data[part]), **values}
 
     def test(self, model) -> dict:
         """The scores on the test part, and the tags."""
@@ -156,28 +154,25 @@ class Tag(Task):
 
     def report(self, row: dict) -> str:
         """F1 with its interval, and of each type."""
-        true = [e.tags for e in self.examples[self.part]]
-        low, high = bootstrap(span_counts(true, row["predicted"]), f1)
+        true = [sentence.tags for sentence in self.examples[self.part]]
         kinds = sorted({tag[2:] for tags in true for tag in tags if tag != "O"})
-        lines = [f"F1 of entities {row['f1']:.1%} (95 % interval {low:.1%} to {high:.1%}, "
-                 f"{len(true):,} sentences)"]  # fmt: skip
+        interval = bootstrap(span_counts(true, row["predicted"]), f1)
+        lines = [f"F1 of entities {row['f1']:.1%} ({interval}, {len(true):,} sentences)"]
         for kind in kinds:
             sums = span_counts(true, row["predicted"], kind).sum(0)
             lines.append(f"  {kind:{max(map(len, kinds))}}  {f1(sums):6.1%}  of {sums[2]:,}")
         return "\n".join(lines)
 
     def baselines(self) -> dict[str, dict]:
-        """Two that might win: each word's most frequent tag; a linear model on neighbours."""
+        """Two that might win: a linear model on neighbours; each word's most frequent tag."""
         train, test = self.examples["train"], self.examples[self.part]
-        rows = {
-            "a word and its neighbours, linear": linear_tags(train, test, self.classes),
-            "each word's most frequent tag": frequent_tags(train, test),
-        }
+        linear, frequent = linear_tags(train, test, self.classes), frequent_tags(train, test)
+        rows = {"linear in a word and its neighbours": linear, "a word's usual tag": frequent}
         return {name: self.scores(tags, self.part) for name, tags in rows.items()}
 
     def predict(self, model, texts: list[str]) -> list[list[tuple[str, str]]]:
         """Each text's words and their tags."""
-        words = [tuple(re.findall(r"\w+(?:[.'-]\w+)*|[^\w\s]", text)) or ("",) for text in texts]
+        words = [tuple(SPLIT.findall(text)) or ("",) for text in texts]
         rows = self.encode([Tagged(w, ("O",) * len(w)) for w in words])
         found = self.tags(model, rows, len(texts))
         return [list(zip(*pair, strict=True)) for pair in zip(words, found, strict=True)]
@@ -186,31 +181,27 @@ class Tag(Task):
 def frequent_tags(train: list[Tagged], test: list[Tagged]) -> list[list[str]]:
     """The tag that each word has most often in train; O for a word that is new."""
     counts = defaultdict(Counter)
-    for words, tags in train:
-        for word, tag in zip(words, tags, strict=True):
+    for sentence in train:
+        for word, tag in zip(*sentence, strict=True):
             counts[word][tag] += 1
     best = {word: max(c, key=lambda tag, c=c: (c[tag], tag)) for word, c in counts.items()}
     return [[best.get(word, "O") for word in words] for words, _ in test]
 
 
 def linear_tags(train: list[Tagged], test: list[Tagged], classes: list[str]) -> list[list[str]]:
-    """Logistic regression on the word, its last three letters, whether it is capital, and the words
-    before and after: log P(tag) = Σ_features w[feature, tag] + b, trained with the same loss."""
+    """Logistic regression on a word, its last three letters, its first one's case, and the words
+    before and after: log P(tag) = Σ_features W[feature, tag] + c, trained with the same loss."""
 
     def features(words) -> list[tuple]:
         around = zip(["", *words], words, [*words[1:], ""], strict=False)
-        return [
-            (("is", w), ("ends", w[-3:]), ("shape", w[:1].isupper()), ("after", a), ("before", b))
-            for a, w, b in around
-        ]
+        return [((0, w), (1, w[-3:]), (2, w[:1].isupper()), (3, a), (4, b)) for a, w, b in around]
 
     number = defaultdict(lambda: len(number) + 1)  # 0: a feature that train lacks
-    tag_number = {tag: i for i, tag in enumerate(classes)}
     x = torch.tensor([[number[f] for f in fs] for s in train for fs in features(s.words)])
-    y = torch.tensor([tag_number[tag] for s in train for tag in s.tags])
-    W = nn.EmbeddingBag(len(number) + 1, len(classes), mode="sum")
-    generator = torch.Generator().manual_seed(0)
+    y = torch.tensor([classes.index(tag) for s in train for tag in s.tags])
+    W = nn.EmbeddingBag(len(number) + 1, len(classes), mode="sum", padding_idx=0)
     nn.init.zeros_(W.weight)
+    generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(W.parameters(), 0.03)
     for _ in range(5):
         for rows in torch.randperm(len(x), generator=generator).split(512):
@@ -218,9 +209,7 @@ def linear_tags(train: list[Tagged], test: list[Tagged], classes: list[str]) -> 
             nn.functional.cross_entropy(W(x[rows]), y[rows]).backward()
             optimizer.step()
     found = []
-    with torch.no_grad():
-        W.weight[0] = 0
-        for words, _ in test:
-            rows = torch.tensor([[number.get(f, 0) for f in fs] for fs in features(words)])
-            found.append(best_tags(W(rows).log_softmax(-1).numpy(), classes))
+    for words, _ in test:
+        rows = torch.tensor([[number.get(f, 0) for f in fs] for fs in features(words)])
+        found.append(best_tags(W(rows).log_softmax(-1).detach().numpy(), classes))
     return found

@@ -1,9 +1,8 @@
-"""What fine-tuning needs of a task, whichever it is: data, model, loss, evaluation, baselines. So
-`train_finetune.py` is the same for all four."""
+"""What fine-tuning needs of a task, whichever it is, so that `train_finetune.py` is the same for
+all four."""
 
 import functools
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,17 +12,8 @@ from minilm.data import epoch_batches
 from minilm.heads import Answerer, Classifier, Tagger
 from minilm.model import Transformer
 
-FEW = 2000  # texts: up to here the network from random weights is trained beside
-LEAST_STEPS = 200  # of a fine-tuning: few texts are read more often
-
-
-class Control(NamedTuple):
-    """A network to train beside, that might do as well."""
-
-    name: str
-    folder: str
-    from_scratch: bool
-    task: "Task"
+FEW = 2000  # rows: up to here the network from random weights is trained beside
+LEAST_STEPS = 200  # of a fine-tuning: few rows are read more often
 
 
 def with_head(transformer: Transformer, flags: dict, n_classes: int) -> nn.Module:
@@ -36,16 +26,26 @@ def with_head(transformer: Transformer, flags: dict, n_classes: int) -> nn.Modul
     return transformer if task == "translate" else Classifier(transformer, n_classes, pooling)
 
 
+def task_class(name: str) -> type["Task"]:
+    """The class of a task: "classify", "tag", "answer" or "translate"."""
+    from minilm.runs.answering import Answering
+    from minilm.runs.classify import Classify
+    from minilm.runs.tagging import Tagging
+    from minilm.runs.translating import Translating
+
+    return dict(classify=Classify, tag=Tagging, answer=Answering, translate=Translating)[name]
+
+
 class Task:
     """Reads the data that the options name; raises UserError where they cannot be used.
 
-    `classes` are what the head tells apart, `examples` the parts as they came, `data` the same
-    encoded: lists of rows. With `classes` given no data is read: enough to predict. A subclass has
-    `read`, `encode`, `collate`, `loss`, `evaluate`, `test`, `baselines`, `report`, `predict`.
+    `classes` are what the head tells apart; given, no data is read: enough to predict. `examples`
+    are the parts as they came, `data` the same encoded. A subclass has `read`, `encode`, `collate`,
+    `loss`, `evaluate`, `test`, `report`, `baselines` and `predict`.
     """
 
     epochs = 3  # by default, at least
-    columns: tuple = (("loss", "loss", "{:.3f}"),)  # of the table: key, heading, format
+    columns: tuple = ()  # of the table at the end: key, heading, format
     example = '"a text of yours"'  # of what predict takes
 
     def __init__(self, config, tokenizer, classes: list[str] | None = None):
@@ -74,17 +74,12 @@ class Task:
         """What is tested on: the test part, or validation where there is none."""
         return "test" if "test" in self.data else "valid"
 
-    @property
-    def wants_scratch(self) -> bool:
-        """Whether the network from random weights is trained beside."""
-        asked = self.config.baselines
-        few = asked == "all" or (asked == "auto" and len(self.lengths) <= FEW)
-        return not self.config.from_scratch and few
-
-    def controls(self) -> list[Control]:
-        """The networks that are trained beside."""
-        name = "the same network from random weights"
-        return [Control(name, "from-scratch", True, self)] if self.wants_scratch else []
+    def controls(self) -> list[tuple[str, str, bool, "Task"]]:
+        """The networks that are trained beside: name, folder, from random weights?, task."""
+        asked, few = self.config.baselines, len(self.lengths) <= FEW
+        if self.config.from_scratch or not (asked == "all" or (asked == "auto" and few)):
+            return []
+        return [("the same network from random weights", "from-scratch", True, self)]
 
     def texts(self, part: str) -> list[np.ndarray]:
         """The tokens of each row of a part."""
@@ -105,7 +100,7 @@ class Task:
         return _epoch(self, epoch)[i]
 
     def batch(self, step: int) -> tuple[np.ndarray, ...]:
-        """The rows of a step, collated."""
+        """The rows of a step, collated: the arguments of `loss` after the model."""
         return self.collate([self.data["train"][row] for row in self.rows(step)])
 
     def in_batches(self, model, rows: list, size: int = 64) -> Iterator[tuple[np.ndarray, list]]:
@@ -119,16 +114,10 @@ class Task:
     @torch.inference_mode()
     def mean_loss(self, model, rows: list) -> float:
         """Nats a target."""
-        model.eval()
-        sums = sum(
-            torch.stack([x.double() for x in self.loss(model, *batch)])
-            for _, batch in self.in_batches(model, rows)
-        )
+        sums = torch.zeros(2, dtype=torch.float64)
+        for _, batch in self.in_batches(model.eval(), rows):
+            sums += torch.stack([Tensor.double(x) for x in self.loss(model, *batch)]).cpu()
         return float(sums[0] / sums[1].clamp(min=1))
-
-    def loss(self, model, *batch) -> tuple[Tensor, Tensor]:
-        """The formula of `heads.py` or `objectives.py`: (sum of nats, number of targets)."""
-        raise NotImplementedError
 
 
 @functools.lru_cache(maxsize=2)
@@ -136,20 +125,10 @@ def _epoch(task: Task, epoch: int) -> list[np.ndarray]:
     return epoch_batches(task.lengths, task.batch_size, task.config.seed, epoch)
 
 
-def bootstrap(counts: np.ndarray, share, n: int = 1000) -> tuple[float, float]:
+def bootstrap(counts: np.ndarray, share, n: int = 1000) -> str:
     """A 95 % interval for share(sums) over rows drawn anew, n times (Efron 1979): counts (N, K),
-    share of sums (..., K)."""
+    share of sums (..., K). As text, in per cent."""
     rng = np.random.default_rng(0)
     drawn = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), n)  # (n, N)
     low, high = np.quantile(share(drawn @ counts), (0.025, 0.975))
-    return float(low), float(high)
-
-
-def task_class(name: str) -> type[Task]:
-    """The class of a task: "classify", "tag", "answer" or "translate"."""
-    from minilm.runs.answering import AnswerTask
-    from minilm.runs.classify import Classify
-    from minilm.runs.tagging import Tag
-    from minilm.runs.translating import Translate
-
-    return dict(classify=Classify, tag=Tag, answer=AnswerTask, translate=Translate)[name]
+    return f"95 % interval {low:.1%} to {high:.1%}"

@@ -1,5 +1,6 @@
-"""Translation, as `train_finetune.py --task translate` needs it."""
+"""Translation: what `train_finetune.py --task translate` learns."""
 
+import importlib.util
 import re
 from collections import defaultdict
 from typing import NamedTuple
@@ -24,76 +25,58 @@ class Row(NamedTuple):
     @property
     def tokens(self) -> np.ndarray:
         """Both, for their length."""
-        return np.concatenate([self.source, self.target])
+        return np.concatenate(self)
 
 
-class Translate(Task):
-    """A text in another language, written after the source by the pretrained weights alone."""
+class Translating(Task):
+    """A text in another language, written after its source by the pretrained weights alone."""
 
     epochs = 10
 
     @property
-    def columns(self):
-        """BLEU where sacrebleu is installed and the target is no formula."""
-        exact = ("exact", "exact", "{:.1%}")
-        bleu = ("bleu", "BLEU", "{:.1f}"), ("chrf", "chrF", "{:.1f}")
-        return (*bleu, exact) if self.judge == "bleu" else (exact,)
-
-    @property
     def judge(self) -> str:
-        """What chooses the checkpoint: "exact" for formulas, "bleu", or the "loss" without it."""
+        """What chooses the checkpoint: "exact" for formulas, else "bleu", without sacrebleu
+        "loss"."""
         if self.config.data == "latex-sympy":
             return "exact"
-        try:
-            import sacrebleu  # noqa: F401
-        except ImportError:
-            return "loss"
-        return "bleu"
+        return "bleu" if importlib.util.find_spec("sacrebleu") else "loss"
+
+    @property
+    def columns(self):
+        """BLEU and chrF for languages, and what is exactly right."""
+        bleu = ("bleu", "BLEU", "{:.1f}"), ("chrf", "chrF", "{:.1f}")
+        return *(bleu if self.judge == "bleu" else ()), ("exact", "exact", "{:.1%}")
 
     def read(self):
         """The parts; there is nothing to tell apart."""
         return task_examples(self.config), []
 
     def encode(self, pairs: list[Pair]) -> list[Row]:
-        """Cut to the window: a source to half of it at most."""
-        room, rows = self.config.max_length - 3, []
-        for pair in pairs:
-            source, target = map(self.tokenizer.encode, pair)
-            rows.append(Row(source[: room // 2], target[: room - room // 2]))
-        return rows
+        """Cut to the window: source and target to a half of it each."""
+        room = self.config.max_length // 2 - 2
+        return [Row(*(self.tokenizer.encode(text)[:room] for text in pair)) for pair in pairs]
 
     def collate(self, rows: list[Row]) -> tuple[np.ndarray, ...]:
         """inputs, targets (B, T), and how many positions of each are seen by all (B,)."""
-        pairs = [row.source for row in rows], [row.target for row in rows]
-        return prefix(*pairs, self.tokenizer.special, most=self.config.max_length)
+        sources, targets = zip(*rows, strict=True)
+        return prefix(sources, targets, self.tokenizer.special, self.config.max_length)
 
     def loss(self, model, inputs, targets, seen):
         """- Σ_i log P(t_i | s, t_1 … t_{i-1}; θ)."""
         return prefix_nll(model, inputs, targets, seen)
 
     def translate(self, model, rows: list[Row], width: int) -> list[str]:
-        """The best translation that a beam of this width finds; sources of one length together."""
+        """What a beam of this width finds. Sources of one length are translated together."""
         by_length, found = defaultdict(list), [""] * len(rows)
         for i, row in enumerate(rows):
             by_length[len(row.source)].append(i)
         for length, which in sorted(by_length.items()):
             for some in (which[i : i + 32] for i in range(0, len(which), 32)):
-                sources = np.stack([rows[i].source for i in some])
-                special, most = self.tokenizer.special, 2 * length + 30
-                for i, text in zip(
-                    some, beam_search(model, sources, special, width, most=most), strict=True
-                ):
+                sources, special = np.stack([rows[i].source for i in some]), self.tokenizer.special
+                texts = beam_search(model, sources, special, width, most=2 * length + 30)
+                for i, text in zip(some, texts, strict=True):
                     found[i] = self.tokenizer.decode(text).strip()
         return found
-
-    def evaluate(self, model, part: str) -> tuple[float, dict]:
-        """The loss on all pairs, and greedy translations of some."""
-        rows, pairs = self.data[part], self.examples[part]
-        every = -(-len(rows) // SHOWN)
-        texts = self.translate(model, rows[::every], 1)
-        values = {"loss": self.mean_loss(model, rows), **self.scores(texts, pairs[::every])}
-        score = {"exact": 1 - values["exact"], "bleu": 1 - values.get("bleu", 0) / 100}
-        return score.get(self.judge, values["loss"]), values
 
     def scores(self, texts: list[str], pairs: list[Pair]) -> dict:
         """The share that is exactly right, as text; BLEU (lower case) and chrF by sacrebleu."""
@@ -102,11 +85,21 @@ class Translate(Task):
         if self.judge == "bleu":
             import sacrebleu
 
-            chinese = sum("\u4e00" <= c <= "\u9fff" for c in "".join(right[:100])) > 100
-            tokenize = "zh" if chinese else "13a"
-            bleu = sacrebleu.corpus_bleu(texts, [right], lowercase=True, tokenize=tokenize)
-            values |= {"bleu": bleu.score, "chrf": sacrebleu.corpus_chrf(texts, [right]).score}
+            characters = re.findall("[\u4e00-\u9fff]", "".join(right))
+            how = dict(lowercase=True, tokenize="zh" if len(characters) > len(right) else "13a")
+            values["bleu"] = sacrebleu.corpus_bleu(texts, [right], **how).score
+            values["chrf"] = sacrebleu.corpus_chrf(texts, [right]).score
         return values
+
+    def evaluate(self, model, part: str) -> tuple[float, dict]:
+        """How far from perfect; the loss on all pairs, and the scores of greedy translations of
+        some."""
+        rows, every = self.data[part], -(-len(self.data[part]) // SHOWN)
+        texts = self.translate(model, rows[::every], width=1)
+        values = self.scores(texts, self.examples[part][::every])
+        values = {"loss": self.mean_loss(model, rows), **values}
+        score = {"exact": 1 - values["exact"], "bleu": 1 - values.get("bleu", 0) / 100}
+        return score.get(self.judge, values["loss"]), values
 
     def test(self, model) -> dict:
         """The scores on the test part, and the translations."""
@@ -115,27 +108,26 @@ class Translate(Task):
 
     def report(self, row: dict) -> str:
         """Some translations."""
-        pairs, lines = self.examples[self.part], [f"beam of {self.config.beam}; some translations:"]
+        pairs, lines = self.examples[self.part], [f"some translations, beam {self.config.beam}:"]
         for i in range(0, len(pairs), -(-len(pairs) // 3)):
             source, target = pairs[i]
             lines.append(f"  {source}\n    {row['predicted'][i]}\n    (right: {target})")
-        if self.judge == "loss":
-            lines.append("for BLEU and chrF: pip install sacrebleu")
-        return "\n".join(lines)
+        hint = ["for BLEU and chrF: pip install sacrebleu"] * (self.judge == "loss")
+        return "\n".join(lines + hint)
 
     def baselines(self) -> dict[str, dict]:
-        """To copy the source; to translate word by word."""
+        """To translate word by word; to copy the source."""
         pairs = self.examples[self.part]
+        word_for_word = word_by_word(self.examples["train"], pairs)
         rows = {
-            "word by word (IBM model 1)": word_by_word(self.examples["train"], pairs),
-            "the source, copied": [pair.source for pair in pairs],
+            "word by word (IBM model 1)": word_for_word,
+            "the source": [p.source for p in pairs],
         }
         return {name: self.scores(texts, pairs) for name, texts in rows.items()}
 
     def predict(self, model, texts: list[str]) -> list[str]:
         """The translations."""
-        rows = self.encode([Pair(text, "") for text in texts])
-        return self.translate(model, rows, self.config.beam)
+        return self.translate(model, self.encode([Pair(t, "") for t in texts]), self.config.beam)
 
 
 def word_by_word(train: list[Pair], test: list[Pair], rounds: int = 5) -> list[str]:
@@ -145,31 +137,26 @@ def word_by_word(train: list[Pair], test: list[Pair], rounds: int = 5) -> list[s
         c(t, s) = Σ_pairs P(t | s) / Σ_{s' ∈ S} P(t | s')
 
     Maximisation: P(t | s) = c(t, s) / Σ_t' c(t', s). Then each word's likeliest translation."""
-    s_number = defaultdict(lambda: len(s_number))
-    t_number = defaultdict(lambda: len(t_number))
-    links = []  # (s, t, which occurrence of t): every word of a source with every one of its target
-    occurrence = 0
+    s_number: dict[str, int] = defaultdict(lambda: len(s_number))
+    t_number: dict[str, int] = defaultdict(lambda: len(t_number))
+    links, n = [], 0  # (s, t, which target word of all): each target word with its whole source
     for source, target in train:
         s = [s_number[word] for word in dict.fromkeys(WORD.findall(source.lower()))]
         for word in WORD.findall(target):
-            links += [(i, t_number[word], occurrence) for i in s]
-            occurrence += 1
-    s, t, occurrences = np.array(links).T
+            links += [(i, t_number[word], n) for i in s]
+            n += 1
+    s, t, instance = np.array(links).T
     pair, which = np.unique(s * len(t_number) + t, return_inverse=True)
-    s_of_pair, t_of_pair = np.divmod(pair, len(t_number))
+    s, t = np.divmod(pair, len(t_number))
     p = np.ones(len(pair))  # P(t | s) of each pair that occurs together, up to a factor
     for _ in range(rounds):
-        ways = p[which]
-        share = ways / np.bincount(occurrences, ways)[occurrences]
-        count = np.bincount(which, share)
-        p = count / np.bincount(s_of_pair, count)[s_of_pair]
-    order = np.argsort(p, kind="stable")  # the likeliest last, which stays
-    words = list(t_number)
-    best = dict(zip(s_of_pair[order].tolist(), t_of_pair[order].tolist(), strict=True))
-    return [
-        " ".join(
-            words[best[s_number[w.lower()]]] if w.lower() in s_number else w
-            for w in WORD.findall(pair.source)
-        )
-        for pair in test
-    ]
+        share = p[which] / np.bincount(instance, p[which])[instance]
+        count = np.bincount(which, share)  # c(t, s)
+        p = count / np.bincount(s, count)[s]
+    order, words = (
+        np.argsort(p, kind="stable"),
+        list(t_number),
+    )  # the likeliest comes last and stays
+    best = {i: words[j] for i, j in zip(s[order].tolist(), t[order].tolist(), strict=True)}
+    sources = [WORD.findall(pair.source) for pair in test]
+    return [" ".join(best.get(s_number.get(w.lower()), w) for w in words) for words in sources]
