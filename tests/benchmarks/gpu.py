@@ -63,7 +63,7 @@ def _has(module: str) -> bool:
 def step_speed(size: str, optimizer: str, objective: str = "causal", batch: int | None = None):
     """Tokens/s of training steps as train_pretrain.py does them by default, and the seconds until
     the first was done."""
-    machine = choose_machine()
+    machine, size = choose_machine(), "tiny" if TOY else size
     config = PretrainConfig(size=size, objective=objective, optimizer=optimizer, batch_size=batch)
     config = config.with_defaults(machine.device.type)
     if TOY:
@@ -90,7 +90,7 @@ def peer_speed(size: str, batch: int, compiled: bool) -> dict:
     """The same shape as Hugging Face's GPT-2, under autocast, with AdamW."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    machine, shape = choose_machine(), ModelConfig(**_shape(size))
+    machine, shape = choose_machine(), ModelConfig(**_shape("tiny" if TOY else size))
     length, V = shape.max_length, shape.vocab_size
     config = GPT2Config(
         vocab_size=V, n_positions=length, n_embd=shape.d_model, n_layer=shape.n_layers,

@@ -34,7 +34,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def names() -> list[str]:
-    return sorted(path.name for path in tokens.PREPARED.iterdir())
+    return sorted(path.name for path in tokens.PREPARED.glob("*"))
 
 
 def test_the_tokens_are_those_of_every_document_and_its_end(monkeypatch):
