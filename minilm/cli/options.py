@@ -155,6 +155,7 @@ DEFAULT_DATA = {
     "classify": "python-docs", "tag": "python-docs-tags", "answer": "python-docs-answers",
     "translate": "latex-sympy",
 }  # fmt: skip
+TO_CLASSIFY, TO_TRANSLATE = "to classify", "to translate"
 MAY_SEE = ("bidirectional", "mean"), ("bidirectional", "first")
 
 
@@ -180,10 +181,8 @@ class FinetuneConfig(Options):
     )  # fmt: skip
     valid: str | None = flag(None, "validation texts (default: a part of train)", metavar="FILE")
     test: str | None = flag(None, "test texts, used once at the end", metavar="FILE")
-    text_column: str = flag("text", "the column that holds the text")
-    label_column: str = flag("label", "the column that holds the label")
-    source_column: str | None = flag(None, "translate: the column of sources (default: source)")
-    target_column: str | None = flag(None, "translate: the column of targets (default: target)")
+    text_column: str = flag("text", "the column that holds the text", group=TO_CLASSIFY)
+    label_column: str = flag("label", "the column that holds the label", group=TO_CLASSIFY)
     encoding: str = flag("utf-8", "the encoding of the files")
     labels: int | None = flag(
         None, "learn from this many labelled texts only, validation among them (default: all; of "
@@ -193,13 +192,11 @@ class FinetuneConfig(Options):
         "mean", "how a text, or with --task tag a word of several tokens, becomes one vector",
         choices=["mean", "last", "first"],
     )  # fmt: skip
-    positions: str = flag(
-        "both", "tag, answer: the hidden state of a token is its own, or the one before, at which "
-        "a hybrid run has learnt to predict it", choices=["own", "before", "both"],
-    )  # fmt: skip
-    beam: int = flag(4, "translate: how many beginnings go on at a time; 1 is greedy", 1, 1000)
     attention: str = flag(
-        "bidirectional", "what a position may see", choices=["bidirectional", "causal"]
+        "bidirectional",
+        "what a position may see",
+        choices=["bidirectional", "causal"],
+        group=TO_CLASSIFY,
     )
     freeze: bool = flag(False, "train the head only: what do the pretrained hidden states hold?")
     layer_decay: float = flag(0.9, "each block learns by this factor slower than the next", 0.01, 1)

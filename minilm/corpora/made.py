@@ -55,15 +55,9 @@ LONGEST = 1500  # characters of a list of parameters
 PAIRS = 20_000
 
 
-def part_of(key: str) -> str:
-    """ "train" (80 %), "valid" or "test" (10 % each), by a hash of the key."""
-    where = fraction(key, "part of a made task")
-    return "train" if where < 0.8 else "valid" if where < 0.9 else "test"
-
-
 def tags(rows: list[tuple[str, str]]) -> dict[str, list[Tagged]]:
     """Sentences with tagged names from texts (source, text). A file is in one part only, and a
-    sentence, too."""
+    sentence, too; pretraining reads none of the files to validate or test on."""
     kinds: dict[tuple[str, str], Counter] = defaultdict(Counter)  # of (package, name)
     for source, text in rows:
         package = source.split("/")[0]
@@ -72,6 +66,7 @@ def tags(rows: list[tuple[str, str]]) -> dict[str, list[Tagged]]:
                 kinds[package, name.split(".")[-1]][ROLES[role]] += 1
         for name in CALLED.findall(text):
             kinds[package, name]["class" if name[0].isupper() else "function"] += 1
+    part_of = python_docs.parts_of(rows)
     parts: dict[str, dict] = {"train": {}, "valid": {}, "test": {}}
     for source, text in rows:
         own = {match[1] for match in PARAMETER.finditer(text)}
@@ -80,7 +75,7 @@ def tags(rows: list[tuple[str, str]]) -> dict[str, list[Tagged]]:
                 continue
             for sentence in re.split(r"(?<=[.!?]) (?=[A-Z])", " ".join(paragraph.split())):
                 if tagged := _tagged(sentence, own, source.split("/")[0], kinds):
-                    parts[part_of(source)].setdefault(tagged.words, tagged)
+                    parts[part_of.get(source, "train")].setdefault(tagged.words, tagged)
     for part in ("valid", "test"):
         for words in parts["train"].keys() & parts[part].keys():
             del parts[part][words]
@@ -180,7 +175,9 @@ def latex_pairs(n: int = PAIRS, seed: int = 0) -> dict[str, list[Pair]]:
             found.setdefault(sympy.latex(made), text)
     parts: dict[str, list[Pair]] = {"train": [], "valid": [], "test": []}
     for latex, text in found.items():
-        parts[part_of(latex)].append(Pair(latex, text))
+        where = fraction(latex, "part")
+        part = "train" if where < 0.8 else "valid" if where < 0.9 else "test"
+        parts[part].append(Pair(latex, text))
     return parts
 
 

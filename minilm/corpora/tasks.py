@@ -168,7 +168,12 @@ def read(config, path: Path) -> list:
     if config.task == "translate":
         names = COLUMNS.get(config.data, ("source", "target"))
         columns = config.source_column or names[0], config.target_column or names[1]
-        found = read_pairs(path, *columns, config.encoding)
+        if ending(path) in [f".{column}" for column in columns]:  # a file a language
+            files = (path.with_name(path.name.replace(ending(path), f".{c}")) for c in columns)
+            sides = ([line.strip() for line in read_lines(file, config.encoding)] for file in files)
+            found = [Pair(*pair) for pair in zip(*sides, strict=False) if all(pair)]
+        else:
+            found = read_pairs(path, *columns, config.encoding)
     else:
         reader = read_tagged if config.task == "tag" else read_questions
         found = reader(path, config.encoding)
