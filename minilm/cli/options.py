@@ -170,6 +170,18 @@ class FinetuneConfig(Options):
         "classify", "a label for a text, a tag for each word, the answer to a question in a "
         "context, a translation", choices=["classify", "tag", "answer", "translate"],
     )  # fmt: skip
+    positions: str = flag(
+        "both", "the hidden state of a token is its own, or the one before, at which a hybrid run "
+        "has learnt to predict it", choices=["own", "before", "both"],
+        group="to tag and to answer",
+    )  # fmt: skip
+    source_column: str | None = flag(
+        None, "the column of sources (default: source)", group=TO_TRANSLATE
+    )
+    target_column: str | None = flag(
+        None, "the column of targets (default: target)", group=TO_TRANSLATE
+    )
+    beam: int = flag(4, "how many beginnings go on; 1 is greedy", 1, 1000, group=TO_TRANSLATE)
     from_scratch: bool = flag(False, "the control: the same network and tokenizer, random weights")
     data: str | None = flag(
         None, "a corpus for the task (default: python-docs, python-docs-tags, python-docs-answers, "
