@@ -122,8 +122,8 @@ def beam_search(
     device, V, (B, S) = model.embedding.weight.device, model.config.vocab_size, sources.shape
     never = torch.ones(V, dtype=torch.bool, device=device)
     never[special.ordinary.start : special.ordinary.stop] = never[special.eos] = False
-    marks = np.full((2, B, 1), [[[special.bos]], [[special.eos]]])
-    source = torch.from_numpy(np.hstack([marks[0], sources, marks[1]]).astype(np.int64)).to(device)
+    framed = np.pad(sources, ((0, 0), (1, 1)), constant_values=((0, 0), (special.bos, special.eos)))
+    source = torch.from_numpy(framed.astype(np.int64)).to(device)  # (B, S + 2)
     cache = model.new_cache()
     hidden = model(source, causal=False, cache=cache)[:, -1]  # (B, D)
     rows = torch.arange(B, device=device).repeat_interleave(width)  # (B · width,)

@@ -76,12 +76,13 @@ def states_of(hidden: Tensor, positions: str) -> Tensor:
     return {"own": hidden, "before": before, "both": both}[positions]
 
 
-class TokenHead(nn.Module):
-    """What `Tagger` and `Answerer` share: a linear layer over the states of each token."""
+class Tagger(nn.Module):
+    """A label for each word: a linear layer over the states of the word's tokens, their "mean" or
+    the "first"."""
 
-    def __init__(self, transformer: Transformer, n_out: int, positions: str = "both"):
+    def __init__(self, transformer: Transformer, n_out: int, positions="both", pooling="mean"):
         super().__init__()
-        self.transformer, self.positions = transformer, positions
+        self.transformer, self.positions, self.pooling = transformer, positions, pooling
         self.dropout = nn.Dropout(transformer.config.dropout)
         self.head = zero_layer(transformer.config.d_model * (1 + (positions == "both")), n_out)
 
@@ -90,17 +91,9 @@ class TokenHead(nn.Module):
         hidden = self.transformer(tokens, causal=False, is_real=is_real)  # (B, T, D)
         return self.dropout(states_of(hidden, self.positions))
 
-
-class Tagger(TokenHead):
-    """A label for each word, which is read at the word's "first" token or at their "mean"."""
-
-    def __init__(self, transformer: Transformer, n_tags: int, positions="both", pooling="first"):
-        super().__init__(transformer, n_tags, positions)
-        self.pooling = pooling
-
     def forward(self, tokens: Tensor, is_real: Tensor, words: Tensor) -> Tensor:
         """tokens, is_real (B, T); words (B, W, 2), the first token of each word and the one after
-        its last. Returns the logits of the tags (B, W, C)."""
+        its last. Returns the logits of the labels (B, W, C)."""
         t = torch.arange(tokens.shape[1], device=tokens.device)
         first, end = words[..., :1], words[..., 1:]  # (B, W, 1)
         inside = (t == first) if self.pooling == "first" else (first <= t) & (t < end)
@@ -115,7 +108,7 @@ def tagging_nll(logits: Tensor, tags: Tensor) -> tuple[Tensor, Tensor]:
     return token_nll(logits.flatten(0, 1), tags.flatten())
 
 
-class Answerer(TokenHead):
+class Answerer(Tagger):
     """Two scores for each token: does the answer start here, does it end here?"""
 
     def __init__(self, transformer: Transformer, positions: str = "both"):
@@ -124,8 +117,7 @@ class Answerer(TokenHead):
     def forward(self, tokens: Tensor, is_real: Tensor, allowed: Tensor) -> Tensor:
         """tokens, is_real, allowed (B, T): an answer lies in the context, or, where there is none,
         at the first <doc>. Returns the scores (B, T, 2)."""
-        scores = self.head(self.states(tokens, is_real))  # (B, T, 2)
-        return scores.masked_fill(~allowed.unsqueeze(-1), FAR)
+        return self.head(self.states(tokens, is_real)).masked_fill(~allowed.unsqueeze(-1), FAR)
 
 
 def answer_nll(scores: Tensor, spans: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,11 +129,10 @@ def answer_nll(scores: Tensor, spans: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def best_span(scores: Tensor, longest: int) -> tuple[int, int, float]:
-    """The best span of at most `longest` tokens, the first <doc> alone left out: its first and last
-    token, and start's score + end's score. scores (T, 2)."""
+    """The first and last token of the best span of at most `longest` tokens, the first <doc> left
+    out, and the sum of its two scores. scores (T, 2)."""
     pairs = scores[:, :1] + scores[:, 1]  # (T, T), [start, end]
-    T = len(scores)
-    possible = torch.ones(T, T, dtype=torch.bool, device=scores.device).triu().tril(longest - 1)
+    possible = torch.ones_like(pairs, dtype=torch.bool).triu().tril(longest - 1)
     possible[0] = False
     best = pairs.masked_fill(~possible, 2 * FAR).argmax()
-    return int(best) // T, int(best) % T, float(pairs.flatten()[best])
+    return *divmod(int(best), len(scores)), float(pairs.flatten()[best])

@@ -279,9 +279,8 @@ def tagging_loss(parameters, config, tokens, tags, is_real, words):
     """tokens, is_real (B, T), tags (B, W), words (B, W, 2) -> sum of nats, count, gradients.
     L = - Σ_i log P(y_i | w_1 .. w_n),  logits = W mean(states of tokens first <= t < end) + b."""
     states, saved = token_states(parameters, config, tokens, is_real)
-    t = np.arange(len(tokens.T))
-    inside = (words[..., :1] <= t) & (t < words[..., 1:])
-    weights = inside / np.maximum(inside.sum(axis=-1, keepdims=True), 1)  # (B, W, T)
+    first, end, t = words[..., :1], words[..., 1:], np.arange(len(tokens.T))
+    weights = ((first <= t) & (t < end)) / np.maximum(end - first, 1)  # (B, W, T)
     head = parameters["head.weight"], parameters["head.bias"]
     loss_sum, count, dpooled, dhead, dbias = output_loss(weights @ states, tags, *head)
     gradients = token_states_backward(weights.swapaxes(1, 2) @ dpooled, saved)
@@ -297,6 +296,5 @@ def answer_loss(parameters, config, tokens, spans, is_real, allowed):
     loss_sum, saved_loss = token_nll(scores.reshape(-1, len(tokens.T)), spans.ravel())
     dscores = token_nll_backward(saved_loss).reshape(scores.shape).swapaxes(1, 2)  # (B, T, 2)
     dstates, dhead = linear_backward(dscores, saved_scores)
-    gradients = token_states_backward(dstates, saved)
-    head = {"head.weight": dhead, "head.bias": dscores.sum(axis=(0, 1))}
-    return loss_sum, len(tokens), gradients | head
+    gradients = {"head.weight": dhead, "head.bias": dscores.sum(axis=(0, 1))}
+    return loss_sum, len(tokens), gradients | token_states_backward(dstates, saved)
