@@ -245,6 +245,8 @@ class FinetuneConfig(Options):
                 f"--task {self.task} has an attention of its own: leave --attention out, and give "
                 f"--pooling mean or first"
             )
+        if self.task == "translate" and self.freeze:
+            raise UserError("--task translate --freeze: there is no head to train: leave one out")
         if not self.train and not self.data:
             self.data = DEFAULT_DATA[self.task]
         if self.data == "python-docs" and self.labels is None:

@@ -288,9 +288,17 @@ def test_each_task_is_learnt_predicted_and_evaluated(task, tmp_path, monkeypatch
     assert (found.text if task == "answer" else found) == right or task == "tag"
     capsys.readouterr()
     asked = ["--question", "What colour?"] if task == "answer" else []
-    assert main(["predict", "run", text, *asked, "--device", "cpu"]) in (0, None)
+    main(["predict", "run", text, *asked, "--device", "cpu"])
     assert "red" in capsys.readouterr().out
-    main(["predict", "run", "--file", "own.jsonl", "--device", "cpu", "--text-column",
-          "source" if task == "translate" else "words"]) if task != "tag" else None  # fmt: skip
-    main(["evaluate", "run", "--test", "own.jsonl", "--device", "cpu"])
-    assert f"{first[key]:.1%}" in capsys.readouterr().out
+    (tmp_path / "texts.txt").write_text(f"{text}\n{text}\n")
+    file = "own.jsonl" if task == "answer" else "texts.txt"
+    main(["predict", "run", "--file", file, "--device", "cpu"])
+    lines = (tmp_path / f"{file}.predicted.jsonl").read_text().splitlines()
+    assert len(lines) == (24 if task == "answer" else 2) and "red" in lines[0]
+    for data in (["--test", "own.jsonl"], []):
+        main(["evaluate", "run", *data, "--device", "cpu"])
+        assert f"{first[key]:.1%}" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", "run", "out"])
+    main(["view", "run"])
+    assert (tmp_path / "run/view.html").exists()
