@@ -65,7 +65,7 @@ class Answering(Task):
     """Where in a context the answer to a question stands. `blind` hides the questions."""
 
     epochs = 4
-    columns = ("exact", "exact match", "{:.1%}"), ("f1", "F1 of words", "{:.1%}")
+    columns = ("f1", "F1 of words", "{:.1%}"), ("exact", "exact match", "{:.1%}")
     example = '"a context" --question "What ...?"'
 
     def __init__(self, config, tokenizer, classes=None, blind: bool = False):
@@ -135,24 +135,15 @@ class Answering(Task):
         missing = NO_ANSWER in self.classes
         return [Answer("", -1, 1 - a.probability) if missing and b < 0 else a for b, a in found]
 
-    def scores(self, answers: list[str], part: str) -> dict:
+    def predictions(self, model, part: str) -> list[str]:
+        """The answers of a part."""
+        return [a.text for a in self.answers(model, self.data[part], self.examples[part])]
+
+    def scores(self, predicted: list[str], part: str) -> dict:
         """Exact match and F1: the means over all questions, and of each (N, 2)."""
-        pairs = zip(answers, self.examples[part], strict=True)
+        pairs = zip(predicted, self.examples[part], strict=True)
         each = np.array([exact_and_f1(text, question.answers) for text, question in pairs])
-        exact, f1 = each.mean(0)
-        return dict(exact=float(exact), f1=float(f1), each=each, predicted=answers)
-
-    def test(self, model, part: str = "") -> dict:
-        """The scores on the test part (or another), and the answers."""
-        part = part or self.part
-        answers = self.answers(model, self.data[part], self.examples[part])
-        return self.scores([answer.text for answer in answers], part)
-
-    def evaluate(self, model, part: str) -> tuple[float, dict]:
-        """1 - F1, and the loss, exact match and F1."""
-        values = self.test(model, part)
-        loss = self.mean_loss(model, self.data[part])
-        return 1 - values["f1"], dict(loss=loss, exact=values["exact"], f1=values["f1"])
+        return dict(f1=float(each[:, 1].mean()), exact=float(each[:, 0].mean()), each=each)
 
     def report(self, row: dict) -> str:
         """F1 with its interval, and some answers."""
@@ -165,10 +156,10 @@ class Answering(Task):
             lines.append(f"  {questions[i].question[:60]} {found[:50]!r} (right: {right[:50]!r})")
         return "\n".join(lines)
 
-    def baselines(self) -> dict[str, dict]:
+    def simpler(self) -> dict[str, list]:
         """The sentence of the context that shares most words with the question."""
         texts = [best_sentence(q.context, q.question) for q in self.examples[self.part]]
-        return {"the sentence with most words of it": self.scores(texts, self.part)}
+        return {"the sentence with most words of it": texts}
 
     def predict(self, model, texts: list[tuple[str, str]]) -> list[Answer]:
         """The answers to pairs (context, question)."""

@@ -122,14 +122,14 @@ class Tagging(Task):
         return tagging_nll(model(tokens, is_real, words), tags)
 
     @torch.inference_mode()
-    def tags(self, model, rows: list[Row], n: int) -> list[list[str]]:
-        """The best tags of each of n sentences."""
+    def tags(self, model, rows: list[Row]) -> list[list[str]]:
+        """The best tags of each sentence."""
         found: list = [None] * len(rows)
         for which, (*batch, _) in self.in_batches(model.eval(), rows):
             log_p = model(*batch).float().log_softmax(-1).cpu().numpy()
             for i, row in zip(which, log_p, strict=True):
                 found[i] = best_tags(row[: len(rows[i].tags)], self.classes)
-        sentences: list[list[str]] = [[] for _ in range(n)]
+        sentences: list[list[str]] = [[] for _ in range(rows[-1].sentence + 1)]
         for row, tags in zip(rows, found, strict=True):
             sentences[row.sentence] += tags
         return sentences
@@ -142,15 +142,9 @@ class Tagging(Task):
             f1=float(f1(counts)), precision=float(right / found), recall=float(right / there)
         )
 
-    def evaluate(self, model, part: str) -> tuple[float, dict]:
-        """1 - F1, and the loss, F1, precision and recall."""
-        values = self.scores(self.tags(model, self.data[part], len(self.examples[part])), part)
-        return 1 - values["f1"], {"loss": self.mean_loss(model, self.data[part]), **values}
-
-    def test(self, model) -> dict:
-        """The scores on the test part, and the tags."""
-        predicted = self.tags(model, self.data[self.part], len(self.examples[self.part]))
-        return self.scores(predicted, self.part) | {"predicted": predicted}
+    def predictions(self, model, part: str) -> list[list[str]]:
+        """The tags of a part."""
+        return self.tags(model, self.data[part])
 
     def report(self, row: dict) -> str:
         """F1 with its interval, and of each type."""
@@ -163,18 +157,18 @@ class Tagging(Task):
             lines.append(f"  {kind:{max(map(len, kinds))}}  {f1(sums):6.1%}  of {sums[2]:,}")
         return "\n".join(lines)
 
-    def baselines(self) -> dict[str, dict]:
-        """Two that might win: a linear model on neighbours; each word's most frequent tag."""
+    def simpler(self) -> dict[str, list]:
+        """A linear model on neighbours; each word's most frequent tag."""
         train, test = self.examples["train"], self.examples[self.part]
-        linear, frequent = linear_tags(train, test, self.classes), frequent_tags(train, test)
-        rows = {"linear in a word and its neighbours": linear, "a word's usual tag": frequent}
-        return {name: self.scores(tags, self.part) for name, tags in rows.items()}
+        linear = linear_tags(train, test, self.classes)
+        usual = frequent_tags(train, test)
+        return {"linear in a word and its neighbours": linear, "a word's usual tag": usual}
 
     def predict(self, model, texts: list[str]) -> list[list[tuple[str, str]]]:
         """Each text's words and their tags."""
         words = [tuple(SPLIT.findall(text)) or ("",) for text in texts]
         rows = self.encode([Tagged(w, ("O",) * len(w)) for w in words])
-        found = self.tags(model, rows, len(texts))
+        found = self.tags(model, rows)
         return [list(zip(*pair, strict=True)) for pair in zip(words, found, strict=True)]
 
 

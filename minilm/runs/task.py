@@ -40,12 +40,12 @@ class Task:
     """Reads the data that the options name; raises UserError where they cannot be used.
 
     `classes` are what the head tells apart; given, no data is read: enough to predict. `examples`
-    are the parts as they came, `data` the same encoded. A subclass has `read`, `encode`, `collate`,
-    `loss`, `evaluate`, `test`, `report`, `baselines` and `predict`.
+    are the parts as they came, `data` the same encoded: lists of rows. A subclass has `read`,
+    `encode`, `collate`, `loss`, `predictions`, `scores`, `report`, `simpler` and `predict`.
     """
 
     epochs = 3  # by default, at least
-    columns: tuple = ()  # of the table at the end: key, heading, format
+    columns: tuple = ()  # of the table at the end: key, heading, format; the first one decides
     example = '"a text of yours"'  # of what predict takes
 
     def __init__(self, config, tokenizer, classes: list[str] | None = None):
@@ -112,12 +112,26 @@ class Task:
             yield which, [torch.as_tensor(array, device=device) for array in batch]
 
     @torch.inference_mode()
-    def mean_loss(self, model, rows: list) -> float:
+    def mean_loss(self, model, part: str) -> float:
         """Nats a target."""
         sums = torch.zeros(2, dtype=torch.float64)
-        for _, batch in self.in_batches(model.eval(), rows):
+        for _, batch in self.in_batches(model.eval(), self.data[part]):
             sums += torch.stack([Tensor.double(x) for x in self.loss(model, *batch)]).cpu()
         return float(sums[0] / sums[1].clamp(min=1))
+
+    def test(self, model, part: str | None = None) -> dict:
+        """The scores on a part (None: on what is tested on), and what was predicted."""
+        predicted = self.predictions(model, part or self.part)
+        return self.scores(predicted, part or self.part) | {"predicted": predicted}
+
+    def evaluate(self, model, part: str) -> tuple[float, dict]:
+        """How far a part is from perfect; its loss and scores."""
+        values = {k: v for k, v in self.test(model, part).items() if isinstance(v, float)}
+        return 1 - values[self.columns[0][0]], {"loss": self.mean_loss(model, part), **values}
+
+    def baselines(self) -> dict[str, dict]:
+        """The scores of simpler means, which might win."""
+        return {name: self.scores(found, self.part) for name, found in self.simpler().items()}
 
 
 @functools.lru_cache(maxsize=2)

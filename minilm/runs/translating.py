@@ -78,33 +78,32 @@ class Translating(Task):
                     found[i] = self.tokenizer.decode(text).strip()
         return found
 
-    def scores(self, texts: list[str], pairs: list[Pair]) -> dict:
-        """The share that is exactly right, as text; BLEU (lower case) and chrF by sacrebleu."""
-        right = [pair.target.strip() for pair in pairs]
-        values = {"exact": float(np.mean([a == b for a, b in zip(texts, right, strict=True)]))}
+    def predictions(self, model, part: str) -> list[str]:
+        """The translations of a part."""
+        return self.translate(model, self.data[part], self.config.beam)
+
+    def scores(self, predicted: list[str], part: str, every: int = 1) -> dict:
+        """The share that is exactly right, as text; BLEU (lower case) and chrF by sacrebleu. Of a
+        part, or of every `every`th pair of it."""
+        right = [pair.target.strip() for pair in self.examples[part][::every]]
+        same = [a == b for a, b in zip(predicted, right, strict=True)]
+        values = {"exact": float(np.mean(same))}
         if self.judge == "bleu":
             import sacrebleu
 
             characters = re.findall("[\u4e00-\u9fff]", "".join(right))
             how = dict(lowercase=True, tokenize="zh" if len(characters) > len(right) else "13a")
-            values["bleu"] = sacrebleu.corpus_bleu(texts, [right], **how).score
-            values["chrf"] = sacrebleu.corpus_chrf(texts, [right]).score
+            values["bleu"] = sacrebleu.corpus_bleu(predicted, [right], **how).score
+            values["chrf"] = sacrebleu.corpus_chrf(predicted, [right]).score
         return values
 
     def evaluate(self, model, part: str) -> tuple[float, dict]:
-        """How far from perfect; the loss on all pairs, and the scores of greedy translations of
-        some."""
-        rows, every = self.data[part], -(-len(self.data[part]) // SHOWN)
-        texts = self.translate(model, rows[::every], width=1)
-        values = self.scores(texts, self.examples[part][::every])
-        values = {"loss": self.mean_loss(model, rows), **values}
+        """How far from perfect; the loss, and the scores of greedy translations of some pairs."""
+        every = -(-len(self.data[part]) // SHOWN)
+        texts = self.translate(model, self.data[part][::every], width=1)
+        values = {"loss": self.mean_loss(model, part), **self.scores(texts, part, every)}
         score = {"exact": 1 - values["exact"], "bleu": 1 - values.get("bleu", 0) / 100}
         return score.get(self.judge, values["loss"]), values
-
-    def test(self, model) -> dict:
-        """The scores on the test part, and the translations."""
-        texts = self.translate(model, self.data[self.part], self.config.beam)
-        return self.scores(texts, self.examples[self.part]) | {"predicted": texts}
 
     def report(self, row: dict) -> str:
         """Some translations."""
@@ -115,15 +114,11 @@ class Translating(Task):
         hint = ["for BLEU and chrF: pip install sacrebleu"] * (self.judge == "loss")
         return "\n".join(lines + hint)
 
-    def baselines(self) -> dict[str, dict]:
+    def simpler(self) -> dict[str, list]:
         """To translate word by word; to copy the source."""
         pairs = self.examples[self.part]
-        word_for_word = word_by_word(self.examples["train"], pairs)
-        rows = {
-            "word by word (IBM model 1)": word_for_word,
-            "the source": [p.source for p in pairs],
-        }
-        return {name: self.scores(texts, pairs) for name, texts in rows.items()}
+        found = word_by_word(self.examples["train"], pairs)
+        return {"word by word (IBM model 1)": found, "the source": [s for s, _ in pairs]}
 
     def predict(self, model, texts: list[str]) -> list[str]:
         """The translations."""
