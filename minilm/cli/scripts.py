@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from minilm.cli.options import Options, resumed
+from minilm.cli.terminal import printable
 from minilm.config import ModelConfig, UserError
 from minilm.runs import checkpoint, loop
 from minilm.runs.device import Machine
@@ -186,7 +187,7 @@ def conclude_finetuning(run: Run, config, spent: dict, task, rows: dict[str, dic
     first = next(iter(rows.values()))
     end = loop.summary(run)
     print(f"{end}\n{task.part} part, of the first row in detail:")
-    print(task.report(first))
+    print(printable(task.report(first)))
     if task.part == "valid":
         print("these texts chose the checkpoint, so the figures flatter it: give --test")
     width = max(map(len, rows))

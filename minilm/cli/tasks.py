@@ -61,6 +61,6 @@ def evaluate(model, data: str | None, test: str | None) -> None:
     task.load({part: examples[part]}, task.classes)
     row = task.test(model.model)
     print(f"{part} part of {test or options.train or options.data}:")
-    print(task.report(row))
+    print(printable(task.report(row)))
     for key, heading, form in task.columns:
         print(f"  {heading:16} {form.format(row[key])}")

@@ -92,7 +92,9 @@ class Translating(Task):
             import sacrebleu
 
             characters = re.findall("[\u4e00-\u9fff]", "".join(right))
-            how = dict(lowercase=True, tokenize="zh" if len(characters) > len(right) else "13a")
+            how = dict(
+                lowercase=True, force=True, tokenize="zh" if len(characters) > len(right) else "13a"
+            )
             values["bleu"] = sacrebleu.corpus_bleu(predicted, [right], **how).score
             values["chrf"] = sacrebleu.corpus_chrf(predicted, [right]).score
         return values
