@@ -93,7 +93,7 @@ class Answering(Task):
             ids, offsets = self.tokenizer.encode_with_offsets(context)
             asked = self.tokenizer.encode("" if self.blind else question)[: most // 2]
             head = np.concatenate([[special.bos], asked, [special.eos]])
-            room = most - len(head) - 1
+            room = max(1, most - len(head) - 1)
             first = np.searchsorted(offsets[:, 1], start, "right")
             last = np.searchsorted(offsets[:, 0], start + len(answers[0]), "left") - 1
             for begin in range(0, max(1, len(ids) - room // 2), max(1, room // 2)):

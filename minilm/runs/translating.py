@@ -53,7 +53,7 @@ class Translating(Task):
 
     def encode(self, pairs: list[Pair]) -> list[Row]:
         """Cut to the window: source and target to a half of it each."""
-        room = self.config.max_length // 2 - 2
+        room = max(1, self.config.max_length // 2 - 2)
         return [Row(*(self.tokenizer.encode(text)[:room] for text in pair)) for pair in pairs]
 
     def collate(self, rows: list[Row]) -> tuple[np.ndarray, ...]:
