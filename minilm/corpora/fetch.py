@@ -46,6 +46,17 @@ SOURCES: dict[str, list[Source]] = {
         "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
         "input.txt", 1_115_394, "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
     )],
+    "wnut17": [
+        Source("https://raw.githubusercontent.com/leondz/emerging_entities_17/master/" + name, part)
+        for part, name in {"train.conll": "wnut17train.conll", "dev.conll": "emerging.dev.conll",
+                           "test.conll": "emerging.test.annotated"}.items()
+    ],
+    "multi30k": [
+        Source("https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw/" + name,
+               name)
+        for name in (f"{part}.{language}.gz" for part in ("train", "val", "test_2016_flickr")
+                     for language in ("en", "de"))
+    ],
 }  # fmt: skip
 
 
@@ -82,7 +93,10 @@ def fetch(name: str, folder: Path = Path("data")) -> None:
                 f"{source.url}: {reason}. Try `python -m minilm fetch {name}` again, or download "
                 f"the file by hand, put it at {by_hand} and run the same command"
             ) from None
-        print(f"{wanted} is ready ({'sha256' if source.sha256 else 'number of lines'} right)")
+        checked = (
+            "sha256 right" if source.sha256 else "number of lines right" if source.lines else ""
+        )
+        print(f"{wanted} is ready" + f" ({checked})" * bool(checked))
 
 
 class _Damaged(Exception):

@@ -28,6 +28,8 @@ def view(run: str, text: str | None = None, open: bool = False, device: str = "a
     classifies = config["kind"] == "finetune" and config["flags"].get("task") in (None, "classify")
     if text is None and not classifies:
         path = write_run_page(opened)
+    elif config["kind"] == "finetune" and not classifies:
+        raise UserError(f"{run} learnt to {config['flags']['task']}: leave --text out")
     else:
         path = (of_label if classifies else of_text)(minilm.load(run, device), text)
     print(printable(f"{path}: {path.stat().st_size:,} bytes; open it in a browser"))
