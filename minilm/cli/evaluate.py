@@ -13,6 +13,7 @@ from minilm.corpora.tokens import prepare
 from minilm.data import evaluation_windows
 from minilm.objectives import evaluation_batches
 from minilm.runs.pretraining import in_chunks
+from minilm.runs.report import report
 
 
 def evaluate(
@@ -77,4 +78,4 @@ def evaluate_classifier(model, examples: list, name: str) -> None:
     predicted = model.predict_proba([example.text for example in examples]).argmax(1)
     print(f"{name}:")
     confusion = metrics.confusion_matrix(labels, predicted, len(classes))
-    print(printable(metrics.report(confusion, classes)))
+    print(printable(report(confusion, classes)))

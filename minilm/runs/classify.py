@@ -9,6 +9,7 @@ from minilm.corpora.splits import EncodedTexts, encode_texts, splits
 from minilm.data import pad
 from minilm.heads import Classifier, classification_nll
 from minilm.metrics import label_log_probabilities
+from minilm.runs.report import report
 from minilm.runs.task import Task
 
 
@@ -79,7 +80,7 @@ class Classify(Task):
 
     def report(self, row: dict) -> str:
         """Each label's scores, and what is taken for what."""
-        return metrics.report(row["confusion"], self.classes)
+        return report(row["confusion"], self.classes)
 
     def baselines(self) -> dict[str, dict]:
         """Two that might win: always the largest class; a bag of tokens."""

@@ -219,8 +219,9 @@ def test_a_beam_as_wide_as_all_texts_finds_the_best_of_them():
             p: beam_search(model, source, few, width=30, penalty=p, most=3)[0] for p in (0.0, 4.0)
         }
 
-        def nats(text):
-            states = prefix_states(source[0], np.array(text, dtype=np.int64))[len(source[0]) + 1 :]
+        def nats(text, model=model, source=source[0]):
+            states = prefix_states(source, np.array(text, dtype=np.int64))
+            states = states[len(source) + 1 :]
             logits = model.logits(states).detach()
             logits[:, [i for i in range(V) if i not in (DOC, 3, 4, 5)]] = -torch.inf
             chosen = [*text, DOC][:3]
