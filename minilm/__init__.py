@@ -2,7 +2,7 @@
 fine-tuning with the same weights. Start with `objectives.py` and `model.py`.
 
 The three functions are the Python interface; importing minilm imports nothing else yet, for torch
-takes seconds to load. What the loaded models can do: `api.py`.
+takes seconds to load. What the loaded models can do: `cli/api.py`.
 """
 
 __version__ = "0.1.0"
@@ -18,7 +18,7 @@ def load(run: str, device: str = "auto"):
 
     Raises UserError, in one line, where there is no such run, device or whole checkpoint.
     """
-    from minilm import api
+    from minilm.cli import api
     from minilm.config import UserError
 
     config = api.open_run(run).config

@@ -19,7 +19,7 @@ DELETED = (
 
 
 def of_examples(model, examples: Sequence, name: str) -> str:
-    """Sections about a Classifier of api.py on labelled texts, (text, label) each."""
+    """Sections about a Classifier of cli/api.py on labelled texts, (text, label) each."""
     number = {label: i for i, label in enumerate(model.classes_.tolist())}
     labels, classes = np.array([number[x.label] for x in examples]), [*map(escaped, number)]
     p = model.predict_proba([x.text for x in examples])  # (N, C)

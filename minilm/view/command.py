@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 import minilm
-from minilm import api
+from minilm.cli import api
 from minilm.cli.terminal import printable
 from minilm.config import UserError
 from minilm.corpora.splits import splits
@@ -39,7 +39,7 @@ def view(run: str, text: str | None = None, open: bool = False, device: str = "a
 
 
 def of_text(model, text: str) -> Path:
-    """Write the page of a text inside a LanguageModel of api.py."""
+    """Write the page of a text inside a LanguageModel of cli/api.py."""
     record = recording.inside(
         model.model, model.tokenizer, text, model.shift, model.objective, unigrams(model)
     )
