@@ -100,10 +100,6 @@ class KeyValueCache:
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def pick(self, rows: Tensor) -> None:
-        """Go on with these of the B rows, in this order, some perhaps twice."""
-        self.keys, self.values = self.keys[rows], self.values[rows]
-
 
 class LayerNorm(nn.Module):
     """Layer norm (Ba et al. 2016, arXiv 1607.06450, eq. 4) with a gain g and no bias:
