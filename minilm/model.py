@@ -30,11 +30,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
         softmax(Q Kᵀ / √d) V
 
-    where a score counts only if its position may see its key.
-
     q (B, H, T, d); k, v (B, H, S, d); mask bool, True where position t may see key s, broadcasts
-    to (B, H, T, S), or None where all may see all. Returns (B, H, T, d).
-    """
+    to (B, H, T, S), or None where all may see all. Returns (B, H, T, d)."""
     scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)  # (B, H, T, S)
     if mask is not None:
         scores = scores.masked_fill(~mask, FAR)
@@ -47,34 +44,28 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
         (a, b) -> (a cos - b sin, a sin + b cos)
 
-    x (B, T, H, d); cos, sin (T, 1, d/2). Returns x's shape.
-    """
+    x (B, T, H, d); cos, sin (T, 1, d/2). Returns x's shape."""
     a, b = x.chunk(2, dim=-1)  # (B, T, H, d/2) each
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
 
 
 def visibility(
-    length: int,
-    start: int,
-    causal: bool,
-    is_real: Tensor | None = None,
-    device: torch.device | None = None,
-    prefix: Tensor | None = None,
-) -> Tensor | None:
-    """Which position may see which: positions start .. start + length look at 0 .. start + length.
+    length: int, start: int, causal: bool, is_real: Tensor | None = None,
+    device: torch.device | None = None, prefix: Tensor | None = None,
+) -> Tensor | None:  # fmt: skip
+    """The attention mask of positions start .. start + length over keys 0 .. start + length.
 
-    Causal: position t sees keys s <= t; with a prefix (B,), keys s < prefix, too: all see the text
-    to translate, and of its translation only what stands before. Padding is seen by no one.
-    Returns the bool mask that `attention` takes, (1 or B, 1, length, start + length), or None where
-    all may see all.
-    """
+    Causal: position t may see keys s <= t and, with a prefix (B,), also s < prefix: every position
+    sees all of the text to translate, and of its translation only what stands before. No position
+    sees padding, where is_real (B, T) is False. Returns the bool mask that `attention` takes,
+    (1 or B, 1, length, start + length), or None where all may see all."""
     mask = None
     if causal and length > 1:
         ones = torch.ones(length, start + length, dtype=torch.bool, device=device)
         mask = ones.tril(start)[None, None]
         if prefix is not None:
             keys = torch.arange(start + length, device=device)
-            mask = mask | (keys < prefix[:, None])[:, None, None, :]
+            mask = mask | (keys < prefix[:, None, None, None])
     if is_real is not None:
         padding = is_real[:, None, None, :]  # (B, 1, 1, T)
         mask = padding if mask is None else mask & padding
@@ -95,8 +86,7 @@ class KeyValueCache:
             room = (*k.shape[:2], self.max_length, k.shape[3])
             self.keys, self.values = k.new_empty(room), v.new_empty(room)
         end = self.length + k.shape[2]
-        self.keys[:, :, self.length : end] = k
-        self.values[:, :, self.length : end] = v
+        self.keys[:, :, self.length : end], self.values[:, :, self.length : end] = k, v
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
@@ -173,8 +163,7 @@ class Transformer(nn.Module):
     """Tokens in, one hidden state a position out; `logits` turns hidden states into scores.
 
     The initial weights are a function of (config, seed) alone. `attend` and `visibility` are the
-    functions above; whoever has faster ones puts them in their place. A subclass may have another
-    `block`.
+    functions above, unless someone puts faster ones in their place; a subclass may change `block`.
     """
 
     block = Block
@@ -203,8 +192,7 @@ class Transformer(nn.Module):
         """Draw the weights. A sub-layer that starts as zero lets the first steps train the
         embedding alone and keeps depth harmless (Zhang et al. 2019, arXiv 1901.09321). The small
         embedding keeps a token from predicting itself, so that the first loss is ln V."""
-        generator = torch.Generator().manual_seed(seed)
-        width = self.config.d_model
+        generator, width = torch.Generator().manual_seed(seed), self.config.d_model
         for name, parameter in self.named_parameters():
             if name.endswith(("out.weight", "down.weight", "bias")):
                 parameter.zero_()
@@ -218,17 +206,12 @@ class Transformer(nn.Module):
         return self.embedding(tokens)
 
     def forward(
-        self,
-        tokens: Tensor,
-        causal: bool,
-        is_real: Tensor | None = None,
-        cache: list[KeyValueCache] | None = None,
-        prefix: Tensor | None = None,
-    ) -> Tensor:
-        """tokens (B, T); is_real (B, T), True where a token is no padding, None where all are real.
-        With a cache (`new_cache`), tokens continue what it holds; a prefix (B,) of positions is
-        seen by all, though causal. Returns hidden (B, T, D). Raises UserError where tokens are more
-        than max_length."""
+        self, tokens: Tensor, causal: bool, is_real: Tensor | None = None,
+        cache: list[KeyValueCache] | None = None, prefix: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """tokens (B, T); causal, is_real (B, T) and prefix (B,) as in `visibility`. With a cache
+        (`new_cache`), tokens continue what it holds. Returns hidden (B, T, D). Raises UserError
+        where there are more tokens than max_length."""
         T, start = tokens.shape[1], cache[0].length if cache else 0
         if start + T > self.config.max_length:
             raise UserError(f"{start + T} tokens do not fit the window of {self.config.max_length}")
@@ -240,10 +223,9 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """A score for every token of the vocabulary: hidden · Eᵀ. hidden (N, D). Returns (N, V).
-
-        Give it only the positions that have a target: at 15 % masking, this product over all
-        positions would be most of a small model's work."""
+        """A score for every token of the vocabulary: hidden · Eᵀ. hidden (N, D), only the positions
+        that have a target: over all positions, it would be most of a small model's work. Returns
+        (N, V)."""
         return F.linear(hidden, self.embedding.weight)
 
     def new_cache(self) -> list[KeyValueCache]:
