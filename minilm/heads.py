@@ -17,14 +17,9 @@ from minilm.objectives import token_nll
 
 
 def pool(hidden: Tensor, is_real: Tensor, pooling: str) -> Tensor:
-    """One vector for a text: the "mean" over its real tokens, or the "last" of them, or the
-    "first".
-
-    Padding never counts. Under causal attention the first token has seen nothing but itself and
-    the last has seen everything; the mean is a fair choice for either.
-
-    hidden (B, T, D), is_real (B, T). Returns (B, D).
-    """
+    """One vector for a text: the "mean" over its real tokens, the "last" of them, or the "first".
+    Under causal attention the first has seen nothing but itself and the last everything; the mean
+    is a fair choice for both directions. hidden (B, T, D), is_real (B, T). Returns (B, D)."""
     if pooling == "first":
         return hidden[:, 0]
     if pooling == "last":
@@ -58,11 +53,9 @@ class Classifier(nn.Module):
 
 
 def classification_nll(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The fine-tuning loss (Radford et al. 2018, eq. 4): - Σ_texts log P(y | w_1 … w_n; θ).
-
-    The same cross-entropy as for tokens, with labels in their place. logits (B, C), labels (B,).
-    Returns (sum of nats, number of texts).
-    """
+    """The fine-tuning loss (Radford et al. 2018, eq. 4): - Σ_texts log P(y | w_1 … w_n; θ), the
+    cross-entropy that tokens have, of labels. logits (B, C), labels (B,). Returns (sum of nats,
+    number of texts)."""
     return token_nll(logits, labels)
 
 
