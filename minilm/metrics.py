@@ -65,7 +65,7 @@ def wilson_interval(right: int, n: int) -> tuple[float, float]:
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error (Guo et al. 2017, arXiv 1706.04599, eq. 3):
-    Σ_m |B_m| / n · |accuracy(B_m) - confidence(B_m)|, where B_m are the texts whose likeliest label
+    Σ_m |B_m| / N · |accuracy(B_m) - confidence(B_m)|, where B_m are the texts whose likeliest label
     has a probability in ((m - 1) / bins, m / bins]. probabilities (N, C), labels (N,)."""
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     m = np.ceil(confidence * bins).astype(int)  # (N,)

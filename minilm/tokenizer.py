@@ -144,7 +144,7 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, learn: Callable = learn_merges) -> Self:
-        """Learn a vocabulary of this size, or of a smaller one if no pair is left that occurs twice.
+        """Learn a vocabulary of this size, or of less if no pair is left that occurs twice.
         Raises UserError unless 259 <= vocab_size <= 65,536."""
         if not N_BASE <= vocab_size <= MAX_VOCAB_SIZE:
             raise UserError(f"vocab_size is {vocab_size}: give {N_BASE} to {MAX_VOCAB_SIZE}")
