@@ -1,6 +1,5 @@
 """Labelled texts: read, split, sampled, and encoded."""
 
-import contextlib
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
@@ -137,19 +136,10 @@ def _check(parts: dict[str, list[Example]], classes: list[str], source: str) -> 
             f"{source} has {len(classes)} labels in {rows} rows to train on, more than half as "
             f"many: choose the column of labels with --label-column"
         )
-    numbers: dict[float, str] = {}
     for name in classes:
         if name.lower() in MISSING:
-            n = sum(example.label == name for example in parts["train"])
-            note(f"{source}: {name!r} in {n:,} rows is a label like any other: if it means that "
-                 f"there is none, drop these rows")  # fmt: skip
-        with contextlib.suppress(ValueError):
-            twin = numbers.setdefault(float(name), name)
-            if twin != name:
-                raise UserError(
-                    f"{source} has the labels {twin!r} and {name!r}, one number written in two "
-                    f"ways: write it in one"
-                )
+            note(f"{source}: the label {name!r} is one like any other: if it means that there is "
+                 f"none, drop its rows")  # fmt: skip
     known = {normalised(example.text) for example in parts["train"]}
     for part, examples in parts.items():
         unknown = Counter(e.label for e in examples if e.label not in classes)

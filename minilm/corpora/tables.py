@@ -1,8 +1,4 @@
-"""Rows of .csv, .tsv, .jsonl and .parquet files, read and written.
-
-Whatever can be wrong with such a file raises UserError: one line with the path, the place in the
-file, and what to do about it.
-"""
+"""Rows of .csv, .tsv, .jsonl and .parquet files, read and written."""
 
 import contextlib
 import csv
@@ -31,10 +27,9 @@ def read_rows(path: Path, columns: dict[str, str], encoding: str) -> Iterator[tu
     `columns` are those that each row must have, under the flags that choose them. Raises UserError
     where one is missing, and for what is wrong with the file; EmptyFile where it has no rows.
     """
-    kind = ending(path)
-    if kind == ".parquet":
+    if ending(path) == ".parquet":
         rows = _parquet_rows(path, columns)
-    elif kind in (".jsonl", ".ndjson"):
+    elif ending(path) in (".jsonl", ".ndjson"):
         rows = _json_rows(path, encoding)
     else:
         rows = _csv_rows(path, columns, encoding)
@@ -171,10 +166,14 @@ def _quoted(lines: Callable[[], Iterator[str]], width: int) -> bool:
 
 def text_of(row: dict, column: str, path: Path, line: int) -> str:
     """The text of a row. Raises UserError where it is no text."""
-    if not isinstance(row[column], str):
-        kind = type(row[column]).__name__
-        raise UserError(f"{path}: line {line}: {column!r} is no text but {kind}: mend the row")
-    return _encodable(row[column], column, path, line)
+    value, place = row[column], f"{path}: line {line}: {column!r}"
+    if not isinstance(value, str):
+        raise UserError(f"{place} is no text but {type(value).__name__}: mend the row")
+    try:  # what JSON can write with escapes, but nobody could print or save again
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"{place} holds half of a surrogate pair: mend the row") from None
+    return value
 
 
 def label_of(row: dict, column: str, path: Path, line: int) -> str:
@@ -183,21 +182,9 @@ def label_of(row: dict, column: str, path: Path, line: int) -> str:
     value = row[column]
     if value is None or value != value:
         return ""
-    if not isinstance(value, str | int | float):
-        kind = type(value).__name__
-        raise UserError(f"{path}: line {line}: {column!r} is a {kind}: a label is a word or number")
-    return _encodable(str(value).strip(), column, path, line)
-
-
-def _encodable(text: str, column: str, path: Path, line: int) -> str:
-    try:  # what JSON can write with escapes, but nobody could print or save again
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError(
-            f"{path}: line {line}: {column!r} holds half of a surrogate pair (\\ud800 to \\udfff): "
-            f"mend the row"
-        ) from None
-    return text
+    if isinstance(value, int | float):
+        value = str(value)
+    return text_of({column: value}, column, path, line).strip()
 
 
 @contextlib.contextmanager
@@ -209,26 +196,23 @@ def new_table(path: Path, names=("text", "label", "probability")) -> Iterator[Ca
 
     def write(*row) -> None:
         """Append a row."""
-        if path.suffix == ".csv":  # csv.writer leaves a lone \r bare before Python 3.11.9
-            cells = [str(cell).replace('"', '""') for cell in row]
-            cells = [f'"{cell}"' if re.search('[",\r\n]', cell) else cell for cell in cells]
-            file.write(",".join(cells) + "\n")
+        if path.suffix == ".csv":  # all quoted: before 3.11.9 csv leaves a lone \r bare
+            csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerow(row)
         else:
-            line = json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False)
-            file.write(line + "\n")
+            row = dict(zip(names, row, strict=True))
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-    made = False
     try:
-        with path.open("x", encoding="utf-8", newline="") as file:
-            made = True
+        file = path.open("x", encoding="utf-8", newline="")
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): name another file with --out"
+        ) from None
+    try:
+        with file:
             if path.suffix == ".csv":
                 write(*names)
             yield write
-    except BaseException as error:
-        if made:
-            path.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise UserError(
-                f"{path} cannot be written ({error.strerror}): name another file with --out"
-            ) from None
+    except BaseException:
+        path.unlink(missing_ok=True)
         raise
