@@ -104,33 +104,24 @@ def texts_in(path: Path, text_column: str = "text", encoding: str = "utf-8") -> 
 
 
 def read_examples(
-    path: Path | str,
-    text_column: str = "text",
-    label_column: str = "label",
-    encoding: str = "utf-8",
+    path: Path | str, text_column="text", label_column="label", encoding="utf-8"
 ) -> list[Example]:
     """Read the examples of a table. Labels become strings without surrounding blanks; none may be
     empty. Raises UserError naming the path and line."""
     check_exists(path := Path(path))
     if kind(path) not in TABLES:
-        raise UserError(
-            f"{path}: no table ({', '.join(TABLES)}) with a {label_column!r} column; {PREDICT} "
-            f"{path}"
-        )
+        raise UserError(f"{path}: labels stand in a table ({', '.join(TABLES)}); {PREDICT} {path}")
     columns = {"--text-column": text_column, "--label-column": label_column}
-    rows = list(read_rows(path, columns, encoding))
-    examples = [
-        Example(text_of(row, text_column, path, line), label_of(row, label_column, path, line))
-        for line, row in rows
-    ]
-    if without := [line for (line, _), e in zip(rows, examples, strict=True) if not e.label]:
-        n, every = len(without), ""
-        if n == len(rows):
-            every = f"; another column: --label-column; {PREDICT} {path}"
-        raise UserError(
-            f"{path}: line {without[0]}: no label in {label_column!r}, as in {n:,} of "
-            f"{len(rows):,} rows: give one or drop the row{every}"
-        )
+    examples, without = [], []
+    for line, row in read_rows(path, columns, encoding):
+        label = label_of(row, label_column, path, line)
+        examples.append(Example(text_of(row, text_column, path, line), label))
+        without += [] if label else [line]
+    if without:
+        n, rows = len(without), len(examples)
+        every = f"; another column: --label-column; {PREDICT} {path}" if n == rows else ""
+        raise UserError(f"{path}: line {without[0]}: no label in {label_column!r}, as in {n:,} of "
+                        f"{rows:,} rows: give one or drop the row{every}")  # fmt: skip
     return examples
 
 
@@ -163,7 +154,7 @@ def files_in(folder: Path) -> list[Path]:
             continue
         seen.add((there.st_dev, there.st_ino))
         left_out["hidden"] += sum(name.startswith(".") for name in folders + names)
-        folders[:] = (name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         for path in (Path(here, name) for name in names if not name.startswith(".")):
             if not path.is_file():
                 left_out["pipes or links to nothing"] += 1

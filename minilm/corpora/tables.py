@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -88,10 +89,7 @@ def _parquet_rows(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, di
 
 def _csv_rows(path: Path, columns: dict[str, str], encoding: str) -> Iterator[tuple[int, dict]]:
     csv.field_size_limit(LONGEST_CELL)
-
-    def lines() -> Iterator[str]:
-        return read_lines(path, encoding, newline="")
-
+    lines = functools.partial(read_lines, path, encoding, newline="")
     usual = "\t" if ending(path) == ".tsv" else ","
     first = next(line for line in lines() if line.strip())
     delimiter, header = _header(first, usual, columns.values())
@@ -115,13 +113,13 @@ def _csv_rows(path: Path, columns: dict[str, str], encoding: str) -> Iterator[tu
             place = f"{path}: line {number}"
             if any(cells[len(header) :]) or any(header[len(cells) :]):  # nameless ones may lack
                 raise UserError(
-                    f"{place}: {len(cells)} cells under a header of {len(header)}: mend the row "
-                    f"(quote a cell that holds a separator)"
+                    f"{place}: {len(cells)} cells under a header of {len(header)}: "
+                    f"mend the row (quote a cell that holds a separator)"
                 )
             if tabs and any("\t" in cell and ("\n" in cell or "\r" in cell) for cell in cells):
                 raise UserError(
-                    f"{place}: a cell in quotes goes over lines and holds tabs: one cell, or "
-                    f"several rows? Save the table as .csv or .jsonl"
+                    f"{place}: a cell in quotes goes over lines and holds tabs: one "
+                    f"cell, or several rows? Save the table as .csv or .jsonl"
                 )
             yield number, {name: cell for name, cell in zip(header, cells, strict=False) if name}
     except csv.Error as error:
