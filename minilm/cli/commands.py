@@ -66,7 +66,8 @@ def generate(parser: Parser, argv: list[str]) -> None:
     args = vars(add_device(parser).parse_args(argv))
     model = _load(args.pop("run"), args.pop("device"), "generate")
     if (n := len(model.tokenizer.encode(args["prompt"]))) > model.max_length - 1:
-        note(f"of the prompt's {n} tokens the last {model.max_length - 1} are seen")
+        print(f"note: of the prompt's {n} tokens the last {model.max_length - 1} are seen",
+              file=sys.stderr)  # fmt: skip
     pieces = model.generate(**args, stream=True)
     print(printable(args["prompt"]), end="", flush=True)
     for piece in pieces:
@@ -195,7 +196,7 @@ def chat(parser: Parser, argv: list[str]) -> None:
     args = vars(add_device(parser).parse_args(argv))
     from minilm.cli.terminal import chat
 
-    chat(**args)
+    chat(_load(args.pop("run"), args.pop("device"), "generate"), **args)
 
 
 def fetch(parser: Parser, argv: list[str]) -> None:
@@ -243,21 +244,14 @@ COMMANDS = {
 }  # fmt: skip
 
 
-def note(text: str) -> None:
-    """A line for the person that is no part of the output."""
-    print(f"note: {text}", file=sys.stderr)
-
-
 def _load(run: str, device: str, method: str):
     """minilm.load, of a run that can do what is asked. Raises UserError where it cannot."""
     import minilm
 
     model = minilm.load(run, device)
     if not hasattr(model, method):
-        kind = model.config["kind"]
-        raise UserError(
-            f"{run} is a {kind} run, which cannot do that: name a run of the other kind"
-        )
+        raise UserError(f"{run} is a {model.config['kind']} run, which cannot do that: name a run "
+                        f"of the other kind")  # fmt: skip
     return model
 
 
@@ -277,6 +271,5 @@ def add_number(parser: Parser, name: str, default, help: str, kind=float, low=0,
                 return value
         raise argparse.ArgumentTypeError(f"{text!r}: give a number from {low:g} to {high:g}")
 
-    metavar = name.split("-")[-1].upper()
-    help += f" (default: {default})"
-    parser.add_argument(name, type=convert, default=default, metavar=metavar, help=help)
+    how = dict(metavar=name.split("-")[-1].upper(), help=f"{help} (default: {default})")
+    parser.add_argument(name, type=convert, default=default, **how)

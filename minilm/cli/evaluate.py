@@ -15,14 +15,9 @@ from minilm.runs.pretraining import in_chunks
 
 
 def evaluate(
-    run: str,
-    data: str | None,
-    test: str | None,
-    text_column: str,
-    label_column: str,
-    encoding: str,
-    device: str,
-) -> None:
+    run: str, data: str | None, test: str | None, text_column: str, label_column: str,
+    encoding: str, device: str,
+) -> None:  # fmt: skip
     """Print how good a run is: on `data`, on the file `test`, or else on its own data. Raises
     UserError where that cannot be."""
     model = minilm.load(run, device)
@@ -66,10 +61,8 @@ def evaluate_classifier(model, examples: list, name: str) -> None:
     classes = model.classes_.tolist()
     number = {label: i for i, label in enumerate(classes)}
     if unknown := sorted({example.label for example in examples} - set(classes)):
-        raise UserError(
-            f"{name} has the label {unknown[0]!r}, which this run never learnt: it knows "
-            f"{', '.join(classes[:8])}"
-        )
+        raise UserError(f"{name} has the label {unknown[0]!r}, which this run never learnt: it "
+                        f"knows {', '.join(classes[:8])}")  # fmt: skip
     labels = np.array([number[example.label] for example in examples])
     predicted = model.predict_proba([example.text for example in examples]).argmax(1)
     print(f"{name}:")

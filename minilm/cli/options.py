@@ -128,10 +128,8 @@ class PretrainConfig(Options):
         for name, value in inherited.items():
             asked = getattr(self, name)
             if name not in ("max_length", "dropout", "size") and asked not in (None, value):
-                raise UserError(
-                    f"{flag_name(name)} {asked}: the weights of --init have {value}; leave the "
-                    f"flag out"
-                )
+                raise UserError(f"{flag_name(name)} {asked}: the weights of --init have {value}; "
+                                f"leave the flag out")  # fmt: skip
         size = self.size or inherited.get("size") or "tiny"
         shift = int(self.objective == "hybrid")
         sizes = SIZES[size] | (ON_CUDA.get(size, {}) if device == "cuda" else {})
@@ -210,29 +208,21 @@ class FinetuneConfig(Options):
             self.labels = 300
 
 
-def saved_options(kind, saved: dict):
-    """The options that a run was started with, from its config.json. Raises UserError where they
-    are not what the command line could have given."""
-    try:
-        return kind(**saved)
-    except TypeError as error:
-        raise UserError(f"config.json holds flags of another version ({error})") from None
-
-
 def resumed(parsed, saved: dict):
     """The options of a run that goes on: those it was started with.
 
     Raises UserError where the command line (`parsed`) asks for something else.
     """
-    original = saved_options(type(parsed), saved)
+    try:
+        original = type(parsed)(**saved)
+    except TypeError as error:
+        raise UserError(f"config.json holds flags of another version ({error})") from None
     for name in sorted(parsed.given - {"run", "resume", "minutes"}):
         now, then = getattr(parsed, name), getattr(original, name)
         if now != then:
             cure = "start a new run"
             if name == "steps":
                 cure = f"start a new run from its weights with --init {parsed.run or 'RUN'}"
-            raise UserError(
-                f"{flag_name(name)} {now} cannot be changed on resume: the run was started with "
-                f"{then}. Leave the flag out, or {cure}"
-            )
+            raise UserError(f"{flag_name(name)} {now} cannot be changed on resume: the run was "
+                            f"started with {then}. Leave the flag out, or {cure}")  # fmt: skip
     return original
