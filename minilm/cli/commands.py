@@ -6,7 +6,6 @@ torch takes seconds to load.
 
 import argparse
 import contextlib
-import difflib
 import importlib
 import math
 import sys
@@ -33,12 +32,9 @@ def run_command(argv: list[str]) -> None:
         epilog="\n".join(f"  {name:10}{doc.split(': ')[0]}" for name, doc in descriptions.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", metavar="COMMAND", help="one of those below")
+    help = "one of those below"
+    parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help=help)
     name = parser.parse_args(argv[:1]).command
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}"
-        raise UserError(f"unknown command {name}: {hint}")
     COMMANDS[name](Parser(prog=f"{parser.prog} {name}", description=descriptions[name]), argv[1:])
 
 

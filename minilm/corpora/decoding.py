@@ -15,10 +15,9 @@ from tqdm import tqdm
 
 from minilm.config import UserError
 
-MARKS = {  # a byte order mark at the beginning names the encoding; the longest is tried first
-    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
-}  # fmt: skip
+# A byte order mark at the beginning names the encoding.
+MARKS = {codecs.BOM_UTF8: "utf-8-sig"}
+MARKS |= dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16")
 
 
 class EmptyFile(UserError):
