@@ -198,10 +198,8 @@ class FinetuneConfig(Options):
         if not self.train and (self.valid or self.test):
             raise UserError("--valid and --test go with --train FILE, which is missing")
         if self.attention == "causal" and self.pooling == "first":
-            raise UserError(
-                "--attention causal --pooling first: the first token would see nothing of the "
-                "text: give --pooling mean or last"
-            )
+            raise UserError("--attention causal --pooling first: the first token sees nothing of "
+                            "the text: give --pooling mean or last")  # fmt: skip
         if not self.train and not self.data:
             self.data = "python-docs"
         if self.data == "python-docs" and self.labels is None:

@@ -78,9 +78,7 @@ def write_down(
     if config.resume:
         saved = run.config
         if (saved["tokenizer"], saved["checksum"]) != (tokenizer.fingerprint, facts["checksum"]):
-            raise UserError(
-                f"{run.folder} was trained on other texts than there are now: start a new run"
-            )
+            raise UserError(f"{run.folder} was trained on other texts: start a new run")
         return
     precision = "float32" if machine.dtype.itemsize == 4 else "bfloat16"
     flags = dataclasses.asdict(config) | dict(run=str(run.folder), precision=precision)

@@ -12,17 +12,10 @@ from pathlib import Path
 from minilm.config import UserError
 from minilm.corpora import named, python_docs
 from minilm.corpora.decoding import EmptyFile, note
-from minilm.corpora.files import (
-    Example,
-    check_exists,
-    files_in,
-    kind,
-    read_documents,
-    read_examples,
-)
+from minilm.corpora.files import Example, check_exists, files_in, kind, read_documents
 from minilm.runs.bounded import sha256_of
 
-__all__ = ["NAMES", "Example", "documents", "fingerprint", "labelled", "read_examples"]
+__all__ = ["NAMES", "Example", "documents", "fingerprint", "labelled"]
 
 _DOCUMENTS = {
     "python-docs": python_docs.documents,
@@ -70,9 +63,7 @@ def labelled(name: str) -> dict[str, list[Example]]:
     UserError where it has none or is not there."""
     if name not in _LABELLED:
         why = "has no labels" if name in NAMES else "is no known corpus"
-        raise UserError(
-            f"--data {name} {why}: choose one of {', '.join(_LABELLED)}, or give --train FILE"
-        )
+        raise UserError(f"--data {name} {why}: choose {', '.join(_LABELLED)}, or --train FILE")
     return _LABELLED[name]()
 
 

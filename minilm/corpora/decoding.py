@@ -58,9 +58,7 @@ def _opened(path: Path, encoding: str, newline: str | None) -> Iterator[io.TextI
     try:
         "".encode(encoding)  # refuses what is no encoding of text, such as "hex"
     except (LookupError, ValueError):
-        raise UserError(
-            f"--encoding {encoding}: no such encoding: try utf-8, utf-16, latin-1 or cp1252"
-        ) from None
+        raise UserError(f"--encoding {encoding}: no such encoding: try utf-8 or cp1252") from None
     if path.exists() and not path.is_file():  # a pipe may have no end, and no writer
         raise UserError(f"{path}: not a regular file: give the path of a text file")
     opener = gzip.open if path.name.lower().endswith(".gz") else open

@@ -84,10 +84,8 @@ def fetch(name: str, folder: Path = Path("data")) -> None:
             os.replace(found, wanted)
     except _UNFIT as error:
         reason = str(error).replace("\n", " ") or type(error).__name__
-        raise UserError(
-            f"{source.url}: {reason}. Try `python -m minilm fetch {name}` again, or download "
-            f"the file by hand, put it at {by_hand} and run the same command"
-        ) from None
+        raise UserError(f"{source.url}: {reason}. Try again, or download the file by hand, put it "
+                        f"at {by_hand} and run the same command") from None  # fmt: skip
     print(f"{wanted} is ready ({'sha256' if source.sha256 else 'number of lines'} right)")
 
 

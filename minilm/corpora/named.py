@@ -76,8 +76,6 @@ def tinyshakespeare_documents() -> Iterator[str]:
 def needed(name: str, path: Path) -> Path:
     """The path, if something is there. Raises UserError that says how to get it."""
     if not path.exists():
-        raise UserError(
-            f"{path}: not there yet: run `python -m minilm fetch {name}`, or put it there by hand "
-            f"(data/README.md says where it comes from)"
-        )
+        raise UserError(f"{path}: not there yet: run `python -m minilm fetch {name}`, or see "
+                        f"data/README.md for where it comes from")  # fmt: skip
     return path

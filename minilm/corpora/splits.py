@@ -133,10 +133,8 @@ def _check(parts: dict[str, list[Example]], classes: list[str], source: str) -> 
     known = {normalised(example.text) for example in parts["train"]}
     for part in parts.keys() - {"train"}:
         if unknown := {example.label for example in parts[part]}.difference(classes):
-            raise UserError(
-                f"{part} has the label {min(unknown)!r}, which train never shows (it "
-                f"has {', '.join(classes[:8])}): correct it, or add examples to train"
-            )
+            raise UserError(f"{part} has the label {min(unknown)!r}, which train never shows (it "
+                            f"has {', '.join(classes[:8])}): correct it")  # fmt: skip
         if again := sum(normalised(example.text) in known for example in parts[part]):
             note(f"warning: {again} of the {len(parts[part])} texts in {part} are in train, too, "
                  f"where they can be learnt by heart")  # fmt: skip

@@ -33,26 +33,19 @@ def read_rows(path: Path, columns: dict[str, str], encoding: str) -> Iterator[tu
     elif ending(path) in (".jsonl", ".ndjson"):
         rows = _json_rows(path, encoding)
     else:
-        rows = _csv_rows(path, columns, encoding)
+        rows = _csv_rows(path, list(columns.values()), encoding)
     line = None
     for line, row in rows:
         for flag, column in columns.items():
-            if column not in row:
-                raise _missing(path, line, flag, column, row)
+            if column not in row:  # where the header is missing, the names may be whole texts
+                found = ", ".join(repr(name[:30]) for name in list(row)[:12]) or "none"
+                more = f"; {PREDICT} {path}" if flag == "--label-column" else ""
+                raise UserError(f"{path}: line {line}: no column {column!r}: choose one with {flag}"
+                                f"; found: {found} (a table begins with a line of such names)"
+                                + more)  # fmt: skip
         yield line, row
     if line is None:
         raise EmptyFile(f"{path}: a header but no rows: put some rows under it")
-
-
-def _missing(path: Path, line: int, flag: str, column: str, names: Iterable[str]) -> UserError:
-    # Where the header is missing, these may be whole texts.
-    found = ", ".join(repr(name[:30]) for name in list(names)[:12]) or "none"
-    advice = f"choose one with {flag}; found: {found}"
-    if ending(path) in (".csv", ".tsv"):
-        advice += " (if this is a row already, put a line with the columns' names above it)"
-    if flag == "--label-column":
-        advice += f"; {PREDICT} {path}"
-    return UserError(f"{path}: line {line}: no column {column!r}: {advice}")
 
 
 def _json_rows(path: Path, encoding: str) -> Iterator[tuple[int, dict]]:
@@ -61,13 +54,10 @@ def _json_rows(path: Path, encoding: str) -> Iterator[tuple[int, dict]]:
             continue
         try:
             row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError('no object like {"text": ...}')
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: line {number}: broken JSON ({error}): mend it") from None
-        if not isinstance(row, dict):
-            raise UserError(
-                f"{path}: line {number}: a JSON {type(row).__name__}, not an object: "
-                f'write one {{"text": ...}} a line'
-            )
         yield number, row
 
 
@@ -87,17 +77,14 @@ def _parquet_rows(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, di
         raise UserError(f"{path}: no parquet table ({why}): get it again") from None
 
 
-def _csv_rows(path: Path, columns: dict[str, str], encoding: str) -> Iterator[tuple[int, dict]]:
+def _csv_rows(path: Path, columns: list[str], encoding: str) -> Iterator[tuple[int, dict]]:
     csv.field_size_limit(LONGEST_CELL)
     lines = functools.partial(read_lines, path, encoding, newline="")
     usual = "\t" if ending(path) == ".tsv" else ","
     first = next(line for line in lines() if line.strip())
-    delimiter, header = _header(first, usual, columns.values())
-    for flag, column in columns.items():
-        if header.count(column) > 1:
-            raise UserError(f"{path}: two columns of one name, {column!r}: rename one")
-        if column not in header:
-            raise _missing(path, 1, flag, column, header)
+    delimiter, header = _header(first, usual, columns)
+    if twins := [column for column in columns if header.count(column) > 1]:
+        raise UserError(f"{path}: two columns of one name, {twins[0]!r}: rename one")
     if delimiter != usual:
         note(f"{path}: its columns are separated by {DELIMITERS[delimiter]}")
     tabs = delimiter == "\t"
@@ -112,15 +99,11 @@ def _csv_rows(path: Path, columns: dict[str, str], encoding: str) -> Iterator[tu
                 continue
             place = f"{path}: line {number}"
             if any(cells[len(header) :]) or any(header[len(cells) :]):  # nameless ones may lack
-                raise UserError(
-                    f"{place}: {len(cells)} cells under a header of {len(header)}: "
-                    f"mend the row (quote a cell that holds a separator)"
-                )
+                raise UserError(f"{place}: {len(cells)} cells under a header of {len(header)}: "
+                                f"quote a cell that holds a separator")  # fmt: skip
             if tabs and any("\t" in cell and ("\n" in cell or "\r" in cell) for cell in cells):
-                raise UserError(
-                    f"{place}: a cell in quotes goes over lines and holds tabs: one "
-                    f"cell, or several rows? Save the table as .csv or .jsonl"
-                )
+                raise UserError(f"{place}: a cell in quotes goes over lines and holds tabs, like "
+                                f"several rows: save the table as .csv or .jsonl")  # fmt: skip
             yield number, {name: cell for name, cell in zip(header, cells, strict=False) if name}
     except csv.Error as error:
         raise UserError(f"{path}: the row from line {begins} on is broken ({error}): mend its "
@@ -203,9 +186,7 @@ def new_table(path: Path, names=("text", "label", "probability")) -> Iterator[Ca
     try:
         file = path.open("x", encoding="utf-8", newline="")
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}): name another file with --out"
-        ) from None
+        raise UserError(f"{path} cannot be written ({error.strerror}): give --out") from None
     try:
         with file:
             if path.suffix == ".csv":

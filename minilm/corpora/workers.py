@@ -39,10 +39,8 @@ def parallel(function: Callable, items: Iterable) -> Iterator:
         while waiting:
             yield waiting.popleft().recv()
     except (EOFError, OSError):
-        raise UserError(
-            "a worker process ended before its work was done: is there too little memory, or does "
-            "your own script lack `if __name__ == '__main__':`?"
-        ) from None
+        raise UserError("a worker process ended before its work was done: too little memory, or "
+                        "a script without `if __name__ == '__main__':`?") from None  # fmt: skip
     finally:
         for process, pipe in workers:
             process.kill()

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from minilm.config import UserError
-from minilm.corpora import Example, documents, fingerprint, read_examples
+from minilm.corpora import Example, documents, fingerprint
 from minilm.corpora.decoding import note
-from minilm.corpora.files import texts_in
+from minilm.corpora.files import read_examples, texts_in
 from minilm.corpora.tables import new_table
 
 CSV = "text,label\ngood film,pos\nbad film,neg\n"
@@ -162,13 +162,13 @@ BAD = {  # name: content, what the line says besides the path
     "nul.txt": ("text\0text", "NUL"),
     "late-nul.txt": ("text\n" * 2000 + "\0", "line 2001 holds a NUL"),
     "columns.csv": ("review,stars\nfine,5\n", "--text-column; found: 'review', 'stars'"),
-    "no-header.csv": ("fine,pos\nbad,neg\n", "if this is a row already, put a line"),
+    "no-header.csv": ("fine,pos\nbad,neg\n", "a table begins with a line of such names"),
     "twice.csv": ("text,text,label\na,b,c\n", "two columns of one name"),
     "ragged.csv": (CSV + "\nfine,indeed,pos\n", "line 5: 3 cells under a header of 2"),
     "quote.csv": (CSV + '"never closed,pos\nmore,neg\n', "from line 4 on is broken"),
     "broken.jsonl": (JSONL + '{"text": ', "line 3: broken JSON"),
     "deep.jsonl": ("[" * 100_000, "line 1: broken JSON"),
-    "array.jsonl": ('["good film", "pos"]\n', "line 1: a JSON list"),
+    "array.jsonl": ('["good film", "pos"]\n', "line 1: broken JSON (no object like"),
     "null.jsonl": ('{"text": null, "label": "a"}', "'text' is no text but NoneType"),
     "half.jsonl": (r'{"text": "\ud800", "label": "a"}', "surrogate"),
 }
