@@ -35,33 +35,33 @@ def read_documents(
     r"""Yield the documents of a file: of a table those of each row, of any other text all of it,
     both cut at `separator` (None: at <|endoftext|>, which is said; "": nowhere; \n and \t in it are
     a line end and a tab)."""
-    if is_table := kind(path) in TABLES:
-        rows = read_rows(path, {"--text-column": text_column}, encoding)
-        texts = (text_of(row, text_column, path, line) for line, row in rows)
-    else:
-        texts = [whole_text(path, encoding)]
     end = END_OF_TEXT if separator is None else separator.replace("\\n", "\n").replace("\\t", "\t")
-    for text in texts:
+    for text in _texts(path, text_column, encoding):
         parts = text.split(end) if end else [text]
         if len(parts) > 1 and separator is None:
             note(f"{path}: a document ends at every {end} (--document-separator: another, '' none)")
-        elif len(parts) == 1 and separator and not is_table:
+        elif len(parts) == 1 and separator and ending(path) not in TABLES:
             note(f"{path}: --document-separator {separator!r} is not in it: one document")
         yield from (p.strip("\n") if len(parts) > 1 else p for p in parts if p.strip())
 
 
-def whole_text(path: Path, encoding: str = "utf-8") -> str:
-    """All that a person would read in a text file, without the tags of HTML. Raises UserError."""
+def _texts(path: Path, text_column: str, encoding: str) -> Iterator[str]:
+    """Yield the text of each row of a table; all of any other file, without the tags of HTML."""
+    if kind(path) in TABLES:
+        for line, row in read_rows(path, {"--text-column": text_column}, encoding):
+            yield text_of(row, text_column, path, line)
+        return
     text = read_text(path, encoding)
     if ending(path) not in HTML:
-        return text
+        yield text
+        return
     page = _Page()
     page.feed(text)
     page.close()
     lines = (" ".join(line.split()) for line in "".join(page.parts).split("\n"))
     if not (text := re.sub("\n{3,}", "\n\n", "\n".join(lines)).strip()):
         raise EmptyFile(f"{path}: no text between its tags: leave it out")
-    return text + "\n"
+    yield text + "\n"
 
 
 class _Page(HTMLParser):
@@ -95,12 +95,9 @@ def texts_in(path: Path, text_column: str = "text", encoding: str = "utf-8") -> 
     """The texts to label in a file: a table's rows, the lines of a .txt that are not blank, or all
     of any other text. Raises UserError."""
     check_exists(path)
-    if kind(path) in TABLES:
-        rows = read_rows(path, {"--text-column": text_column}, encoding)
-        return [text_of(row, text_column, path, line) for line, row in rows]
     if ending(path) == ".txt":
         return [line.strip() for line in read_lines(path, encoding) if line.strip()]
-    return [whole_text(path, encoding)]
+    return list(_texts(path, text_column, encoding))
 
 
 def read_examples(

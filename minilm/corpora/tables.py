@@ -29,7 +29,7 @@ def read_rows(path: Path, columns: dict[str, str], encoding: str) -> Iterator[tu
     where one is missing, and for what is wrong with the file; EmptyFile where it has no rows.
     """
     if ending(path) == ".parquet":
-        rows = _parquet_rows(path, columns)
+        rows = _parquet_rows(path)
     elif ending(path) in (".jsonl", ".ndjson"):
         rows = _json_rows(path, encoding)
     else:
@@ -61,16 +61,14 @@ def _json_rows(path: Path, encoding: str) -> Iterator[tuple[int, dict]]:
         yield number, row
 
 
-def _parquet_rows(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, dict]]:
+def _parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise UserError(f"{path}: .parquet needs pyarrow: `pip install pyarrow`") from None
     try:
         with parquet.ParquetFile(path) as table:
-            names = table.schema_arrow.names
-            wanted = [column for column in columns.values() if column in names] or names
-            batches = table.iter_batches(1024, columns=wanted)
+            batches = table.iter_batches(1024)
             yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
     except (OSError, ArrowException) as error:
         why = str(error).partition("\n")[0]
