@@ -34,19 +34,20 @@ def evaluate(
     elif test:
         raise UserError(f"{run} learnt no labels to --test: give it a text with --data")
     else:
-        columns = (text_column, encoding) if data else (flags["text_column"], flags["encoding"])
+        own = ("text_column", "encoding", "document_separator")
+        columns = (text_column, encoding) if data else map(flags.get, own)
         evaluate_language_model(model, [data] if data else flags["data"], *columns)
 
 
 _SOURCE = ("data", "train", "valid", "test", "text_column", "label_column", "encoding")
 
 
-def evaluate_language_model(model, data: list[str], text_column: str, encoding: str) -> None:
-    """Print the losses on the validation part of a text."""
+def evaluate_language_model(model, data: list[str], *columns) -> None:
+    """Print the losses on the validation part of a text, which is read as `prepare` does."""
     if not data:
         raise UserError(f"{model.run} was imported without its text: name one with --data")
     tokenizer = model.tokenizer
-    text = prepare(data, tokenizer.vocab_size, tokenizer, text_column, encoding)
+    text = prepare(data, tokenizer.vocab_size, tokenizer, *columns)
     windows = in_chunks(evaluation_windows(text.valid, model.max_length), 32)
     how = tokenizer.special, model.shift
     batches = (evaluation_batches(model.objective, w, i, *how) for i, w in enumerate(windows))

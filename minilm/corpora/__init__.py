@@ -33,10 +33,7 @@ NAMES = tuple(_DOCUMENTS)
 
 
 def documents(
-    data: Sequence[str],
-    text_column: str = "text",
-    encoding: str = "utf-8",
-    separator: str | None = None,
+    data: Sequence[str], text_column="text", encoding="utf-8", separator: str | None = None
 ) -> Iterator[str]:
     """Yield the texts to pretrain on; no text that a labelled task validates or tests on.
 

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from minilm.config import UserError
 from minilm.corpora.decoding import note
 from minilm.corpora.splitting import fraction
 from minilm.corpora.workers import parallel
-from minilm.fast.bpe import FastTokenizer, learn_merges
+from minilm.fast.bpe import FastTokenizer
 from minilm.runs.bounded import read_bounded, sha256_of
 from minilm.runs.durable import sync, writing
 from minilm.runs.tokenizer_file import load_tokenizer, to_json
@@ -46,14 +46,9 @@ class PreparedText(NamedTuple):
 
 
 def prepare(
-    data: Sequence[str],
-    vocab_size: int,
-    tokenizer: Tokenizer | None = None,
-    text_column: str = "text",
-    encoding: str = "utf-8",
-    separator: str | None = None,
-    learn: Callable = learn_merges,
-) -> PreparedText:
+    data: Sequence[str], vocab_size: int, tokenizer: Tokenizer | None = None,
+    text_column: str = "text", encoding: str = "utf-8", separator: str | None = None,
+) -> PreparedText:  # fmt: skip
     """Tokenize a corpus into data/prepared/, once; later calls open the files, or write them anew
     where they are no longer what was written.
 
@@ -80,7 +75,7 @@ def prepare(
         with writing(folder), _beside(folder) as beside:
             if tokenizer is None:
                 texts = (text for text, *_ in blocks("learning a vocabulary"))
-                tokenizer = FastTokenizer.train(texts, vocab_size, learn=learn)
+                tokenizer = FastTokenizer.train(texts, vocab_size)
             _write_tokens(blocks("tokenizing"), tokenizer, beside)
             for path in beside.iterdir():
                 sync(path)
