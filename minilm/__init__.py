@@ -11,7 +11,7 @@ __all__ = ["finetune", "load", "pretrain"]
 
 def load(run: str, device: str = "auto"):
     """Open a run folder, or "hf:FOLDER" with weights of Hugging Face's: a LanguageModel, or of a
-    fine-tuning run a Classifier. It uses the run's best checkpoint, in float32.
+    fine-tuning run a Classifier or a TaskModel. It uses the run's best checkpoint, in float32.
 
     >>> load("runs/pretrain-1"), load("runs/finetune-1")
     (LanguageModel('runs/pretrain-1'), Classifier('runs/finetune-1'))

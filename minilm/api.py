@@ -9,11 +9,13 @@ import numpy as np
 import torch
 
 from minilm import generate, heads, metrics
+from minilm.cli.options import FinetuneConfig, saved_options
 from minilm.config import UserError
 from minilm.data import evaluation_windows, frame, pad
 from minilm.objectives import IGNORE, language_model_nll
 from minilm.runs.device import choose_machine
 from minilm.runs.run import Run
+from minilm.runs.task import task_class
 from minilm.view.recording import recorded, token_name
 
 BATCH = 32  # rows computed at a time
@@ -83,7 +85,7 @@ class LanguageModel(Model):
         self.model = self.opened.transformer().to(self._machine.device).eval()
         self.objective = self.config["flags"]["objective"]
         self.causal = self.objective == "causal"  # whether all it has learnt is to look back
-        self.shift = 1 if self.causal else self.config["flags"]["shift"]
+        self.shift = 1 if self.causal else self.config["flags"].get("shift", 0)  # BERT's: 0
         self.max_length = self.model.config.max_length
 
     def generate(
@@ -271,4 +273,21 @@ class Classifier(Model):
         return self.classes_[self.predict_proba(texts).argmax(1)]
 
 
+class TaskModel(Model):
+    """A run that was fine-tuned to tag, answer or translate."""
+
+    def __init__(self, run: str, device: str = "auto"):
+        super().__init__(run, device)
+        model, config = self.opened.classifier()
+        self.model = model.to(self._machine.device).eval()
+        self.options = saved_options(FinetuneConfig, config["flags"])
+        self.task = task_class(self.options.task)(self.options, self.tokenizer, config["classes"])
+
+    def predict(self, texts: Sequence) -> list:
+        """For each text its words and their tags, [(word, tag), ...]; for each pair (context,
+        question) its (answer, start, probability); or for each text its translation."""
+        return self.task.predict(self.model, texts)
+
+
 KINDS = {"pretrain": LanguageModel, "classify": Classifier}
+KINDS |= dict.fromkeys(("tag", "answer", "translate"), TaskModel)

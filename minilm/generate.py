@@ -1,4 +1,4 @@
-"""Using a language model: continue a text token by token, or fill in the tokens that are masked."""
+"""Using a language model: continue a text token by token, translate it, fill in masked tokens."""
 
 from collections.abc import Iterator
 
@@ -97,6 +97,63 @@ def sample_batch(
             return
         fresh = torch.from_numpy(tokens)[:, None]
         window = torch.cat((window, fresh), dim=1)
+
+
+@torch.inference_mode()
+def beam_search(
+    model: Transformer,
+    sources: np.ndarray,
+    special: SpecialTokens,
+    width: int = 4,
+    penalty: float = 1.0,
+    most: int | None = None,
+) -> list[np.ndarray]:
+    """Translate sources of one length (B, S) with a model that learnt `objectives.prefix`: of the
+    `width` best beginnings all continuations are scored, and the `width` best of these go on. A
+    translation t of n tokens, its <doc> among them, is ranked by (Wu et al. 2016, arXiv 1609.08144,
+    eq. 14)
+
+        Σ_i log P(t_i | s, t_1 … t_{i-1}; θ) / ((5 + n) / 6)^penalty
+
+    Width 1 is greedy. The source is computed once, and kept in the cache. Returns the tokens of
+    each translation, at most `most` and what the window holds.
+    """
+    model.eval()
+    device, V, (B, S) = model.embedding.weight.device, model.config.vocab_size, sources.shape
+    never = torch.ones(V, dtype=torch.bool, device=device)
+    never[special.ordinary.start : special.ordinary.stop] = never[special.eos] = False
+    framed = np.pad(sources, ((0, 0), (1, 1)), constant_values=((0, 0), (special.bos, special.eos)))
+    source = torch.from_numpy(framed.astype(np.int64)).to(device)  # (B, S + 2)
+    cache = model.new_cache()
+    hidden = model(source, causal=False, cache=cache)[:, -1]  # (B, D)
+    rows = torch.arange(B, device=device).repeat_interleave(width)  # (B · width,)
+    hidden = hidden[rows]
+    for layer in cache:
+        layer.pick(rows)
+    nats = torch.full((B, width), -torch.inf, device=device)  # Σ log P
+    nats[:, 0] = 0  # at first there is one beginning only
+    n, ended = torch.zeros_like(nats), torch.zeros_like(nats, dtype=torch.bool)
+    texts = torch.zeros(B, width, 0, dtype=torch.int64, device=device)
+    for _ in range(min(most or V, model.config.max_length - S - 2)):
+        log_p = model.logits(hidden).float().masked_fill(never, -torch.inf).log_softmax(-1)
+        log_p = log_p.view(B, width, V)
+        log_p[ended] = -torch.inf
+        log_p[..., special.eos][ended] = 0  # one that has ended stays what it is
+        n = n + ~ended
+        sums = nats[..., None] + log_p  # (B, width, V)
+        ranked = sums / ((5 + n) / 6)[..., None] ** penalty
+        best = ranked.flatten(1).topk(width).indices  # (B, width)
+        beam, token = best // V, best % V
+        nats, n = sums.flatten(1).gather(1, best), n.gather(1, beam)
+        ended = ended.gather(1, beam) | (token == special.eos)
+        texts = torch.cat((texts.gather(1, beam[..., None].expand_as(texts)), token[..., None]), 2)
+        if ended[:, 0].all():  # the first is the best
+            break
+        rows = (beam + width * torch.arange(B, device=device)[:, None]).flatten()
+        for layer in cache:
+            layer.pick(rows)
+        hidden = model(token.view(-1, 1), causal=True, cache=cache)[:, -1]  # (B · width, D)
+    return [text[text != special.eos].cpu().numpy() for text in texts[:, 0]]
 
 
 @torch.inference_mode()

@@ -59,16 +59,22 @@ def visibility(
     causal: bool,
     is_real: Tensor | None = None,
     device: torch.device | None = None,
+    prefix: Tensor | None = None,
 ) -> Tensor | None:
     """Which position may see which: positions start .. start + length look at 0 .. start + length.
 
-    Causal: position t sees keys s <= t. Padding is seen by no one. Returns the bool mask that
-    `attention` takes, (1 or B, 1, length, start + length), or None where all may see all.
+    Causal: position t sees keys s <= t; with a prefix (B,), keys s < prefix, too: all see the text
+    to translate, and of its translation only what stands before. Padding is seen by no one.
+    Returns the bool mask that `attention` takes, (1 or B, 1, length, start + length), or None where
+    all may see all.
     """
     mask = None
     if causal and length > 1:
         ones = torch.ones(length, start + length, dtype=torch.bool, device=device)
         mask = ones.tril(start)[None, None]
+        if prefix is not None:
+            keys = torch.arange(start + length, device=device)
+            mask = mask | (keys < prefix[:, None])[:, None, None, :]
     if is_real is not None:
         padding = is_real[:, None, None, :]  # (B, 1, 1, T)
         mask = padding if mask is None else mask & padding
@@ -93,6 +99,10 @@ class KeyValueCache:
         self.values[:, :, self.length : end] = v
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def pick(self, rows: Tensor) -> None:
+        """Go on with these of the B rows, in this order, some perhaps twice."""
+        self.keys, self.values = self.keys[rows], self.values[rows]
 
 
 class LayerNorm(nn.Module):
@@ -217,14 +227,16 @@ class Transformer(nn.Module):
         causal: bool,
         is_real: Tensor | None = None,
         cache: list[KeyValueCache] | None = None,
+        prefix: Tensor | None = None,
     ) -> Tensor:
         """tokens (B, T); is_real (B, T), True where a token is no padding, None where all are real.
-        With a cache (`new_cache`), tokens continue what it holds. Returns hidden (B, T, D).
-        Raises UserError where they are more than max_length."""
+        With a cache (`new_cache`), tokens continue what it holds; a prefix (B,) of positions is
+        seen by all, though causal. Returns hidden (B, T, D). Raises UserError where tokens are more
+        than max_length."""
         T, start = tokens.shape[1], cache[0].length if cache else 0
         if start + T > self.config.max_length:
             raise UserError(f"{start + T} tokens do not fit the window of {self.config.max_length}")
-        mask = self.visibility(T, start, causal, is_real, tokens.device)
+        mask = self.visibility(T, start, causal, is_real, tokens.device, prefix=prefix)
         rotation = self.cos[start : start + T], self.sin[start : start + T]
         x = self.dropout(self.embed(tokens, start))  # (B, T, D)
         for i, block in enumerate(self.blocks):

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minilm.config import UserError
-from minilm.data import draws
+from minilm.data import draws, pad
 from minilm.tokenizer import SpecialTokens
 
 IGNORE = -100  # the target of a position that has none; never the id of a token
@@ -85,6 +85,26 @@ def hybrid(
     return hidden_tokens if rng.random() < masked_share else causal(windows)
 
 
+def prefix(
+    sources: list, targets: list, special: SpecialTokens, most: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Prefix language modelling (Dong et al. 2019, arXiv 1905.03197, section 2.3), to translate s
+    into t: the source is seen both ways, the target causally, and the loss is on the target alone:
+
+        L = - Σ_i log P(t_i | s, t_1 … t_{i-1}; θ)
+
+    sources, targets: arrays of tokens; most: as of `pad`. Rows <doc> s <doc> t <doc>. Returns
+    inputs (B, T); targets (B, T), IGNORE but for t and the end; and how many positions of each row
+    are seen by all, (B,). Padding stands at the end, where no other position sees it.
+    """
+    begin, end = [special.bos], [special.eos]
+    rows = [np.concatenate([begin, s, end, t, end]) for s, t in zip(sources, targets, strict=True)]
+    tokens, is_real = pad(rows, special.pad, most=most)  # (B, T + 1)
+    seen = np.array([len(s) + 2 for s in sources])
+    is_target = is_real & (np.arange(tokens.shape[1]) >= seen[:, None])
+    return tokens[:, :-1], np.where(is_target, tokens, IGNORE)[:, 1:], seen
+
+
 # By name: functions (windows, rate, rng, special) -> Batch.
 OBJECTIVES: dict[str, Callable[..., Batch]] = {
     "causal": lambda windows, rate, rng, special: causal(windows),
@@ -146,6 +166,13 @@ def language_model_nll(
     inputs, targets (B, T). The vocabulary matrix is applied only where there is a target."""
     hidden = model(inputs, causal=causal)  # (B, T, D)
     has_target = targets != IGNORE  # (B, T), N of them True
+    return token_nll(model.logits(hidden[has_target]), targets[has_target])
+
+
+def prefix_nll(model, inputs: Tensor, targets: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of what `prefix` returns: (sum of nats, number of targets)."""
+    hidden = model(inputs, causal=True, prefix=seen)  # (B, T, D)
+    has_target = targets != IGNORE
     return token_nll(model.logits(hidden[has_target]), targets[has_target])
 
 

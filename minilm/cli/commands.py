@@ -88,6 +88,7 @@ def predict(parser: Parser, argv: list[str]) -> None:
     """Label a text, or every text of a file: of a text file each line, of a table each row."""
     parser.add_argument("run", metavar="RUN", help="a fine-tuning run")
     parser.add_argument("text", nargs="?", help="the text, unless --file is given")
+    parser.add_argument("--question", help="to be answered from the text, which is its context")
     parser.add_argument("--file", type=Path, help=".txt .csv .tsv .jsonl, or .gz of these")
     help = ".jsonl or .csv with text, label, probability (default: FILE.predicted.jsonl)"
     parser.add_argument("--out", type=Path, help=help)
@@ -96,8 +97,16 @@ def predict(parser: Parser, argv: list[str]) -> None:
     args = add_device(parser).parse_args(argv)
     if (args.text is None) == (args.file is None) or (args.out and not args.file):
         raise UserError('give either a "text" or --file FILE, and --out only with the latter')
+    import minilm
+
+    model = minilm.load(args.run, args.device)
+    if hasattr(model, "task"):
+        from minilm.cli.tasks import predict
+
+        predict(model, **vars(args))
+        return
+    model = _load(args.run, args.device, "predict_proba")
     if not args.file:
-        model = _load(args.run, args.device, "predict_proba")
         [row] = model.predict_proba([args.text])
         for i in row.argsort()[::-1][:10]:
             print(f"{row[i]:6.1%}  {printable(str(model.classes_[i]))}")
@@ -108,7 +117,6 @@ def predict(parser: Parser, argv: list[str]) -> None:
     from minilm.corpora.tables import new_table
 
     texts = texts_in(args.file, args.text_column, args.encoding)
-    model = _load(args.run, args.device, "predict_proba")
     out = args.out or args.file.with_name(args.file.name + ".predicted.jsonl")
     with new_table(out) as write, tqdm(total=len(texts), unit=" texts", disable=None) as bar:
         for start in range(0, len(texts), 512):

@@ -4,6 +4,7 @@ import numpy as np
 
 import minilm
 from minilm import metrics
+from minilm.cli import tasks
 from minilm.cli.terminal import printable
 from minilm.config import UserError
 from minilm.corpora.files import read_examples
@@ -22,7 +23,9 @@ def evaluate(
     UserError where that cannot be."""
     model = minilm.load(run, device)
     flags = model.config["flags"]
-    if model.config["kind"] == "finetune":
+    if hasattr(model, "task"):
+        tasks.evaluate(model, data, test)
+    elif model.config["kind"] == "finetune":
         if test:
             examples, name = read_examples(test, text_column, label_column, encoding), test
         else:

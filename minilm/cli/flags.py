@@ -45,8 +45,9 @@ class Parser(argparse.ArgumentParser):
 def add_flags(parser: argparse.ArgumentParser, options_class) -> None:
     """Add one flag for every field of a dataclass made with `options.flag`. What the command line
     leaves out is absent from what is parsed: the dataclass has the defaults."""
+    groups = {None: parser}
     for f in dataclasses.fields(options_class):
-        kwargs = {k: v for k, v in f.metadata.items() if k not in ("low", "high")}
+        kwargs = {k: v for k, v in f.metadata.items() if k not in ("low", "high", "group")}
         kwargs["default"] = argparse.SUPPRESS
         if f.type is bool:
             kwargs |= dict(action="store_true")
@@ -64,7 +65,9 @@ def add_flags(parser: argparse.ArgumentParser, options_class) -> None:
             if "choices" not in kwargs:
                 kwargs.setdefault("metavar", f.name.split("_")[-1].upper())
         kwargs["help"] = kwargs["help"].replace("%", "%%")
-        parser.add_argument(flag_name(f.name), **kwargs)
+        if (group := f.metadata.get("group")) not in groups:
+            groups[group] = parser.add_argument_group(group)
+        groups[group].add_argument(flag_name(f.name), **kwargs)
 
 
 def parse_flags(options_class, description: str, argv=None, prog: str | None = None):

@@ -8,7 +8,6 @@ from collections import Counter
 
 import numpy as np
 
-from minilm import metrics
 from minilm.cli.options import Options, resumed
 from minilm.cli.terminal import printable
 from minilm.config import ModelConfig, UserError
@@ -151,9 +150,9 @@ def search(trials: list[tuple], run: Run, train) -> tuple:
             write_file(trial.folder / "score.json", json.dumps([best.score, best.spent]).encode())
         found.append((json.loads((trial.folder / "score.json").read_bytes())[0], options, trial))
     found.sort(key=lambda row: row[0])
-    print("  validation accuracy  learning rate  optimizer")
+    print("  validation score  learning rate  optimizer")
     for score, options, _ in found:
-        print(f"  {1 - score:19.1%}  {options.learning_rate:13g}  {options.optimizer}")
+        print(f"  {1 - score:16.1%}  {options.learning_rate:13g}  {options.optimizer}")
     _, options, winner = found[0]
     if not decided:
         checkpoint.move(checkpoint.best(winner.folder), run.folder)
@@ -166,17 +165,22 @@ def conclude_finetuning(run: Run, config, spent: dict, task, rows: dict[str, dic
     """Print what each classifier does on the test texts, and write result.json."""
     first = next(iter(rows.values()))
     end = loop.summary(run)
-    print(f"{end}\n{task.part} texts, of the first row in detail:")
-    print(printable(metrics.report(first["confusion"], task.classes)))
+    print(f"{end}\n{task.part} part, of the first row in detail:")
+    print(printable(task.report(first)))
     if task.part == "valid":
         print("these texts chose the checkpoint, so the figures flatter it: give --test")
     width = max(map(len, rows))
-    print(f"{'':{width}}  accuracy  macro F1")
+    print(" " * width, *(heading for _, heading, _ in task.columns), sep="  ")
     for name, row in rows.items():
-        print(f"{name:{width}}  {row['accuracy']:8.1%}  {row['macro_f1']:8.1%}")
-    rows = {name: {k: v for k, v in row.items() if k != "confusion"} for name, row in rows.items()}
+        cells = [f"{form.format(row[key]):>{len(head)}}" for key, head, form in task.columns]
+        print(f"{name:{width}}", *cells, sep="  ")
+    rows = {
+        name: {k: v for k, v in row.items() if isinstance(v, int | float)}
+        for name, row in rows.items()
+    }
     chosen = dict(learning_rate=config.learning_rate, optimizer=config.optimizer)
-    result = dict(part=task.part, texts=int(first["confusion"].sum()), rows=rows, step=end.step)
+    tested = len(task.examples[task.part])
+    result = dict(part=task.part, texts=tested, rows=rows, step=end.step)
     run.finish({**result, **chosen, **spent})
     print(f"page: {write_run_page(run)}; with its mistakes: python -m minilm view {run.folder}")
-    print(f'next: python -m minilm predict {run.folder} "a text of yours"')
+    print(f"next: python -m minilm predict {run.folder} {task.example}")

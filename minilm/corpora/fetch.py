@@ -33,19 +33,30 @@ class Source(NamedTuple):
     lines: int | None = None
 
 
-SOURCES = {
-    "imdb": Source(
+SOURCES: dict[str, list[Source]] = {
+    "imdb": [Source(
         "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz", "aclImdb", 84_125_825,
         "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe",
-    ),
-    "sms-spam": Source(
+    )],
+    "sms-spam": [Source(
         "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip",
         "SMSSpamCollection", lines=5_574,
-    ),
-    "tinyshakespeare": Source(
+    )],
+    "tinyshakespeare": [Source(
         "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
         "input.txt", 1_115_394, "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-    ),
+    )],
+    "wnut17": [
+        Source("https://raw.githubusercontent.com/leondz/emerging_entities_17/master/" + name, part)
+        for part, name in {"train.conll": "wnut17train.conll", "dev.conll": "emerging.dev.conll",
+                           "test.conll": "emerging.test.annotated"}.items()
+    ],
+    "multi30k": [
+        Source("https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw/" + name,
+               name)
+        for name in (f"{part}.{language}.gz" for part in ("train", "val", "test_2016_flickr")
+                     for language in ("en", "de"))
+    ],
 }  # fmt: skip
 
 
@@ -65,28 +76,26 @@ def fetch(name: str, folder: Path = Path("data")) -> None:
     """
     if name not in SOURCES:
         raise UserError(f"fetch {name}: no such corpus to fetch: choose from {', '.join(SOURCES)}")
-    source = SOURCES[name]
-    wanted = folder / name / source.holds
-    by_hand = folder / name / source.url.rpartition("/")[2]
-    if wanted.exists():
-        print(f"{wanted} is there already")
-        return
-    try:
-        wanted.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=wanted.parent, prefix="fetch-") as beside:
-            found = by_hand
-            if not by_hand.exists():
-                _download(source, found := Path(beside, by_hand.name))
-            if source.sha256 not in (None, digest := sha256_of(found)):
-                raise _Damaged(f"its sha256 is {digest}, not the right one")
-            if wanted != by_hand:
-                found = _unpacked(found, Path(beside), source)
-            os.replace(found, wanted)
-    except _UNFIT as error:
-        reason = str(error).replace("\n", " ") or type(error).__name__
-        raise UserError(f"{source.url}: {reason}. Try again, or download the file by hand, put it "
-                        f"at {by_hand} and run the same command") from None  # fmt: skip
-    print(f"{wanted} is ready ({'sha256' if source.sha256 else 'number of lines'} right)")
+    for source in SOURCES[name]:
+        wanted = folder / name / source.holds
+        by_hand = folder / name / source.url.rpartition("/")[2]
+        if wanted.exists():
+            print(f"{wanted} is there already")
+            continue
+        try:
+            wanted.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=wanted.parent, prefix="fetch-") as beside:
+                found = by_hand
+                if not by_hand.exists():
+                    _download(source, found := Path(beside, by_hand.name))
+                if source.sha256 not in (None, digest := sha256_of(found)):
+                    raise _Damaged(f"its sha256 is {digest}, not the right one")
+                os.replace(_unpacked(found, Path(beside), source), wanted)
+        except _UNFIT as error:
+            reason = str(error).replace("\n", " ") or type(error).__name__
+            raise UserError(f"{source.url}: {reason}. Try again, or download the file by hand, put "
+                            f"it at {by_hand} and run the same command") from None  # fmt: skip
+        print(f"{wanted} is ready")
 
 
 def _download(source: Source, path: Path) -> None:
@@ -94,24 +103,29 @@ def _download(source: Source, path: Path) -> None:
     with urllib.request.urlopen(request, timeout=60) as response, path.open("wb") as file:
         if response.headers.get_content_type() == "text/html":
             raise _Damaged("the server answered with a web page in place of the file")
+        length = response.headers.get("Content-Length", "")
+        total = int(length) if length.isdecimal() else source.size
         most = source.size or MOST
-        with tqdm(None, path.name, source.size, unit="B", unit_scale=True, disable=None) as bar:
+        with tqdm(None, path.name, total, unit="B", unit_scale=True, disable=None) as bar:
             while file.tell() <= most and (data := response.read(1 << 16)):
                 bar.update(file.write(data))
-        if not (source.size or 0) <= file.tell() <= most:
-            raise _Damaged(f"{file.tell():,} bytes came, not {source.size or 0:,} to {most:,}")
+        if not (total or 0) <= file.tell() <= most:
+            raise _Damaged(f"{file.tell():,} bytes came, not {total or 0:,} to {most:,}")
 
 
 def _unpacked(archive: Path, folder: Path, source: Source) -> Path:
+    """What the archive holds of the source; a file that is no archive as it is."""
     found = folder / source.holds
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as opened, contextlib.suppress(KeyError):
             if opened.getinfo(source.holds).file_size <= MOST:
                 opened.extract(source.holds, folder)  # this one name leads nowhere else
-    else:
+    elif archive.suffixes[-2:] == [".tar", ".gz"]:
         with tarfile.open(archive) as opened:
             for member in tqdm(opened, f"unpacking {archive.name}", unit=" files", disable=None):
                 opened.extract(member, folder, filter="data")  # refuses paths that lead outside
+    else:
+        found = archive
     if not found.exists():
         raise _Damaged(f"{archive.name} holds no {source.holds}")
     if source.lines and (n := found.read_bytes().rstrip().count(b"\n") + 1) != source.lines:

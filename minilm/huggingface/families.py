@@ -202,17 +202,16 @@ class ModernBert(Transformer):
         """tokens (B, T). Returns (B, T, D)."""
         return self.embedding_norm(self.embedding(tokens))
 
-    def forward(self, tokens, causal, is_real=None, cache=None) -> Tensor:
+    def forward(self, tokens, causal, is_real=None, cache=None, prefix=None) -> Tensor:
         """As `Transformer.forward`, but a layer whose number `global_every` does not divide sees
         positions up to `local_window` away, and has its own rotation. Returns hidden (B, T, D)."""
         T, start = tokens.shape[1], cache[0].length if cache else 0
         here = slice(start, start + T)
-        mask = self.visibility(T, start, causal, is_real, tokens.device)
+        mask = self.visibility(T, start, causal, is_real, tokens.device, prefix=prefix)
         position = torch.arange(start + T, device=tokens.device)
         distance = (position[here, None] - position).abs()[None, None]  # (1, 1, T, start + T)
         near = distance <= self.config.local_window
-        if mask is not None:  # padding far from all that is real sees itself at least
-            near = near & mask | (distance == 0)
+        near = near if mask is None else near & mask
         everything = mask, (self.cos[here], self.sin[here])
         nearby = near, (self.local_cos[here], self.local_sin[here])
         x = self.dropout(self.embed(tokens, start))  # (B, T, D)

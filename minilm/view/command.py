@@ -28,6 +28,8 @@ def view(run: str, text: str | None = None, open: bool = False, device: str = "a
     classifies = config["kind"] == "finetune" and config["flags"].get("task") in (None, "classify")
     if text is None and not classifies:
         path = write_run_page(opened)
+    elif config["kind"] == "finetune" and not classifies:
+        raise UserError(f"{run} learnt to {config['flags']['task']}: leave --text out")
     else:
         path = (of_label if classifies else of_text)(minilm.load(run, device), text)
     print(printable(f"{path}: {path.stat().st_size:,} bytes; open it in a browser"))
@@ -62,6 +64,8 @@ def of_label(model, text: str | None) -> Path:
 def unigrams(model) -> np.ndarray | None:
     """The share of each token in the text that the run was trained on, (V,), if that is here."""
     flags, own = model.config["flags"], model.tokenizer
+    if not flags.get("data"):  # imported weights
+        return None
     source = flags["data"], flags["vocab_size"], own if flags["init"] else None
     try:
         text = prepare(*source, *map(flags.get, TEXTS))

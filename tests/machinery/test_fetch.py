@@ -54,7 +54,7 @@ def server(monkeypatch):
         server.file = file
         known = (len(file), hashlib.sha256(file).hexdigest()) if hashed else (None, None)
         url = f"http://127.0.0.1:{server.server_port}/{name}"
-        monkeypatch.setitem(SOURCES, "imdb", Source(url, holds, *known, lines))
+        monkeypatch.setitem(SOURCES, "imdb", [Source(url, holds, *known, lines)])
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.kind, server.cut, server.status, server.length = "text/plain", None, 200, None
@@ -70,6 +70,7 @@ def server(monkeypatch):
 PACKED = tar_of(**{"aclImdb/train/pos/0_9.txt": b"good"})
 GOOD = [
     (TEXT, "input.txt", "input.txt", {}, "input.txt"),
+    (TEXT, "other.name", "input.txt", {}, "input.txt"),
     (PACKED, "a.tar.gz", "aclImdb", {}, "aclImdb/train/pos/0_9.txt"),
     (zip_of(Spam=b"a\nb\n", x=b""), "a.zip", "Spam", dict(hashed=False, lines=2), "Spam"),
 ]
@@ -96,7 +97,7 @@ BAD = [  # the file and its source; what the server does; what is said
     ((TEXT,), dict(cut=10_000), "10,000 bytes came, not 26,000"),
     ((TEXT,), dict(length="abc", cut=9), "9 bytes came"),
     ((TEXT,), dict(file=b"x" * 26_000), "its sha256 is"),
-    ((TEXT,), dict(file=TEXT * 9), "65,536 bytes came, not 26,000 to 26,000"),
+    ((TEXT,), dict(file=TEXT * 9), "65,536 bytes came, not 234,000 to 26,000"),
     ((b"x" * 5000, "a.zip", "Spam", False), {}, "5,000 bytes came"),
     ((tar_of(**{"aclImdb/a": b"", "../../out.txt": b"!"}), "a.tar.gz", "aclImdb"), {}, "outside"),
     ((tar_of(**{"other/a": b""}), "a.tar.gz", "aclImdb"), {}, "holds no aclImdb"),
@@ -117,5 +118,5 @@ def test_what_goes_wrong_is_one_line_and_leaves_nothing(
     with pytest.raises(UserError) as caught:
         fetch("imdb", tmp_path / "a" / "b")
     message = str(caught.value)
-    assert words in message and "\n" not in message and SOURCES["imdb"].url in message
+    assert words in message and "\n" not in message and SOURCES["imdb"][0].url in message
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
