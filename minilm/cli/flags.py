@@ -70,11 +70,9 @@ def add_flags(parser: argparse.ArgumentParser, options_class) -> None:
         groups[group].add_argument(flag_name(f.name), **kwargs)
 
 
-def parse_flags(
-    options_class, description: str, argv: list[str] | None = None, prog: str | None = None
-):
-    """Read the command line into a dataclass, which remembers what was `given`. Raises
-    UserError."""
+def parse_flags(options_class, description: str, argv=None, prog: str | None = None):
+    """Read the command line (argv, or the process's own) into a dataclass, which remembers what was
+    `given`. Raises UserError."""
     parser = Parser(prog=prog, description=description)
     add_flags(parser, options_class)
     given = vars(parser.parse_args(argv))

@@ -128,10 +128,8 @@ class PretrainConfig(Options):
         for name, value in inherited.items():
             asked = getattr(self, name)
             if name not in ("max_length", "dropout", "size") and asked not in (None, value):
-                raise UserError(
-                    f"{flag_name(name)} {asked}: the weights of --init have {value}; leave the "
-                    f"flag out"
-                )
+                raise UserError(f"{flag_name(name)} {asked}: the weights of --init have {value}; "
+                                f"leave the flag out")  # fmt: skip
         size = self.size or inherited.get("size") or "tiny"
         shift = int(self.objective == "hybrid")
         sizes = SIZES[size] | (ON_CUDA.get(size, {}) if device == "cuda" else {})
@@ -236,15 +234,11 @@ class FinetuneConfig(Options):
         if not self.train and (self.valid or self.test):
             raise UserError("--valid and --test go with --train FILE, which is missing")
         if self.attention == "causal" and self.pooling == "first":
-            raise UserError(
-                "--attention causal --pooling first: the first token would see nothing of the "
-                "text: give --pooling mean or last"
-            )
+            raise UserError("--attention causal --pooling first: the first token sees nothing of "
+                            "the text: give --pooling mean or last")  # fmt: skip
         if self.task != "classify" and (self.attention, self.pooling) not in MAY_SEE:
-            raise UserError(
-                f"--task {self.task} has an attention of its own: leave --attention out, and give "
-                f"--pooling mean or first"
-            )
+            raise UserError(f"--task {self.task} has an attention of its own: leave --attention "
+                            f"out, and give --pooling mean or first")  # fmt: skip
         if self.task == "translate" and self.freeze:
             raise UserError("--task translate --freeze: there is no head to train: leave one out")
         if not self.train and not self.data:
@@ -274,8 +268,6 @@ def resumed(parsed, saved: dict):
             cure = "start a new run"
             if name == "steps":
                 cure = f"start a new run from its weights with --init {parsed.run or 'RUN'}"
-            raise UserError(
-                f"{flag_name(name)} {now} cannot be changed on resume: the run was started with "
-                f"{then}. Leave the flag out, or {cure}"
-            )
+            raise UserError(f"{flag_name(name)} {now} cannot be changed on resume: the run was "
+                            f"started with {then}. Leave the flag out, or {cure}")  # fmt: skip
     return original

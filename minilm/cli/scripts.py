@@ -3,10 +3,8 @@ out."""
 
 import dataclasses
 import json
-import sys
 import zlib
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 
@@ -21,24 +19,14 @@ from minilm.runs.stopping import Stopped
 from minilm.view.run_page import write_run_page
 
 
-def command(name: str) -> str:
-    """How a person starts it here: `python train_pretrain.py` in a checkout, `minilm pretrain` from
-    the installed package; `python -m minilm NAME` for all others."""
-    if name not in ("pretrain", "finetune"):
-        return f"python -m minilm {name}"
-    script = f"train_{name}.py"
-    return f"python {script}" if Path(script).exists() else f"python -m minilm {name}"
-
-
 def open_run(config: Options, kind: str, machine: Machine) -> tuple[Run, Options]:
     """The run, held by the first process: a new folder, or the one that goes on, with the options
     that it was started with. Raises UserError where it cannot be had."""
     find = newest_run if config.resume else new_folder
     run = Run(config.run or machine.first(lambda: find(kind)))
     if config.resume:
-        name = str(run.folder)
-        config = dataclasses.replace(resumed(config, run.of_kind(kind)["flags"]), resume=True)
-        config = dataclasses.replace(config, run=name)
+        config = resumed(config, run.of_kind(kind)["flags"])
+        config = dataclasses.replace(config, resume=True, run=str(run.folder))
     if machine.rank == 0:
         run.claim(config.resume)
     return run, config
@@ -72,9 +60,8 @@ def fitting_length(length: int, text) -> int:
 
 def checksum(data) -> int:
     """A number that changes with what is trained on."""
-    return zlib.crc32(
-        data if isinstance(data, np.ndarray) else repr(data).encode("utf-8", "replace")
-    )
+    is_array = isinstance(data, np.ndarray)
+    return zlib.crc32(data if is_array else repr(data).encode("utf-8", "replace"))
 
 
 def write_down(
@@ -82,18 +69,15 @@ def write_down(
 ):
     """Write config.json, unless the run goes on: then hold what it was trained on against what is
     there now. data: text=PreparedText, or examples=... and classes=..."""
-    text = data.get("text")
-    facts = dict(checksum=checksum(text.train if text else data["examples"]))
-    if text:
-        facts |= dict(train_tokens=len(text.train), unigram_entropy=text.unigram_entropy)
+    if text := data.get("text"):
+        facts = dict(train_tokens=len(text.train), unigram_entropy=text.unigram_entropy)
     else:
-        facts["classes"] = data["classes"]
+        facts = dict(classes=data["classes"])
+    facts["checksum"] = checksum(text.train if text else data["examples"])
     if config.resume:
         saved = run.config
         if (saved["tokenizer"], saved["checksum"]) != (tokenizer.fingerprint, facts["checksum"]):
-            raise UserError(
-                f"{run.folder} was trained on other texts than there are now: start a new run"
-            )
+            raise UserError(f"{run.folder} was trained on other texts: start a new run")
         return
     precision = "float32" if machine.dtype.itemsize == 4 else "bfloat16"
     flags = dataclasses.asdict(config) | dict(run=str(run.folder), precision=precision)
@@ -147,12 +131,7 @@ def conclude_pretraining(run: Run, model, spent: dict, flops: float, text) -> No
         if name in values:
             print(f"  {label:20} {form.format(values[name])}")
     print(f"page: {write_run_page(run)}")
-    print(f"next: {command('finetune')} --pretrained {run.folder}")
-
-
-def warn(text: str) -> None:
-    """One line for the person, beside the output."""
-    print(f"note: {text}", file=sys.stderr)
+    print(f"next: python -m minilm finetune --pretrained {run.folder}")
 
 
 def search(trials: list[tuple], run: Run, train) -> tuple:
@@ -203,5 +182,5 @@ def conclude_finetuning(run: Run, config, spent: dict, task, rows: dict[str, dic
     tested = len(task.examples[task.part])
     result = dict(part=task.part, texts=tested, rows=rows, step=end.step)
     run.finish({**result, **chosen, **spent})
-    print(f"page: {write_run_page(run)}; with its mistakes: {command('view')} {run.folder}")
-    print(f"next: {command('predict')} {run.folder} {task.example}")
+    print(f"page: {write_run_page(run)}; with its mistakes: python -m minilm view {run.folder}")
+    print(f"next: python -m minilm predict {run.folder} {task.example}")

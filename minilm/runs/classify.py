@@ -120,7 +120,7 @@ def tf_idf(texts: list[np.ndarray], idf: np.ndarray) -> Tensor:
 
 
 def bag_of_tokens(
-    train: EncodedTexts, test: EncodedTexts, vocab_size: int, n_classes: int, decay: float = 1.0
+    train: EncodedTexts, test: EncodedTexts, vocab_size: int, n_classes: int, decay: float = 10.0
 ) -> np.ndarray:
     """A linear layer over the TF-IDF of the very tokens that the network is given, trained with the
     same loss: it knows no order. Returns log P(y | text) of the test texts, (N, C).
