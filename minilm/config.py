@@ -1,7 +1,6 @@
 """The shape of a Transformer, the named sizes, and the two errors that end a command in one line.
 
-This page imports neither torch nor numpy, so that `--help` answers at once.
-"""
+This page imports neither torch nor numpy, so that `--help` answers at once."""
 
 from dataclasses import dataclass
 

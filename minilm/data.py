@@ -25,10 +25,8 @@ class Windows:
 
     def __init__(self, tokens: np.ndarray, length: int, seed: int):
         if len(tokens) <= length:
-            raise UserError(
-                f"the text has {len(tokens)} tokens, fewer than one window of {length} and the "
-                f"token after it: give more text or a smaller --max-length"
-            )
+            have = f"the text has {len(tokens)} tokens, fewer than a window of {length + 1}"
+            raise UserError(f"{have}: give more text or a smaller --max-length")
         self.tokens, self.length, self.seed = tokens, length, seed
         self.per_epoch = max(1, (len(tokens) - 1) // length - 1)
 
@@ -88,9 +86,8 @@ def pad(
     model's max_length: for each size of a product in bfloat16 the CPU's library builds and keeps
     code, so a few sizes are better than many."""
     lengths = np.array([len(text) for text in texts])
-    longest = lengths.max()
-    rounded = -(-longest // multiple) * multiple
-    T = rounded if most is None else max(longest, min(rounded, most))
+    T = -(-lengths.max() // multiple) * multiple
+    T = T if most is None else max(lengths.max(), min(T, most))
     is_real = np.arange(T) < lengths[:, None]
     tokens = np.full(is_real.shape, pad_id, dtype=np.int64)
     tokens[is_real] = np.concatenate(texts)

@@ -73,9 +73,9 @@ def sample_batch(
     ended = np.zeros(len(prompts), dtype=bool)
     cache, fresh = None, window  # fresh (B, t): what the cache does not hold yet
     for i in range(n_tokens):
-        if cache is None or not cached or window.shape[1] > longest:
-            if window.shape[1] > longest:
-                window = window[:, -max(1, longest // 2) :]
+        if window.shape[1] > longest:
+            cache, window = None, window[:, -max(1, longest // 2) :]
+        if cache is None or not cached:
             cache, fresh = model.new_cache(), window
         hidden = model(fresh.to(device), causal=True, cache=cache)[:, -1]  # (B, D)
         logits = model.logits(hidden).float().cpu().masked_fill(never, -torch.inf)  # (B, V)
@@ -106,7 +106,6 @@ def fill_masks(
     positions = (text == special.mask).nonzero()[:, 0] - shift
     logits = model.logits(hidden[positions]).float().cpu()  # (number of masks, V)
     logits[:, : special.ordinary.start] = logits[:, special.ordinary.stop :] = -torch.inf
-    values, best = logits.softmax(-1).topk(min(top, logits.shape[-1]))  # (number of masks, top)
-    return [
-        list(zip(*row, strict=True)) for row in zip(best.tolist(), values.tolist(), strict=True)
-    ]
+    best = logits.softmax(-1).topk(min(top, logits.shape[-1]))  # (number of masks, top)
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [list(zip(*row, strict=True)) for row in pairs]

@@ -5,8 +5,7 @@ a label for each word       L = - Σ_i log P(y_i | w_1 … w_n; θ)
 where an answer stands      L = - log P(start | w_1 … w_n; θ) - log P(end | w_1 … w_n; θ)
 
 Every head starts as zero: at first all answers have the same probability, and the loss is the
-logarithm of their number.
-"""
+logarithm of their number."""
 
 import torch
 import torch.nn.functional as F
@@ -119,13 +118,3 @@ def answer_nll(scores: Tensor, spans: Tensor) -> tuple[Tensor, Tensor]:
     answer. Returns (sum of nats, number of questions)."""
     loss_sum, count = token_nll(scores.transpose(1, 2).flatten(0, 1), spans.flatten())
     return loss_sum, count // 2
-
-
-def best_span(scores: Tensor, longest: int) -> tuple[int, int, float]:
-    """The first and last token of the best span of at most `longest` tokens, the first <doc> left
-    out, and the sum of its two scores. scores (T, 2)."""
-    pairs = scores[:, :1] + scores[:, 1]  # (T, T), [start, end]
-    possible = torch.ones_like(pairs, dtype=torch.bool).triu().tril(longest - 1)
-    possible[0] = False
-    best = pairs.masked_fill(~possible, 2 * FAR).argmax()
-    return *divmod(int(best), len(scores)), float(pairs.flatten()[best])

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from minilm.config import ModelConfig, UserError
 
 EPSILON = 1e-5  # keeps layer norm from dividing by zero
-FAR = -1e30  # the score of a hidden key; finite, so that a row of hidden keys is no NaN
+FAR = -1e30  # the score of a masked key; finite, so that a row of masked keys is no NaN
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -105,7 +105,7 @@ class LayerNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Each position asks (q) all visible positions (k) and gathers what they hold (v)."""
+    """Each position compares its query with the keys that it may see, and mixes their values."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -163,8 +163,7 @@ class Transformer(nn.Module):
     """Tokens in, one hidden state a position out; `logits` turns hidden states into scores.
 
     The initial weights are a function of (config, seed) alone. `attend` and `visibility` are the
-    functions above, unless someone puts faster ones in their place; a subclass may change `block`.
-    """
+    functions above unless someone puts faster ones in their place. A subclass may set `block`."""
 
     block = Block
 

@@ -5,10 +5,8 @@ Everything else (model, optimizer, loop) is the same for all of them, and so is 
 
     L = - Σ_i log P(w_i | what its position sees; θ)
 
-summed over the positions that have a target.
-"""
+summed over the positions that have a target."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -87,8 +85,7 @@ def prefix(
 
     sources, targets: arrays of tokens; most: as in `pad`. Rows are <doc> s <doc> t <doc>. Returns
     inputs (B, T); targets (B, T), IGNORE but for t and the last <doc>; and how many positions of
-    each row every position sees, (B,). Padding stands at the end, where no other position sees it.
-    """
+    each row every position sees, (B,). Padding stands at the end, where no other token sees it."""
     begin, end = [special.bos], [special.eos]
     rows = [np.concatenate([begin, s, end, t, end]) for s, t in zip(sources, targets, strict=True)]
     tokens, is_real = pad(rows, special.pad, most=most)  # (B, T + 1)
@@ -98,11 +95,7 @@ def prefix(
 
 
 # By name: functions (windows, rate, rng, special) -> Batch.
-OBJECTIVES: dict[str, Callable[..., Batch]] = {
-    "causal": lambda windows, rate, rng, special: causal(windows),
-    "masked": masked,
-    "hybrid": hybrid,
-}
+OBJECTIVES = {"causal": lambda windows, *_: causal(windows), "masked": masked, "hybrid": hybrid}
 
 
 def corrupt(
@@ -140,7 +133,7 @@ def token_nll(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
     Its gradient by the logits is p - y: the predicted distribution minus the one-hot target.
 
-    logits (N, V), turned into float32 if they are less; targets (N,), where IGNORE counts for
+    logits (N, V), converted to float32 if less precise; targets (N,), where IGNORE counts for
     nothing. Returns the sum, never a mean, and the number of targets: whoever adds up batches
     divides once, by the total."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -148,9 +141,7 @@ def token_nll(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return loss_sum, (targets != IGNORE).sum()
 
 
-def language_model_nll(
-    model, inputs: Tensor, targets: Tensor, causal: bool, **how
-) -> tuple[Tensor, Tensor]:
+def language_model_nll(model, inputs: Tensor, targets: Tensor, causal: bool, **how) -> tuple:
     """The loss of a Batch, inputs and targets (B, T): (sum of nats, number of targets). The
     vocabulary matrix is applied only where there is a target."""
     hidden = model(inputs, causal=causal, **how)  # (B, T, D)

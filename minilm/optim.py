@@ -35,8 +35,7 @@ class Muon(torch.optim.Optimizer):
     with Nesterov's look ahead, M' = μ M + (1 - μ) G. The factor gives the update the size that
     AdamW's has (Liu et al. 2025, arXiv 2502.16982, eq. 4), so that one η and λ serve both.
 
-    Matrices of one shape are orthogonalised together. η is a group's "lr", λ its "weight_decay".
-    """
+    Matrices of one shape are orthogonalised together. η is a group's "lr", λ its "weight_decay"."""
 
     def __init__(self, groups: list[dict], momentum=0.95, orthogonalise: Callable = orthogonalise):
         super().__init__(groups, dict(lr=1e-3, weight_decay=0.0, momentum=momentum))

@@ -1,12 +1,11 @@
 """The Transformer of model.py once more, in NumPy, with every derivative worked out by hand.
 
-Functions come in pairs. The forward one returns (output, saved), where `saved` is what the way
-back needs; the backward one takes the gradient of the loss by the output, and `saved`, and returns
+Functions come in pairs. The forward one returns (output, saved), where `saved` is what the backward
+one needs. The backward one takes the gradient of the loss by the output, and `saved`, and returns
 the gradients by the inputs. A name that begins with d is such a gradient: dx is dL/dx.
 
 Shapes: B texts, T positions, D d_model, H heads, d = D / H, F d_ff, V vocab_size, N positions
-with a target, C classes; `...` is any number of leading axes.
-"""
+with a target, C classes; `...` is any number of leading axes."""
 
 import numpy as np
 
@@ -179,7 +178,7 @@ def visibility(length: int, causal: bool, is_real=None, prefix=0) -> np.ndarray:
 
 def transformer(parameters: Parameters, config: ModelConfig, tokens, visible: np.ndarray):
     """tokens (B, T), visible (B or 1, 1, T, T) -> hidden (B, T, D). Raises UserError where the
-    config's class or the parameters (but those named "head....") are those of another net."""
+    config's class or the parameters (but those named "head....") are those of another model."""
     names = {f"blocks.{i}.{name}.weight" for i in range(config.n_layers) for name in BLOCK}
     names |= {"embedding.weight", "norm.weight"}
     odd = names ^ {name for name in parameters if not name.startswith("head.")}

@@ -1,8 +1,7 @@
 """One training loop, for pretraining and fine-tuning: it does not know which of them runs.
 
 What is trained is a loss, `loss(*batch) -> (sum of nats, number of targets)`: a formula of
-`objectives.py` or `heads.py` bound to a model.
-"""
+`objectives.py` or `heads.py` bound to a model."""
 
 import math
 from collections.abc import Callable, Iterator

@@ -8,11 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from minilm import generate, heads, metrics
+from minilm import generate, heads
 from minilm.cli.options import FinetuneConfig, saved_options
 from minilm.config import UserError
 from minilm.data import evaluation_windows, frame, pad
 from minilm.objectives import IGNORE, language_model_nll
+from minilm.runs.classify import label_log_probabilities
 from minilm.runs.device import choose_machine
 from minilm.runs.run import Run
 from minilm.runs.task import task_class
@@ -264,7 +265,7 @@ class Classifier(Model):
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
         """P(label | text), (N, C) float32, the labels in the order of `classes_`."""
         frames, pad_id = self._frames(texts), self.tokenizer.special.pad
-        return metrics.label_probabilities(self.classifier, frames, self.causal, pad_id=pad_id)
+        return np.exp(label_log_probabilities(self.classifier, frames, self.causal, pad_id))
 
     probabilities = predict_proba
 

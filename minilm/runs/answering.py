@@ -10,7 +10,8 @@ import torch
 
 from minilm.corpora.tasks import Question, task_examples
 from minilm.data import pad
-from minilm.heads import answer_nll, best_span
+from minilm.heads import answer_nll
+from minilm.model import FAR
 from minilm.runs.task import Task, bootstrap
 
 LONGEST = 30  # tokens of an answer
@@ -171,3 +172,14 @@ def best_sentence(context: str, question: str) -> str:
     """The sentence (or line) of a context that shares most words with a question."""
     asked = set(normalised(question))
     return max(re.split(r"(?<=[.!?])\s+|\n+", context), key=lambda s: len(asked & {*normalised(s)}))
+
+
+def best_span(scores: torch.Tensor, longest: int) -> tuple[int, int, float]:
+    """The first and last token of the best span of at most `longest` tokens, the first <doc> left
+    out, and the sum of its two scores (Devlin et al. 2019, arXiv 1810.04805, section 4.2). scores
+    (T, 2)."""
+    pairs = scores[:, :1] + scores[:, 1]  # (T, T), [start, end]
+    possible = torch.ones_like(pairs, dtype=torch.bool).triu().tril(longest - 1)
+    possible[0] = False
+    best = pairs.masked_fill(~possible, 2 * FAR).argmax()
+    return *divmod(int(best), len(scores)), float(pairs.flatten()[best])

@@ -1,5 +1,7 @@
 """Classification as `train_finetune.py` needs it: data, model, loss, evaluation, baselines."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,6 @@ from minilm import metrics
 from minilm.corpora.splits import EncodedTexts, encode_texts, splits
 from minilm.data import pad
 from minilm.heads import Classifier, classification_nll
-from minilm.metrics import label_log_probabilities
 from minilm.runs.report import report
 from minilm.runs.task import Task
 
@@ -147,3 +148,19 @@ def bag_of_tokens(
     with torch.no_grad():
         logits = torch.sparse.mm(tf_idf(test.tokens, idf), W) + b
     return nn.functional.log_softmax(logits, dim=-1).numpy()
+
+
+@torch.inference_mode()
+def label_log_probabilities(
+    classifier: Classifier, texts: Sequence[np.ndarray], causal: bool, pad_id=0, batch_size=64
+) -> np.ndarray:
+    """log P(y | w_1 … w_n; θ) of each text, an array of token ids: (N, C), in the texts' order."""
+    classifier.eval()
+    device, most = classifier.head.weight.device, classifier.transformer.config.max_length
+    found = np.zeros((len(texts), classifier.head.out_features), dtype=np.float32)
+    order = np.argsort([len(text) for text in texts], kind="stable")  # little padding in a batch
+    for rows in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
+        batch = pad([texts[row] for row in rows], pad_id, most=most)
+        logits = classifier(*(torch.as_tensor(a, device=device) for a in batch), causal)
+        found[rows] = logits.float().log_softmax(-1).cpu().numpy()
+    return found

@@ -8,7 +8,7 @@ import torch
 
 from minilm import reference
 from minilm.data import pad
-from minilm.heads import Answerer, Tagger, answer_nll, best_span, states_of, tagging_nll
+from minilm.heads import Answerer, Tagger, answer_nll, states_of, tagging_nll
 from minilm.model import Transformer
 from minilm.objectives import IGNORE, prefix, prefix_nll
 from tests.book.small import DOC, PAD, SPECIAL, V, make_model, random_tokens
@@ -134,17 +134,6 @@ def test_a_word_is_read_at_its_first_token_or_at_the_mean_of_all_its_tokens():
         expected = tagger.head(hidden[1] if pooling == "first" else hidden[1:3].mean(0))
         found = tagger(*tensors(TOKENS[:1], IS_REAL[:1], WORDS[:1]))[0, 0]
         torch.testing.assert_close(found, expected)
-
-
-@pytest.mark.parametrize("longest", [1, 3, 9])
-def test_the_best_span_is_the_best_of_all_that_begin_before_they_end(longest):
-    scores = torch.from_numpy(normal(9, 2))
-    scores[0] = 50.0  # "no answer", which is judged apart
-    spans = [(s, e) for s in range(1, 9) for e in range(s, min(9, s + longest))]
-    best = max(spans, key=lambda span: scores[span[0], 0] + scores[span[1], 1])
-    assert best_span(scores, longest)[:2] == best
-    expected = scores[best[0], 0] + scores[best[1], 1]
-    assert best_span(scores, longest)[2] == pytest.approx(expected.item())
 
 
 def prefix_states(source, target):

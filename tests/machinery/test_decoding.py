@@ -1,16 +1,19 @@
-"""Beam search finds what it should, and a cache changes nothing."""
+"""Decoding: beam search and the best span find what they should, and a cache changes nothing."""
 
 import itertools
 
 import numpy as np
+import pytest
 import torch
 
 from minilm.model import Transformer
 from minilm.objectives import prefix, prefix_nll
 from minilm.optim import make_optimizers
+from minilm.runs.answering import best_span
 from minilm.runs.translating import beam_search
 from tests.book.small import DOC, PAD, SPECIAL, V, make_model, random_tokens
 from tests.book.test_heads_tasks import SOURCES, TARGETS, prefix_states, tensors
+from tests.book.test_reference import normal
 
 
 def test_cached_decoding_equals_uncached():
@@ -63,3 +66,14 @@ def test_three_pairs_can_be_learnt_by_heart_and_are_then_translated():
         for source, target in zip(SOURCES, TARGETS, strict=True):
             (found,) = beam_search(model, source[None], SPECIAL, width)
             assert found.tolist() == target.tolist()
+
+
+@pytest.mark.parametrize("longest", [1, 3, 9])
+def test_the_best_span_is_the_best_of_all_that_begin_before_they_end(longest):
+    scores = torch.from_numpy(normal(9, 2))
+    scores[0] = 50.0  # "no answer", which is judged apart
+    spans = [(s, e) for s in range(1, 9) for e in range(s, min(9, s + longest))]
+    best = max(spans, key=lambda span: scores[span[0], 0] + scores[span[1], 1])
+    assert best_span(scores, longest)[:2] == best
+    expected = scores[best[0], 0] + scores[best[1], 1]
+    assert best_span(scores, longest)[2] == pytest.approx(expected.item())
