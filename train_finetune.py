@@ -28,8 +28,8 @@ def finetune(config: FinetuneConfig):
 
     # 1. Load: the pretrained run, the labelled data, and the run that learns from both.
     machine = choose_machine(config.device, config.precision)
-    pretrained = pretrained_run(config.pretrained or newest_run("pretrain"))
     run, config = scripts.open_run(config, "finetune", machine)
+    pretrained = pretrained_run(config.pretrained or newest_run("pretrain"))
     if not config.from_scratch:
         checkpoint.best(pretrained.folder)  # says so at once where there is none
     length = config.max_length or pretrained.model_config().max_length

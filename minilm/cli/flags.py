@@ -36,6 +36,7 @@ class Parser(argparse.ArgumentParser):
     def _hint(self, unknown: str, known: list[str]) -> str:
         """--lr are the first letters of --learning-rate; else the name spelt most alike."""
         unknown = unknown.split("=")[0]
+        known = [name for name in known if name.startswith("--")]
         initials = {"--" + "".join(p[0] for p in name[2:].split("-")): name for name in known}
         near = difflib.get_close_matches(unknown, known, n=1)
         near = [initials[unknown]] if unknown in initials else near
