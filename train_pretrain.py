@@ -26,6 +26,7 @@ def pretrain(config: PretrainConfig):
     init = machine.first(lambda: pretrained_run(config.init)) if config.init else None
     inherited = scripts.recipe(init, config) if init else {}
     config = config.with_defaults(machine.device.type, **inherited)
+    scripts.shape_of(config, config.vocab_size, config.max_length)  # refuses what cannot be
 
     # 2. Text becomes tokens, and tokens become windows.
     source = (config.data, config.vocab_size, init and init.tokenizer)

@@ -233,7 +233,8 @@ def test_bad_input_is_one_line_and_nothing_is_lost(world, capsys):
     for name, cases in BAD.items():
         for arguments, expected in cases.items():
             capsys.readouterr()
-            status = run(name, arguments)
+            where = CPU if name in ("pretrain", "finetune") else ""
+            status = run(name, f"{where} {arguments}")
             error = capsys.readouterr().err
             said = f"{name} {arguments}: {error}"
             assert status == 2 and expected in error and "Traceback" not in error, said
