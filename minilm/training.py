@@ -41,9 +41,11 @@ def train_step(
 
     The gradients of all micro-batches are summed and divided once, by the number of targets in all
     of them, so that the result does not depend on how a batch is cut up. Where several processes
-    share a batch, `add_up` sums each tensor over all of them, in place. Returns the mean loss in nats a target, and the norm of its
-    gradient before clipping. Raises NonFiniteError, before any weight changes, where one of them is
-    not finite; `check=False` leaves that to the caller, who then need not wait for the device.
+    share a batch, `add_up` sums each tensor over all of them, in place.
+
+    Returns the mean loss in nats a target, and the norm of its gradient before clipping. Raises
+    NonFiniteError, before any weight changes, where one of them is not finite; `check=False`
+    leaves that to the caller, who then need not wait for the device at every step.
     """
     sums = 0.0
     for batch in micro_batches:
