@@ -10,8 +10,8 @@ from minilm.optim import orthogonalise
 
 def gram_orthogonalise(G: Tensor) -> Tensor:
     """`orthogonalise` on R = X Xᵀ: of X the iteration's factor P = a I + b R + c R² sees R alone,
-    and with X <- P X goes R <- P R P. So only R and the product Q of all P are kept, which are smaller
-    than X unless it is square. In float32 the result is equal.
+    and with X <- P X goes R <- P R P. So only R and the product Q of all P are kept, smaller
+    than X unless that is square. In float32 the result is equal.
 
     G (B, m, n). Returns G's shape."""
     a, b, c = 3.4445, -4.7750, 2.0315
