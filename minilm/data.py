@@ -89,13 +89,19 @@ def frame(tokens: np.ndarray, max_length: int, special: SpecialTokens) -> np.nda
     return np.concatenate([[special.bos], tokens, [special.eos]]).astype(np.uint16)
 
 
-def pad(texts: list[np.ndarray], pad_id: int, multiple: int = 16) -> tuple[np.ndarray, np.ndarray]:
+def pad(
+    texts: list[np.ndarray], pad_id: int, multiple: int = 16, most: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Texts of unequal length as one array: tokens (B, T) int64, is_real (B, T) bool.
 
-    T is the longest text's length, rounded up to a multiple: for each size of a product in bfloat16
-    the CPU's library builds and keeps code, so a few sizes are better than many."""
+    T is the longest text's length, rounded up to a multiple, but to no more than `most`, the
+    model's max_length: for each size of a product in bfloat16 the CPU's library builds and keeps
+    code, so a few sizes are better than many."""
     lengths = np.array([len(text) for text in texts])
-    is_real = np.arange(-(-lengths.max() // multiple) * multiple) < lengths[:, None]
+    longest = lengths.max()
+    rounded = -(-longest // multiple) * multiple
+    width = rounded if most is None else max(longest, min(rounded, most))
+    is_real = np.arange(width) < lengths[:, None]
     tokens = np.full(is_real.shape, pad_id, dtype=np.int64)
     tokens[is_real] = np.concatenate(texts)
     return tokens, is_real

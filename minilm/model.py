@@ -167,15 +167,18 @@ class Transformer(nn.Module):
     """Tokens in, one hidden state a position out; `logits` turns hidden states into scores.
 
     The initial weights are a function of (config, seed) alone. `attend` and `visibility` are the
-    functions above; whoever has faster ones puts them in their place.
+    functions above; whoever has faster ones puts them in their place. A subclass may have another
+    `block`.
     """
+
+    block = Block
 
     def __init__(self, config: ModelConfig, seed: int = 0):
         super().__init__()
         self.config, self.attend, self.visibility = config, attention, visibility
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.blocks = nn.ModuleList(self.block(config) for _ in range(config.n_layers))
         self.norm = LayerNorm(config.d_model)
         self.add_rotation(10_000.0)
         self.initialise(seed)

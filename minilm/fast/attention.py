@@ -27,7 +27,14 @@ def fast_visibility(length, start, causal, is_real=None, device=None, **more):
     ):
         return CAUSAL
     mask = visibility(length, start, causal, is_real, device, **more)
-    return None if mask is None else torch.zeros(mask.shape, device=device).masked_fill(~mask, FAR)
+    return None if mask is None else as_term(mask, torch.get_default_dtype())
+
+
+def as_term(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What to add to the scores: 0 where a bool mask is True, else FAR. A term stays one."""
+    if mask.dtype != torch.bool:
+        return mask.to(dtype)
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, FAR)
 
 
 def fast_attention(q: Tensor, k: Tensor, v: Tensor, mask) -> Tensor:
@@ -35,7 +42,7 @@ def fast_attention(q: Tensor, k: Tensor, v: Tensor, mask) -> Tensor:
     if isinstance(mask, str):
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     if mask is not None:
-        mask = mask.to(q.dtype)
+        mask = as_term(mask, q.dtype)
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)  # (B, H, T, S)
@@ -43,6 +50,9 @@ def fast_attention(q: Tensor, k: Tensor, v: Tensor, mask) -> Tensor:
 
 
 def use_fast_attention(model: Transformer) -> Transformer:
-    """Put both in their place in a model, and return it."""
-    model.attend, model.visibility = fast_attention, fast_visibility
+    """Put both in their place in a model, and return it. A family that makes more of the mask, as
+    one with local windows does, keeps the book's."""
+    model.attend = fast_attention
+    if type(model).forward is Transformer.forward:
+        model.visibility = fast_visibility
     return model

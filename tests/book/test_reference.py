@@ -1,0 +1,250 @@
+"""Every gradient is proved. First each function's backward against finite differences, one formula
+at a time; then the losses three ways: by hand, by differences, by autograd."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+from minilm import objectives, reference
+from minilm.config import ModelConfig, UserError
+from minilm.heads import Classifier, classification_nll
+from tests.book.small import PAD, SPECIAL, make_model, random_tokens
+
+B, T, C = 2, 6, 3
+WINDOWS = random_tokens(B, T + 1)
+TOKENS, LABELS = WINDOWS[:, :T], np.array([2, 0])
+AT_THE_END = np.array([[True] * T, [True] * (T - 2) + [False] * 2])
+ANYWHERE = np.array([[True] * T, [False, True, True, True, True, False]])  # its first sees nothing
+VISIBLE = reference.visibility(T, True, ANYWHERE)
+
+
+def normal(*shape):
+    return np.random.default_rng(sum(shape)).normal(size=shape)
+
+
+def differences(function, inputs, i, h=1e-5):
+    """(f(x + h) - f(x - h)) / 2h, the derivative of a number, at each entry of x = inputs[i]."""
+    gradient = np.zeros_like(inputs[i])
+    for entry in np.ndindex(gradient.shape):
+        step = np.zeros_like(gradient)
+        step[entry] = h
+        near = (function(*inputs[:i], inputs[i] + s, *inputs[i + 1 :]) for s in (step, -step))
+        gradient[entry] = next(near) - next(near)
+    return gradient / (2 * h)
+
+
+def feed_forward(x, up, down):
+    return reference.feed_forward(x, {"feed_forward.up": up, "feed_forward.down": down})
+
+
+def feed_forward_backward(dy, saved):
+    dx, gradients = reference.feed_forward_backward(dy, saved)
+    return dx, gradients["feed_forward.up"], gradients["feed_forward.down"]
+
+
+def residual_backward(dy, saved):
+    return reference.residual_backward(dy, saved, lambda dz, W: (W @ dz, {}))[:2]
+
+
+PAIRS = {  # forward(*inputs) -> y, saved; backward(dy, saved) -> gradients; the inputs' shapes
+    "linear": (reference.linear, reference.linear_backward, (2, 3, 4), (5, 4)),
+    "layer_norm": (reference.layer_norm, reference.layer_norm_backward, (2, 3, 4), (4,)),
+    "rotate": (
+        lambda x: (reference.rotate(x), None),
+        lambda dy, _: (reference.rotate_backward(dy),),
+        (2, 3, 4),
+    ),
+    "softmax": (
+        lambda scores: (reference.softmax(scores),) * 2,
+        lambda dp, p: (reference.softmax_backward(dp, p),),
+        (2, 3, 4),
+    ),
+    "attention": (
+        lambda q, k, v: reference.attention(q, k, v, VISIBLE),
+        reference.attention_backward,
+        *[(B, 2, T, 4)] * 3,
+    ),
+    "feed_forward": (feed_forward, feed_forward_backward, (2, 3, 4), (5, 4), (4, 5)),
+    "residual": (
+        lambda x, gain: reference.residual(x, gain, lambda z: (normal(3, 3) @ z, normal(3, 3).T)),
+        residual_backward,
+        *[(3, 4), (4,)],
+    ),
+    "embedding": (
+        lambda E: reference.embedding(np.array([[1, 3, 1], [0, 3, 3]]), E),
+        lambda dy, saved: (reference.embedding_backward(dy, saved),),
+        (5, 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_each_backward_is_the_derivative_of_its_forward(name):
+    forward, backward, *shapes = PAIRS[name]
+    formula = getattr(reference, f"{name}_backward").__doc__
+    inputs = [normal(*shape) for shape in shapes]
+    y, saved = forward(*inputs)
+    dy = normal(*y.shape)
+    for i, gradient in enumerate(backward(dy, saved)):
+        found = differences(lambda *x: (dy * forward(*x)[0]).sum(), inputs, i)
+        np.testing.assert_allclose(gradient, found, rtol=1e-6, atol=1e-7, err_msg=formula)
+
+
+def language_model(batch, is_real=None):
+    """A loss twice: by hand, parameters -> (loss, count, gradients); by torch -> (loss, count)."""
+    targets = batch.targets if is_real is None else np.where(is_real, batch.targets, -100)
+
+    def by_hand(parameters):
+        parameters = {n: p for n, p in parameters.items() if not n.startswith("head.")}
+        visible = reference.visibility(T, batch.causal, is_real)
+        return reference.language_model_loss(parameters, CONFIG, batch.inputs, targets, visible)
+
+    def by_torch(classifier):
+        model = classifier.transformer
+        if is_real is not None:  # running text never has padding
+            model.forward = functools.partial(model.forward, is_real=torch.from_numpy(is_real))
+        tensors = map(torch.from_numpy, (batch.inputs, targets))
+        return objectives.language_model_nll(model, *tensors, batch.causal)
+
+    return by_hand, by_torch
+
+
+def classification(pooling, causal):
+    def by_hand(parameters):
+        task = TOKENS, LABELS, AT_THE_END, pooling, causal
+        return reference.classification_loss(parameters, CONFIG, *task)
+
+    def by_torch(classifier):
+        classifier.pooling = pooling
+        logits = classifier(torch.from_numpy(TOKENS), torch.from_numpy(AT_THE_END), causal)
+        return classification_nll(logits, torch.from_numpy(LABELS))
+
+    return by_hand, by_torch
+
+
+def masked(seed=0, shift=1):
+    return objectives.masked(WINDOWS, 0.5, np.random.default_rng(seed), SPECIAL, shift)
+
+
+CONFIG = make_model(d_model=8, d_ff=12).config
+CAUSAL = objectives.causal(WINDOWS)
+LOSSES = {
+    "causal": language_model(CAUSAL),
+    "causal, padded": language_model(CAUSAL, ANYWHERE),
+    "masked": language_model(masked(shift=0)),
+    "masked, padded": language_model(masked(shift=0), ANYWHERE),
+    "hybrid's masked": language_model(masked(shift=1)),
+    "classification, mean": classification("mean", causal=False),
+    "classification, first": classification("first", causal=False),
+    "classification, last": classification("last", causal=True),
+}
+every_loss = pytest.mark.parametrize(("by_hand", "by_torch"), LOSSES.values(), ids=LOSSES)
+
+
+def make_classifier(pooling="mean"):
+    """A Classifier and its parameters by their names in the reference."""
+    classifier = Classifier(make_model(d_model=8, d_ff=12), C, pooling).double()
+    named = {n.removeprefix("transformer."): p for n, p in classifier.named_parameters()}
+    for parameter in named.values():
+        parameter.data = torch.from_numpy(normal(*parameter.shape))
+    return classifier, named
+
+
+def random_parameters():
+    return {name: p.detach().numpy() for name, p in make_classifier()[1].items()}
+
+
+@every_loss
+def test_the_gradient_of_each_loss_equals_finite_differences(by_hand, by_torch):
+    parameters = random_parameters()
+    for name, gradient in by_hand(parameters)[2].items():
+        way = normal(*gradient.shape)  # one number for each tensor: its derivative along this way
+        found = differences(
+            lambda s, n=name, way=way: by_hand(parameters | {n: parameters[n] + s * way})[0],
+            [np.zeros(())], 0, 1e-6,
+        )  # fmt: skip
+        assert (gradient * way).sum() == pytest.approx(found, rel=1e-5, abs=1e-6), name
+
+
+@every_loss
+def test_the_gradient_of_each_loss_equals_autograd(by_hand, by_torch):
+    loss, count, gradients = by_hand(random_parameters())
+    classifier, named = make_classifier()
+    torch_loss, torch_count = by_torch(classifier)
+    torch_loss.backward()
+    assert (loss, count) == (pytest.approx(torch_loss.item(), rel=1e-12), torch_count)
+    assert gradients.keys() == {name for name, p in named.items() if p.grad is not None}
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(gradient, named[name].grad, 1e-9, 1e-10, err_msg=name)
+        assert np.abs(gradient).max() > 1e-3, name  # nothing is proved by a zero
+
+
+def test_the_gradient_by_the_logits_is_p_minus_y_and_sums_to_zero_at_every_target():
+    logits, targets = 3 * normal(4, 5), np.array([1, 3, 0, 3])
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    leaf = torch.tensor(logits, requires_grad=True)
+    objectives.token_nll(leaf, torch.tensor(targets))[0].backward()
+    by_hand = reference.token_nll_backward(reference.token_nll(logits, targets)[1])
+    for gradient in (by_hand, leaf.grad.numpy()):
+        np.testing.assert_allclose(gradient, p - np.eye(5)[targets], atol=1e-12)
+        np.testing.assert_allclose(gradient.sum(axis=1), 0, atol=1e-12)
+
+
+def test_the_gradient_of_the_tied_embedding_is_the_input_paths_plus_the_output_paths():
+    model = make_classifier()[0].transformer
+    E_in, E_out = (model.embedding.weight.detach().clone().requires_grad_() for _ in range(2))
+    inputs, targets = map(torch.from_numpy, CAUSAL[:2])
+    hidden = torch.func.functional_call(model, {"embedding.weight": E_in}, (inputs, True))
+    objectives.token_nll((hidden @ E_out.T).flatten(0, 1), targets.flatten())[0].backward()
+    tied = language_model(CAUSAL)[0](random_parameters())[2]["embedding.weight"]
+    np.testing.assert_allclose(tied, (E_in.grad + E_out.grad).numpy(), atol=1e-10)
+
+
+def test_the_gradient_of_the_hybrid_is_the_mean_of_its_two_halves():
+    def gradient(batch):  # of the mean loss
+        _, count, gradients = language_model(batch)[0](random_parameters())
+        return gradients["norm.weight"] / count
+
+    def hybrid(seed):
+        return objectives.hybrid(WINDOWS, 0.5, np.random.default_rng(seed), SPECIAL)
+
+    seeds = {half: [s for s in range(40) if hybrid(s).causal is half][:3] for half in (True, False)}
+    found = np.mean([gradient(hybrid(seed)) for half in seeds.values() for seed in half], axis=0)
+    expected = np.mean([gradient(masked(seed)) for seed in seeds[False]], axis=0)
+    np.testing.assert_allclose(found, (gradient(CAUSAL) + expected) / 2, atol=1e-12)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first", "last"])
+def test_padding_gets_no_gradient(pooling):
+    tokens, (classifier, named) = np.where(AT_THE_END, TOKENS, PAD), make_classifier(pooling)
+    classifier(torch.from_numpy(tokens), torch.from_numpy(AT_THE_END)).square().sum().backward()
+    task = tokens, LABELS, AT_THE_END, pooling, False
+    _, _, by_hand = reference.classification_loss(random_parameters(), CONFIG, *task)
+    for gradient in (by_hand["embedding.weight"], named["embedding.weight"].grad):
+        assert not gradient[PAD].any() and gradient[tokens[1, 0]].any()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_text_of_nothing_but_padding_makes_no_nan(causal):
+    model, nothing = make_model(), np.zeros((B, T), dtype=bool)
+    hidden = model(torch.from_numpy(TOKENS), causal, torch.from_numpy(nothing))
+    hidden.square().sum().backward()
+    parameters = {name: p.detach().numpy() for name, p in model.named_parameters()}
+    visible = reference.visibility(T, causal, nothing)
+    by_hand, saved = reference.transformer(parameters, model.config, TOKENS, visible)
+    np.testing.assert_allclose(by_hand, hidden.detach(), atol=1e-12)
+    for name, gradient in reference.transformer_backward(2 * by_hand, saved).items():
+        np.testing.assert_allclose(gradient, dict(model.named_parameters())[name].grad, atol=1e-9)
+
+
+def test_another_net_is_refused_instead_of_computed_in_silence():
+    right, other = random_parameters(), type("Gated", (ModelConfig,), {})(**vars(CONFIG))
+    bias, gain = "blocks.0.attention.qkv.bias", "blocks.1.attention.norm_q.weight"
+    less = {name: p for name, p in right.items() if name != gain}
+    for parameters, config, named in (
+        (right | {bias: normal(24)}, CONFIG, bias), (less, CONFIG, gain), (right, other, "Gated")
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=named):
+            reference.transformer(parameters, config, TOKENS, VISIBLE)

@@ -1,0 +1,187 @@
+"""GPT-2, BERT and ModernBERT are Hugging Face's to the last digit, and their gradients are right."""
+
+import importlib
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from minilm.config import UserError
+from minilm.huggingface.families import FAMILIES, ModernBertConfig
+from minilm.huggingface.weights import TYPES, read_shape, to_ours, to_theirs
+from minilm.objectives import IGNORE, language_model_nll
+from tests.machinery.small_hf import CAUSAL, config_of, small_model
+
+DIRECTIONS = [*CAUSAL.items(), ("bert", True)]
+each_direction = pytest.mark.parametrize(("kind", "causal"), DIRECTIONS)
+each_family = pytest.mark.parametrize("family", FAMILIES)
+TOKENS = torch.randint(3, 50, (3, 15), generator=torch.Generator().manual_seed(2))
+IS_REAL = torch.arange(15) < torch.tensor([15, 9, 1])[:, None]
+
+
+def ours_of(theirs, kind):
+    """Our model with the weights of theirs."""
+    shape = read_shape(config_of(theirs))
+    shape, weights, left_out = to_ours(TYPES[kind], theirs.state_dict(), shape)
+    assert not left_out
+    model = FAMILIES[TYPES[kind].family][0](shape).to(next(iter(weights.values())).dtype)
+    model.load_state_dict(weights)
+    for name, table in model.named_buffers():  # theirs come from float32, whatever the dtype is
+        base = getattr(shape, "local_" * name.startswith("local") + "rotary_base", 10_000.0)
+        frequency = 1 / base ** (torch.arange(0, shape.d_head, 2) / shape.d_head)  # (d/2,)
+        angles = torch.arange(shape.max_length)[:, None, None] * frequency
+        table.copy_(angles.cos() if name.endswith("cos") else angles.sin())
+    return model.eval()
+
+
+def theirs_of(kind, causal, dtype, monkeypatch):
+    """A small model of theirs in this dtype; skips where `transformers` is not installed."""
+    transformers = pytest.importorskip("transformers")
+    changes = dict(is_decoder=True) if (kind, causal) == ("bert", True) else {}
+    theirs = small_model(transformers, kind, **changes).to(dtype)
+    if kind.startswith("modernbert") and dtype == torch.float64:
+        # Theirs rotates q and k in float32 whatever it is given; here it may keep float64.
+        module = importlib.import_module(type(theirs).__module__)
+
+        def rotate(q, k, cos, sin, *_, unsqueeze_dim=1):
+            cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+            return tuple(x * cos + module.rotate_half(x) * sin for x in (q, k))
+
+        monkeypatch.setattr(module, "apply_rotary_pos_emb", rotate)
+    return theirs
+
+
+@each_direction
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-4), (torch.float64, 1e-10)])
+@torch.no_grad()
+def test_hidden_states_and_logits_are_those_of_transformers(
+    kind, causal, dtype, error, monkeypatch
+):
+    theirs = theirs_of(kind, causal, dtype, monkeypatch)
+    ours = ours_of(theirs, kind)
+    for is_real in (None, IS_REAL):
+        mask = None if is_real is None else is_real.long()
+        hidden = ours(TOKENS, causal=causal, is_real=is_real)
+        expected = theirs.base_model(input_ids=TOKENS, attention_mask=mask).last_hidden_state
+        logits = theirs(input_ids=TOKENS, attention_mask=mask).logits
+        where = torch.ones_like(IS_REAL) if is_real is None else is_real
+        torch.testing.assert_close(hidden[where], expected[where], rtol=0, atol=error)
+        torch.testing.assert_close(ours.logits(hidden[where]), logits[where], rtol=0, atol=error)
+        assert logits[where].std() > 0.1  # so that an error would show
+
+
+@each_direction
+def test_gradients_of_the_loss_are_those_of_transformers(kind, causal, monkeypatch):
+    theirs = theirs_of(kind, causal, torch.float64, monkeypatch)
+    ours = ours_of(theirs, kind)
+    targets = torch.where(TOKENS % 3 == 0, TOKENS, IGNORE)
+    nll, count = language_model_nll(ours, TOKENS, targets, causal)
+    nll.backward()
+    logits = theirs(input_ids=TOKENS).logits.flatten(0, 1)
+    expected = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    expected.backward()
+    assert count > 5 and nll.item() == pytest.approx(expected.item(), abs=1e-9)
+    gradients = {name: parameter.grad for name, parameter in ours.named_parameters()}
+    named = dict(theirs.named_parameters())
+    for name, gradient in to_theirs(TYPES[kind], gradients, ours.config).items():
+        if "token_type" not in name and not (kind == "persimmon" and name.endswith("bias")):
+            torch.testing.assert_close(gradient, named[name].grad, rtol=0, atol=1e-9)
+
+
+def small(family, seed=0, **changes):
+    """A model of a family with random weights, in float64."""
+    made, shape = FAMILIES[family]
+    more = dict(local_window=2) if shape is ModernBertConfig else {}
+    model = made(shape(11, 12, 6, 3, 1, 5, **more | changes), seed).double()
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        gain = "norm" in name and name.endswith("weight")
+        parameter.data.normal_(float(gain), 0.4, generator=generator)
+    return model
+
+
+@each_family
+@pytest.mark.parametrize("causal", [True, False])
+def test_every_parameter_has_its_gradient(family, causal):
+    """By central differences along a random direction in each parameter, on a batch whose padding
+    is longer than ModernBERT's window."""
+    model = small(family)
+    tokens = torch.randint(0, 11, (2, 10), generator=torch.Generator().manual_seed(3))
+    is_real = torch.arange(10) < torch.tensor([[10], [3]])
+
+    def loss():
+        hidden = model(tokens, causal=causal, is_real=is_real)[is_real]
+        return F.cross_entropy(model.logits(hidden), tokens[is_real])
+
+    loss().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        direction = torch.randn_like(parameter)
+        with torch.no_grad():
+            sides = []
+            for step in (1e-5, -2e-5):
+                parameter += step * direction
+                sides.append(loss().item())
+            parameter += 1e-5 * direction
+        slope = (parameter.grad * direction).sum().item()
+        assert slope == pytest.approx((sides[0] - sides[1]) / 2e-5, abs=1e-7, rel=1e-5), name
+
+
+@each_family
+@pytest.mark.parametrize("causal", [True, False])
+@torch.no_grad()
+def test_padding_longer_than_the_window_changes_nothing_and_is_finite(family, causal):
+    """ModernBERT's local layers gave NaN: a padding position far from the text saw only -inf."""
+    model = small(family)
+    text = torch.tensor([[3, 4, 5]])
+    padded = F.pad(text, (0, 8))
+    is_real = F.pad(torch.ones_like(text), (0, 8)).bool()
+    for attend in (model.attend, F.scaled_dot_product_attention):
+        model.attend = lambda q, k, v, mask, attend=attend: attend(q, k, v, mask)
+        hidden = model(padded, causal=causal, is_real=is_real)
+        assert hidden.isfinite().all()
+        torch.testing.assert_close(hidden[:, :3], model(text, causal=causal))
+
+
+@each_family
+@torch.no_grad()
+def test_the_cache_gives_what_the_whole_text_gives(family):
+    model = small(family)
+    tokens = torch.randint(0, 11, (2, 12), generator=torch.Generator().manual_seed(4))
+    cache, parts = model.new_cache(), []
+    for piece in tokens.split([5, 1, 1, 4, 1], dim=1)[:3]:
+        parts.append(model(piece, causal=True, cache=cache))
+    whole = model(tokens[:, :7], causal=True)
+    torch.testing.assert_close(torch.cat(parts, 1), whole)
+
+
+@each_family
+def test_first_weights_are_a_function_of_the_seed_and_say_nothing_of_any_token(family):
+    made, shape = FAMILIES[family]
+    models = [made(shape(11, 12, 6, 3, 1, 5), seed) for seed in (1, 1, 2)]
+    one, same, other = (torch.cat([p.flatten() for p in m.parameters()]) for m in models)
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    nll, count = language_model_nll(made(shape(11, 12, 64, 3, 1, 5)), *TOKENS[None, :2] % 11, True)
+    assert nll.item() / count.item() == pytest.approx(torch.tensor(11.0).log().item(), abs=0.2)
+
+
+def test_only_every_third_layer_of_modernbert_sees_beyond_the_window():
+    model = small("modernbert", global_every=3)
+    x = torch.randn(1, 12, 6, dtype=torch.float64, requires_grad=True)
+    model.embed = lambda tokens, start: x
+    (gradient,) = torch.autograd.grad(model(torch.zeros(1, 12).long(), False)[0, 0].sum(), x)
+    assert gradient[0].abs().sum(-1).all()
+    model.blocks = model.blocks[:2]  # the first sees everything, so it is made to see nothing
+    model.blocks[0].forward = lambda x, *_: x
+    for causal, seen in ((False, range(3, 8)), (True, range(3, 6))):
+        (gradient,) = torch.autograd.grad(model(torch.zeros(1, 12).long(), causal)[0, 5].sum(), x)
+        assert gradient[0].abs().sum(-1).nonzero()[:, 0].tolist() == list(seen)
+
+
+@pytest.mark.parametrize(
+    "change", [dict(global_every=0), dict(epsilon=-1.0), dict(head=3), dict(local_window="4")]
+)
+def test_a_shape_that_cannot_be_is_refused_in_one_line(change):
+    with pytest.raises(UserError, match=next(iter(change))):
+        replace(ModernBertConfig(11, 12, 6, 2, 1, 5), **change)
