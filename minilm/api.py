@@ -1,0 +1,333 @@
+"""Trained models as Python objects. `minilm.load` opens a run; nothing here is needed to train.
+
+The examples below are run by a test.
+"""
+
+import codecs
+import dataclasses
+import importlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from minilm import generate, heads, metrics
+from minilm.config import UserError
+from minilm.data import evaluation_windows, frame, pad
+from minilm.objectives import IGNORE, language_model_nll
+from minilm.runs.device import choose_machine
+from minilm.runs.run import Run
+from minilm.view.recording import recorded, token_name
+
+BATCH = 32  # rows computed at a time
+
+
+class Score(NamedTuple):
+    """How well a text was predicted."""
+
+    nats: float  # a token
+    perplexity: float  # e to the nats
+    tokens: int  # that were predicted
+
+
+def load(run: str, device: str = "auto"):
+    """Open a run folder, or "hf:FOLDER" with weights of Hugging Face's: a LanguageModel, or of a
+    fine-tuning run a Classifier. It uses the run's best checkpoint, in float32.
+
+    >>> lm = load("runs/pretrain-1")
+    >>> type(lm).__name__, type(load("runs/finetune-1")).__name__
+    ('LanguageModel', 'Classifier')
+
+    Raises UserError, in one line, where there is no such run, device or whole checkpoint.
+    """
+    kind = _open(run).config["kind"]
+    if kind not in KINDS:
+        raise UserError(f"{run} is a {kind} run: minilm.load opens {' and '.join(KINDS)} runs")
+    return KINDS[kind](run, device)
+
+
+def pretrain(**flags):
+    """Train as `train_pretrain.py` does, its flags as keyword arguments (`--max-length 64` is
+    `max_length=64`), and load what was learnt: `minilm.pretrain(data=["a.txt"], steps=100)`.
+
+    Raises UserError for a flag that there is not, or a value that it does not take."""
+    return _train("pretrain", flags)
+
+
+def finetune(**flags):
+    """Train as `train_finetune.py` does, likewise: `minilm.finetune(train="a.csv", epochs=5)`."""
+    return _train("finetune", flags)
+
+
+class Model:
+    """What the two kinds of model share. As scikit-learn's estimators do, they keep their arguments
+    as they were given, so that `clone` works; `fit` changes nothing: they were trained before."""
+
+    def __init__(self, run: str, device: str = "auto"):
+        self.run, self.device = run, device
+        self._machine, self._run = choose_machine(device, "float32"), _open(run)
+        self.tokenizer, self.config = self._run.tokenizer, self._run.config
+
+    def __repr__(self):
+        return f"{type(self).__name__}({str(self.run)!r})"
+
+    def fit(self, texts=None, labels=None):
+        """Return self: weights change in `minilm.pretrain` and `minilm.finetune` only."""
+        return self
+
+    def get_params(self, deep: bool = True) -> dict:
+        """The arguments of the constructor."""
+        return dict(run=self.run, device=self.device)
+
+    def set_params(self, **params):
+        """Other arguments: a device, another run."""
+        self.__init__(**{**self.get_params(), **params})
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def __sklearn_tags__(self):
+        tags = importlib.import_module("sklearn.utils").Tags
+        target = importlib.import_module("sklearn.utils").TargetTags(required=False)
+        return tags(estimator_type=None, target_tags=target)
+
+    def _frames(self, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
+        """Each text's tokens between <doc> and <doc>; of too long ones head and tail."""
+        if isinstance(texts, str):
+            raise UserError("give a list of texts, not a single one: [text]")
+        special = self.tokenizer.special
+        return [frame(self.tokenizer.encode(text), max_length, special) for text in texts]
+
+
+class LanguageModel(Model):
+    """A pretrained run.
+
+    >>> lm = load("runs/pretrain-1")
+    >>> lm.tokens("Return the array")[0]
+    '<doc>'
+    """
+
+    def __init__(self, run: str, device: str = "auto"):
+        super().__init__(run, device)
+        self.model = self._run.transformer().to(self._machine.device).eval()
+        self.objective = self.config["flags"]["objective"]
+        self.causal = self.objective == "causal"  # whether all it has learnt is to look back
+        self.shift = 1 if self.causal else self.config["flags"]["shift"]
+        self.max_length = self.model.config.max_length
+
+    def generate(
+        self, prompt: str = "", tokens: int = 100, *, temperature: float = 0.8,
+        top_k: int | None = 50, top_p: float | None = 0.95, seed: int = 0, stream: bool = False,
+    ) -> str | Iterator[str]:  # fmt: skip
+        """What follows the prompt, up to `tokens` tokens or the end of the document; with stream
+        piece by piece, each as soon as it is drawn.
+
+        >>> text = lm.generate("Return the", tokens=4, seed=1)
+        >>> text == "".join(lm.generate("Return the", tokens=4, seed=1, stream=True))
+        True
+
+        Raises UserError where the run has learnt only to fill in masks."""
+        if self.objective == "masked":
+            raise UserError(
+                f"{self.run} was pretrained to fill in masks (--objective masked), which teaches "
+                f"no token after the last: use fill, or a run of --objective causal or hybrid"
+            )
+        how = dict(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+        pieces = self._pieces(self.tokenizer.encode(prompt), tokens, how)
+        return pieces if stream else "".join(pieces)
+
+    def _pieces(self, prompt: np.ndarray, tokens: int, how: dict) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a token may end in a character
+        for token in generate.sample(self.model, prompt, tokens, self.tokenizer.special, **how):
+            if piece := decoder.decode(self.tokenizer.decode_bytes([token])):
+                yield piece
+        if rest := decoder.decode(b"", final=True):
+            yield rest
+
+    def fill(self, text: str, top: int = 5) -> list[list[tuple[str, float]]]:
+        """For each <mask> in the text the likeliest tokens and their probabilities. A causal run
+        sees only what stands before the mask.
+
+        >>> [(token, p)] = lm.fill("Return the <mask>.", top=1)[0]
+        >>> 0 < p <= 1
+        True
+        """
+        names = {"<mask>", getattr(self.tokenizer, "mask_token", None) or "<mask>"}
+        # A token holds the space before it, " good": so what a mask stands for does, too.
+        parts = re.split(" *(?:" + "|".join(map(re.escape, sorted(names))) + ")", text)
+        special = self.tokenizer.special
+        if len(parts) == 1:
+            raise UserError('there is no <mask> in the text: write one, "The film was <mask>."')
+        if special.mask is None:
+            raise UserError(f"{self.run} has no token for a <mask>: use generate")
+        ids = [np.append(self.tokenizer.encode(part), special.mask) for part in parts]
+        tokens = np.concatenate(ids)[:-1]
+        if len(tokens) > self.max_length - 2:
+            raise UserError(
+                f"the text has {len(tokens)} tokens, and {self.run} sees {self.max_length - 2} at "
+                f"most: shorten it"
+            )
+        how = dict(causal=self.causal, shift=self.shift, top=top)
+        filled = generate.fill_masks(self.model, tokens, special, **how)
+        return [[(self.tokenizer.decode([i]), p) for i, p in best] for best in filled]
+
+    def score(self, text: str, causal: bool | None = None) -> Score:
+        """How well the run predicts each token of a text: from what stands before it (causal), or
+        from all the rest, itself masked (causal=False: pseudo-perplexity; Salazar et al. 2020,
+        arXiv 1910.14659). None: causal unless the run has learnt masks only. A text longer than the
+        window is cut into windows.
+
+        >>> score = lm.score("Return the array.")
+        >>> score.tokens, round(score.perplexity / np.exp(score.nats), 6)
+        (17, 1.0)
+        """
+        causal = self.objective != "masked" if causal is None else causal
+        ids = self.tokenizer.encode(text)
+        if not len(ids):
+            raise UserError("the text has no token to predict")
+        sums = np.zeros(2)
+        for inputs, targets in (self._windows if causal else self._masked)(ids.astype(np.int64)):
+            for rows in range(0, len(inputs), BATCH):
+                batch = (
+                    torch.from_numpy(part[rows : rows + BATCH]).to(self._machine.device)
+                    for part in (inputs, targets)
+                )
+                with torch.inference_mode():
+                    sums += [x.item() for x in language_model_nll(self.model, *batch, causal)]
+        nats = sums[0] / sums[1]
+        return Score(float(nats), float(np.exp(nats)), int(sums[1]))
+
+    def _windows(self, ids: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Windows in which each token is once the target of the position before it."""
+        text = np.append(self.tokenizer.special.bos, ids)
+        for windows in evaluation_windows(text, self.max_length, most=len(text)):
+            yield windows[:, :-1], windows[:, 1:]
+
+    def _masked(self, ids: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Framed windows, each as often as it has tokens, in each row another one masked."""
+        special, room = self.tokenizer.special, self.max_length - 2
+        if special.mask is None:
+            raise UserError(f"{self.run} has no token for a mask: score it with causal=True")
+        for start in range(0, len(ids), room):
+            window = frame(ids[start : start + room], self.max_length, special).astype(np.int64)
+            rows, places = np.arange(len(window) - 2), np.arange(1, len(window) - 1)
+            inputs = np.tile(window, (len(rows), 1))
+            inputs[rows, places] = special.mask
+            targets = np.full_like(inputs, IGNORE)
+            targets[rows, places - self.shift] = window[places]
+            yield inputs, targets
+
+    def encode(
+        self, texts: Sequence[str], layer: int = -1, pooling: str | None = "mean",
+        causal: bool | None = None,
+    ) -> np.ndarray | list[np.ndarray]:  # fmt: skip
+        """The hidden states of texts, (N, D) float32: after a layer (0: the embeddings, 1 the first
+        block, ...; -1: the last, normed as for the logits), pooled ("mean", "last", "first"). With
+        pooling=None one array (T, D) a text, a row for each of `tokens(text)`.
+
+        >>> lm.encode(["a text", "another"]).shape == (2, lm.model.config.d_model)
+        True
+        >>> [states] = lm.encode(["a text"], pooling=None)
+        >>> len(states) == len(lm.tokens("a text"))
+        True
+        """
+        n = self.model.config.n_layers
+        if not -n - 1 <= layer <= n:
+            raise UserError(f"layer {layer}: this model has 0 to {n}, or -1 for the last")
+        if pooling not in ("mean", "last", "first", None):
+            raise UserError(f"pooling {pooling!r}: choose mean, last, first or None")
+        frames, D = self._frames(texts, self.max_length), self.model.config.d_model
+        found: list = [None] * len(frames)
+        order = np.argsort([len(tokens) for tokens in frames], kind="stable")
+        for rows in (order[i : i + BATCH] for i in range(0, len(order), BATCH)):
+            batch = pad([frames[i] for i in rows], self.tokenizer.special.pad, most=self.max_length)
+            tokens, is_real = self._machine.tensors(batch)
+            with torch.inference_mode(), recorded(self.model, weights=False) as kept:
+                last = self.model(tokens, self.causal if causal is None else causal, is_real)
+                hidden = [*kept.states[:-1], last][layer]  # (B, T, D)
+                if pooling is not None:
+                    pooled = heads.pool(hidden, is_real, pooling).cpu().numpy()
+            for row, i in enumerate(rows):
+                found[i] = pooled[row] if pooling else hidden[row, : len(frames[i])].cpu().numpy()
+        return np.array(found, np.float32).reshape(-1, D) if pooling else found
+
+    transform = encode  # a step of a scikit-learn Pipeline: make_pipeline(lm, LogisticRegression())
+
+    def attention(self, text: str, causal: bool | None = None) -> tuple[np.ndarray, list[str]]:
+        """The attention weights of every layer and head, (L, H, T, T) float32: row t is how
+        position t shares its attention out; and the T tokens.
+
+        >>> weights, tokens = lm.attention("A sentence.", causal=False)
+        >>> weights.shape[2:] == (len(tokens), len(tokens))
+        True
+        >>> bool(np.allclose(weights.sum(-1), 1, atol=1e-5))
+        True
+        """
+        [tokens] = self._frames([text], self.max_length)
+        batch = torch.from_numpy(tokens.astype(np.int64))[None].to(self._machine.device)
+        with torch.inference_mode(), recorded(self.model) as kept:
+            self.model(batch, self.causal if causal is None else causal)
+        return torch.cat(kept.weights).float().cpu().numpy(), self.tokens(text)
+
+    def tokens(self, text: str) -> list[str]:
+        """The tokens that the model sees, as they are shown: spaces as ␣, <doc> at both ends."""
+        [tokens] = self._frames([text], self.max_length)
+        return [token_name(self.tokenizer, i) for i in tokens.tolist()]
+
+
+class Classifier(Model):
+    """A fine-tuned run; as scikit-learn's classifiers, it can end a Pipeline.
+
+    >>> clf = load("runs/finetune-1")
+    >>> texts = ["a text", "another", ""]
+    >>> clf.predict(texts).shape, clf.predict_proba(texts).shape == (3, len(clf.classes_))
+    ((3,), True)
+    """
+
+    def __init__(self, run: str, device: str = "auto"):
+        super().__init__(run, device)
+        classifier, config = self._run.classifier()
+        self.classifier = classifier.to(self._machine.device).eval()
+        self.classes_ = np.array(config["classes"])
+        self.causal = config["flags"]["attention"] == "causal"
+        self.max_length = classifier.transformer.config.max_length
+
+    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
+        """P(label | text), (N, C) float32, the labels in the order of `classes_`."""
+        frames, pad_id = self._frames(texts, self.max_length), self.tokenizer.special.pad
+        return metrics.label_probabilities(self.classifier, frames, self.causal, pad_id=pad_id)
+
+    probabilities = predict_proba
+
+    def predict(self, texts: Sequence[str]) -> np.ndarray:
+        """The likeliest label of each text, (N,)."""
+        return self.classes_[self.predict_proba(texts).argmax(1)]
+
+    def score(self, texts: Sequence[str], labels: Sequence[str]) -> float:
+        """The share of texts whose label was found."""
+        return float((self.predict(texts) == np.asarray(labels)).mean())
+
+
+KINDS = {"pretrain": LanguageModel, "finetune": Classifier}
+
+
+def _open(run: str) -> Run:
+    """The run of a folder, or the run made of Hugging Face's weights."""
+    from minilm.runs import open_pretrained
+
+    return open_pretrained(str(run)) if str(run).startswith("hf:") else Run(run)
+
+
+def _train(kind: str, flags: dict):
+    """Call a script's main with options, and load its run."""
+    from minilm.cli import options
+
+    script = importlib.import_module(f"train_{kind}")
+    config_class = {"pretrain": options.PretrainConfig, "finetune": options.FinetuneConfig}[kind]
+    known = {field.name for field in dataclasses.fields(config_class)}
+    if unknown := sorted(flags.keys() - known):
+        raise UserError(f"{unknown[0]} is no flag of train_{kind}.py: see its --help")
+    return load(script.main(config_class(**flags)))

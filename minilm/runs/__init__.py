@@ -1,0 +1,1 @@
+"""Run folders, checkpoints, resuming, signals, device and precision, progress, estimate."""

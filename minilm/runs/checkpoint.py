@@ -1,0 +1,239 @@
+"""A checkpoint is a folder, step-00000200/, and what is in it can be trusted.
+
+It is written so that a crash at any moment leaves the older ones whole, and never leaves a new one
+that looks whole but is not:
+
+1. write beside: the files go to a folder that ends in .part, which nobody reads;
+2. hash: each file's sha256 is that of the bytes in memory, so damage on the way to disk shows;
+3. manifest last: a folder without manifest.json, which carries a hash of its own, is no checkpoint;
+4. sync each file and the folder, so that a rename cannot reach the disk before what it names;
+5. rename, which happens wholly or not at all, and sync the parent, so that it lasts;
+6. only then rotate: delete older checkpoints, all but the newest two and the best.
+
+Loading hashes the files, passes over a checkpoint that is damaged and says so. The scores that
+decide (which is best, when to stop early) are read from manifests, never from metrics.jsonl.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from minilm.config import NonFiniteError, UserError
+from minilm.runs.bounded import read_bounded
+from minilm.runs.durable import sync, write_file, writing
+
+LARGEST = 2**24  # bytes of a manifest or a config.json, a fraction of a second to read
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a manifest says."""
+
+    folder: Path
+    run: str | None  # the id of the run that wrote it
+    step: int
+    score: float | None  # of its evaluation, lower is better; None: not evaluated
+    values: dict  # everything that its evaluation measured
+    spent: dict  # tokens, targets and seconds of the run until here
+    earlier: list  # [step, score] of each evaluation before
+    files: dict  # name -> sha256
+
+    @property
+    def scores(self) -> list:
+        """[step, score] of each evaluation of the run until here."""
+        return self.earlier + [[self.step, self.score]] * (self.score is not None)
+
+    def read(self, name: str):
+        """The state saved under a name, on the CPU: nothing but tensors and plain values is read.
+        Raises UserError where the file holds anything else, or a number that is not finite."""
+        path = self.folder / f"{name}.pt"
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever is wrong with it
+            kind = type(error).__name__
+            raise UserError(f"{path} is not what minilm saves ({kind}): use another run") from None
+        if bad := _not_finite(state):
+            raise UserError(f"{path}: {bad} is not finite: use another run")
+        return state
+
+
+def save(run: Path, step: int, spent: dict, scores: list | None = None, **states) -> None:
+    """Write a checkpoint into a run folder: named states (nested dicts and lists of tensors and
+    numbers); `scores`: [step, score] of each evaluation so far.
+
+    Raises NonFiniteError where a tensor is not finite, UserError where the disk refuses; then
+    nothing is written.
+    """
+    contents = {f"{name}.pt": _pack(state) for name, state in states.items()}
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    facts = dict(run=run_id(run), step=step, score=None, values={}, spent=spent,
+                 earlier=scores or [], files=files)  # fmt: skip
+    final = _folder(run, step)
+    beside = final.with_suffix(".part")
+    with writing(final, sum(map(len, contents.values()))):
+        for left_over in run.glob("step-*.*"):  # by a crash
+            shutil.rmtree(left_over, ignore_errors=True)
+        try:
+            beside.mkdir()
+            for name, content in contents.items():
+                write_file(beside / name, content)
+            write_file(beside / "manifest.json", _seal(facts))
+            sync(beside)
+            _delete(final)  # there is one only where it was damaged
+            os.replace(beside, final)
+        except (OSError, UserError):
+            shutil.rmtree(beside, ignore_errors=True)  # a full disk needs the room
+            raise
+        sync(run)
+    found = _manifests(run)
+    for old in found[:-2]:  # by their manifests: hashing gigabytes at every save would take long
+        if old is not min(found, key=_rank):
+            _delete(old.folder)
+
+
+def rate(run: Path, step: int, score: float, values: dict) -> None:
+    """Note in a checkpoint what its evaluation said; a lower score is better."""
+    path = _folder(run, step) / "manifest.json"
+    write_file(path, _seal(_unseal(path) | dict(score=score, values=values)))
+    sync(path.parent)
+
+
+def newest(run: Path) -> Checkpoint | None:
+    """The newest whole checkpoint, to go on from. Says which are damaged; raises UserError where
+    one was written by another run."""
+    return next(_whole(run, lambda c: -c.step), None)
+
+
+def good(run: Path) -> Checkpoint | None:
+    """The newest whole checkpoint that was evaluated: its weights and its score are finite."""
+    return next((c for c in _whole(run, lambda c: -c.step) if c.score is not None), None)
+
+
+def best(run: Path) -> Checkpoint:
+    """The whole checkpoint with the lowest score, to use (without any score, the newest). Raises
+    UserError where there is none, or one was written by another run."""
+    for checkpoint in _whole(run, _rank):
+        return checkpoint
+    raise UserError(f"{run} holds no whole checkpoint: train it first")
+
+
+def delete_after(run: Path, step: int) -> None:
+    """Delete the checkpoints after a step, damaged ones too (-1: all)."""
+    for folder in run.glob("step-*"):
+        if folder > _folder(run, step):
+            _delete(folder)
+
+
+def move(checkpoint: Checkpoint, run: Path) -> None:
+    """Make a checkpoint one of another run."""
+    path = checkpoint.folder / "manifest.json"
+    write_file(path, _seal(_unseal(path) | dict(run=run_id(run))))
+    with writing(run / checkpoint.folder.name):
+        os.replace(checkpoint.folder, run / checkpoint.folder.name)
+        sync(run)
+
+
+def run_id(run: Path) -> str | None:
+    """The id that config.json gives a run, which its checkpoints carry; None where it has none."""
+    with contextlib.suppress(OSError, UserError, ValueError, LookupError, TypeError):
+        return json.loads(read_bounded(run / "config.json", LARGEST))["id"]
+
+
+def _pack(state) -> memoryview:
+    if bad := _not_finite(state):
+        raise NonFiniteError(f"{bad} is not finite, so it is not saved")
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getbuffer()
+
+
+def _not_finite(state, name: str = "") -> str | None:
+    """The name of a tensor, in nested dicts and lists, that is not finite."""
+    if isinstance(state, torch.Tensor):
+        return None if torch.isfinite(state).all() else name
+    if isinstance(state, list | tuple):
+        state = dict(enumerate(state))
+    parts = state.items() if isinstance(state, dict) else ()
+    return next(filter(None, (_not_finite(part, f"{name}.{key}") for key, part in parts)), None)
+
+
+def _manifests(run: Path, say=lambda line: None) -> list[Checkpoint]:
+    """The checkpoints whose manifest is as it was written, oldest first."""
+    found = []
+    for folder in sorted(run.glob("step-" + 8 * "[0-9]")):
+        try:
+            facts = _unseal(folder / "manifest.json")
+            if folder != _folder(run, facts["step"]):
+                raise ValueError("it has the name of another")
+            found.append(Checkpoint(folder, **facts))
+        except Exception as error:  # whatever is wrong with it
+            say(f"{folder} is damaged and not used: {error}")
+    return found
+
+
+def _whole(run: Path, rank) -> Iterator[Checkpoint]:
+    """The checkpoints whose every file is as it was written, by rank. Hashes only those that are
+    asked for."""
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    found, own = _manifests(run, say), run_id(run)
+    if foreign := next((c.folder for c in found if c.run != own), None):
+        raise UserError(f"{foreign} was written by another run: move it out of {run}")
+    for checkpoint in sorted(found, key=rank):
+        for name, sha256 in checkpoint.files.items():
+            path = checkpoint.folder / name
+            if not path.is_file() or _sha256(path) != sha256:
+                say(f"{checkpoint.folder} is damaged and not used: {name} is not what was saved")
+                break
+        else:
+            yield checkpoint
+
+
+def _rank(checkpoint: Checkpoint) -> tuple:
+    """Best first; of equal ones the later; those that were not evaluated last."""
+    return checkpoint.score is None, checkpoint.score or 0.0, -checkpoint.step
+
+
+def _delete(folder: Path) -> None:
+    """Delete a checkpoint, renamed first so that a crash leaves none that looks damaged."""
+    old = folder.with_suffix(".old")
+    with contextlib.suppress(OSError):  # it is not there, or cannot be deleted: no harm done
+        os.replace(folder, old)
+        shutil.rmtree(old)
+
+
+def _seal(facts: dict) -> bytes:
+    """A manifest, with the sha256 of what it says."""
+    return json.dumps({**facts, "sha256": _digest(facts)}, indent=2, allow_nan=False).encode()
+
+
+def _unseal(path: Path) -> dict:
+    """Read a manifest. Raises ValueError, or another error, where it says anything else by now."""
+    facts = json.loads(read_bounded(path, LARGEST))
+    if facts.pop("sha256") != _digest(facts):
+        raise ValueError("manifest.json is not what was saved")
+    return facts
+
+
+def _digest(facts: dict) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _folder(run: Path, step: int) -> Path:
+    return run / f"step-{step:08d}"

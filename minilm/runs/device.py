@@ -1,0 +1,172 @@
+"""The one place that decides where to compute and how precisely, and says why."""
+
+import contextlib
+import ctypes
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from minilm.config import UserError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where one process computes, and its place among the processes of `torchrun`."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32  # of activations and matrix products
+    why: str = ""  # of the choice, for people
+    rank: int = 0
+    world: int = 1  # number of processes
+
+    def compute(self, function: Callable) -> Callable:
+        """`function` (a loss, a model) with activations and matrix products in this machine's
+        dtype; weights, losses and the statistics of norms stay float32."""
+        if self.dtype == torch.float32:
+            return function
+
+        def computed(*args, **options):
+            with torch.autocast(self.device.type, self.dtype):
+                return function(*args, **options)
+
+        return computed
+
+    def tensors(self, values) -> list:
+        """NumPy arrays as tensors on the device, without waiting for it; anything else as it is."""
+        return [self._tensor(value) if isinstance(value, np.ndarray) else value for value in values]
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cuda":  # only from pinned memory can it copy while it computes
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
+    def agree(self, value: float) -> float:
+        """The first process's value, in every process: what each measured may differ."""
+        if self.world == 1:
+            return value
+        box = torch.tensor([value], dtype=torch.float64, device=self.device)
+        dist.broadcast(box, src=0)
+        return box.item()
+
+    def total(self, *values: float) -> list[float]:
+        """Each value summed over the processes."""
+        if self.world == 1:
+            return list(values)
+        box = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(box)
+        return box.tolist()
+
+    def sum_tensors(self, tensors: list[torch.Tensor]) -> None:
+        """Replace each tensor, of one dtype, by its sum over the processes."""
+        if self.world > 1:
+            flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+            dist.all_reduce(flat)  # once, whatever their number
+            for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def first(self, prepare: Callable):
+        """Call prepare() in the first process, then in the others, which find its work done. What
+        stops the first stops all; it alone says why."""
+        if self.world == 1:
+            return prepare()
+        result = error = None
+        if self.rank == 0:
+            try:
+                result = prepare()
+            except UserError as raised:
+                error = raised
+        if self.total(float(error is not None))[0]:
+            raise error or SystemExit(UserError.status)
+        return result if self.rank == 0 else prepare()
+
+
+def choose_machine(device: str = "auto", precision: str = "auto") -> Machine:
+    """Choose a device and a precision ("auto", "float32", "bfloat16"), and join the other processes
+    if `torchrun` started this one.
+
+    Raises UserError for a device that is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        device = next((name for name, found in there.items() if found), "cpu")
+    elif not there.get(device, device == "cpu"):
+        found = ", ".join(["cpu", *(name for name in there if there[name])])
+        raise UserError(f"--device {device}: torch finds none here; this machine has {found}")
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if device == "cuda" and world > 1:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        torch.cuda.set_device(device)
+    chosen = torch.device(device)
+    keep_freed_memory()
+    if world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    dtype, why = choose_precision(precision, chosen)
+    machine = Machine(chosen, dtype, f"{why} on {chosen}", rank, world)
+    is_bfloat16 = machine.agree(float(dtype == torch.bfloat16))
+    return dataclasses.replace(machine, dtype=torch.bfloat16 if is_bfloat16 else torch.float32)
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to keep freed memory for the next step instead of giving it back to the system,
+    which would clear every page of it again: faster steps. Nothing happens where the C library is
+    another."""
+    mmap_threshold, trim_threshold = -3, -1  # of mallopt in <malloc.h>
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        if not libc.mallopt(mmap_threshold, 2**30):
+            libc.mallopt(mmap_threshold, 2**25)  # the most that an older glibc takes
+        libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def choose_precision(precision: str, device: torch.device) -> tuple[torch.dtype, str]:
+    """(the dtype of activations and matrix products, why)."""
+    if precision != "auto":
+        return getattr(torch, precision), f"{precision}, as asked,"
+    if device.type == "mps":
+        return torch.float32, "float32"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # on a busy machine, two would mostly measure how they wait
+    try:
+        speed = {dtype: matrix_rate(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
+    finally:
+        torch.set_num_threads(threads)
+    ratio = speed[torch.bfloat16] / speed[torch.float32]
+    if ratio > 1.2:
+        return torch.bfloat16, f"bfloat16, {ratio:.1f} times as fast as float32,"
+    return torch.float32, f"float32 (bfloat16 would be {ratio:.2g} times as fast)"
+
+
+def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP/s of this machine's matrix products: the best of three, in about 0.1 seconds.
+
+    The matrices grow until one product takes a hundredth of a second, for a processor without
+    bfloat16 may be a hundred times slower at it than at float32."""
+    for size in (128, 256, 512, 1024, 2048, 4096, 8192):
+        a = torch.ones(size, size, dtype=dtype, device=device)
+        best = min(_seconds(a) for _ in range(3))
+        if best > 0.01:
+            break
+    return 2 * size**3 / best
+
+
+def _seconds(a: torch.Tensor) -> float:
+    synchronize(a.device)
+    start = time.perf_counter()
+    a @ a
+    synchronize(a.device)
+    return time.perf_counter() - start
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given, so that a clock can be read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
