@@ -5,7 +5,6 @@ import ctypes
 import dataclasses
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,35 +24,15 @@ class Machine:
     rank: int = 0
     world: int = 1  # number of processes
 
-    def compute(self, function: Callable) -> Callable:
-        """`function` (a loss, a model) with activations and matrix products in this machine's
-        dtype; weights, losses and the statistics of norms stay float32."""
-        if self.dtype == torch.float32:
-            return function
-
-        def computed(*args, **options):
-            with torch.autocast(self.device.type, self.dtype):
-                return function(*args, **options)
-
-        return computed
-
     def tensors(self, values) -> list:
         """NumPy arrays as tensors on the device, without waiting for it; anything else as it is."""
         return [self._tensor(value) if isinstance(value, np.ndarray) else value for value in values]
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(array)
-        if self.device.type == "cuda":  # only from pinned memory can it copy while it computes
+        if self.device.type == "cuda":  # which copies beside its work from pinned memory only
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
-
-    def agree(self, value: float) -> float:
-        """The first process's value, in every process: what each measured may differ."""
-        if self.world == 1:
-            return value
-        box = torch.tensor([value], dtype=torch.float64, device=self.device)
-        dist.broadcast(box, src=0)
-        return box.item()
 
     def total(self, *values: float) -> list[float]:
         """Each value summed over the processes."""
@@ -63,15 +42,20 @@ class Machine:
         dist.all_reduce(box)
         return box.tolist()
 
-    def sum_tensors(self, tensors: list[torch.Tensor]) -> None:
+    def agree(self, value: float) -> float:
+        """The first process's value, in every process: what each measured may differ."""
+        return self.total(value if self.rank == 0 else 0.0)[0]
+
+    def add_up(self, tensors: list[torch.Tensor]) -> None:
         """Replace each tensor, of one dtype, by its sum over the processes."""
         if self.world > 1:
             flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
             dist.all_reduce(flat)  # once, whatever their number
-            for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            parts = flat.split([tensor.numel() for tensor in tensors])
+            for tensor, part in zip(tensors, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
 
-    def first(self, prepare: Callable):
+    def first(self, prepare):
         """Call prepare() in the first process, then in the others, which find its work done. What
         stops the first stops all; it alone says why."""
         if self.world == 1:

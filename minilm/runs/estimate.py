@@ -2,6 +2,7 @@
 measured for a few seconds, by training steps as `loop.train` does them."""
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import statistics
@@ -9,10 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
-from torch.autograd.graph import saved_tensors_hooks
 
 from minilm import training
 from minilm.config import ModelConfig, UserError
@@ -20,10 +19,6 @@ from minilm.model import training_flops
 from minilm.runs import loop
 from minilm.runs.device import Machine, matrix_rate, synchronize
 from minilm.runs.run import least_parameters
-
-BYTES_A_PARAMETER = 16  # float32: the weight, its gradient, the two moments of AdamW
-BACKWARD = 2  # the backward pass needs tensors of its own, about as many as the forward pass keeps
-OVERHEAD = 400_000_000  # bytes of Python, torch and its kernels
 
 
 @dataclass(frozen=True)
@@ -37,13 +32,12 @@ class Estimate:
     start: float  # seconds that the first steps take more than others: compiling, getting memory
     seconds: float  # in all
     memory: int  # bytes that must fit at once
-    machine_memory: int | None
+    memory_there: int | None  # None where the platform does not say (Windows)
     matrix_rate: float  # FLOP/s of this machine's matrix products
 
-    def report(self) -> str:
-        """All of it, for people to read."""
-        there = f" of {_size(self.machine_memory)}: it fits" if self.machine_memory else ""
-        rate = self.flops / self.seconds
+    def __str__(self):
+        there = f" of {_size(self.memory_there)}: it fits" if self.memory_there else ""
+        rate, minutes = self.flops / self.seconds, self.seconds / 60
         rows = {
             "parameters": f"{self.parameters:,}",
             "steps": f"{self.steps:,} of {self.tokens // self.steps:,} tokens",
@@ -51,7 +45,8 @@ class Estimate:
             "memory": f"{_size(self.memory)}{there}",
             "speed": f"{self.tokens / self.seconds:,.0f} tokens/s, {rate / 1e9:,.0f} GFLOP/s, "
             f"{rate / self.matrix_rate:.0%} of what matrix products reach here",
-            "time": f"{_duration(self.seconds)}, of which {self.start:.0f} s to get started",
+            "time": f"{minutes:.1f} minutes" if minutes < 60 else f"{minutes / 60:.1f} hours",
+            "": f"of which {self.start:.0f} seconds are to get started",
         }
         return "\n".join(f"  {name:12}{value}" for name, value in rows.items())
 
@@ -67,26 +62,24 @@ def estimate(
     minutes: float | None = None,
     measure: float = 4.0,
 ) -> Estimate:
-    """What training takes (the arguments of `loop.train`, before their first step) with `plan`, or
+    """What training takes (the arguments of `loop.train`, before the first step) with `plan`, or
     with as many steps as fit into `minutes`. `measure`: for about how many seconds.
 
     Weights and optimizers are afterwards as they were. Raises UserError where more memory is needed
     than there is.
     """
-    parameters = sum(p.numel() for p in model.parameters())
-    rounds = one_of_each_kind(batch, plan.steps // 2)  # where rates that change are at their mean
-    require_memory(config, machine.device)
-    memory = memory_needed(model, loss, rounds[0], machine)
-    _require(memory, machine.device, "a larger --accumulate or a smaller --batch-size")
-    with put_back(model, optimizers):
-        start, seconds, spent = measured(model, loss, rounds, optimizers, plan, machine, measure)
+    rounds = one_of_each_kind(batch, plan.steps // 2)  # where a rate that falls is at its mean
+    rows, length = rounds[0][0][0].shape  # of a micro-batch
+    memory = require_memory(config, machine, rows * length, length)
+    start, seconds, tokens, targets = measured(
+        model, loss, rounds, optimizers, plan, machine, measure
+    )
     if machine.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(machine.device)
     steps = max(10, int((minutes * 60 - start) / seconds)) if minutes else plan.steps
-    tokens, targets = steps * spent["tokens"], steps * spent["targets"]
-    length = rounds[0][0][0].shape[-1]
+    flops = training_flops(config, steps * tokens, steps * targets, length)
     return Estimate(
-        parameters, steps, int(tokens), training_flops(config, tokens, targets, length), start,
+        sum(p.numel() for p in model.parameters()), steps, int(steps * tokens), flops, start,
         start + steps * seconds, memory, memory_of(machine.device),
         matrix_rate(machine.dtype, machine.device),
     )  # fmt: skip
@@ -95,80 +88,63 @@ def estimate(
 def one_of_each_kind(batch: Callable[[int], list[tuple]], step: int) -> list[list[tuple]]:
     """A batch of each kind that occurs from a step on: a masked step of the hybrid objective takes
     less time than a causal one. They differ in the values that are no arrays."""
-    kinds = {}
+    kinds: dict[tuple, list[tuple]] = {}
     for micro_batches in map(batch, range(step, step + 16)):
-        kind = tuple(value for value in micro_batches[0] if not isinstance(value, np.ndarray))
+        kind = tuple(v for v in micro_batches[0] if isinstance(v, bool | None))
         kinds.setdefault(kind, micro_batches)
     return list(kinds.values())
 
 
-def measured(model, loss, rounds, optimizers, plan, machine, seconds: float):
-    """Train for about `seconds`, in rounds of one step of each kind. The median round counts, and
-    the first never: it compiles, and finds memory not yet at hand. Returns the seconds that the
-    first took more, the seconds of a step, and the mean tokens and targets of a step."""
-    spent, times, n = dict(tokens=0, targets=0), [], len(rounds)
-    steps = loop.steps(
-        model, loss, lambda step: rounds[step % n], optimizers, plan, machine, 0, spent
-    )
-    while len(times) < 2 or sum(times) < seconds:
-        began = time.perf_counter()
-        done = len(list(itertools.islice(steps, n)))
-        synchronize(machine.device)
-        if done < n:  # the plan is shorter
-            break
-        times.append(machine.agree(time.perf_counter() - began))
-    count = n * len(times)
-    totals = machine.total(spent["tokens"], float(spent["targets"]))
-    median = statistics.median(times[1:] or times)
-    means = dict(zip(spent, (total / count for total in totals), strict=True))
-    return max(0.0, times[0] - median), median / n, means
+def measured(
+    model, loss, rounds: list, optimizers, plan, machine: Machine, seconds: float
+) -> tuple[float, float, float, float]:
+    """Train for about `seconds`, in rounds of one step of each kind, and put everything back. The
+    median round counts, and the first never: it compiles, and finds memory not yet at hand.
 
-
-@contextlib.contextmanager
-def put_back(model: nn.Module, optimizers: list[torch.optim.Optimizer]):
-    """Afterwards the weights are as before, and the optimizers have not begun."""
+    Returns the seconds that the first took more, and the mean seconds, tokens and targets of a
+    step."""
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    read, times, n = dict(tokens=0, targets=0), [], len(rounds)
+    plan = dataclasses.replace(plan, steps=10**9)  # endless, and slow: it only warms up
+    steps = loop.steps(
+        model, loss, lambda step: rounds[step % n], optimizers, plan, machine, 0, read
+    )
     try:
-        yield
+        while len(times) < 2 or sum(times) < seconds:
+            began = time.perf_counter()
+            for _ in itertools.islice(steps, n):
+                pass
+            synchronize(machine.device)
+            times.append(machine.agree(time.perf_counter() - began))
     finally:
         model.load_state_dict(weights)
         for optimizer in optimizers:
             optimizer.state.clear()
             optimizer.zero_grad(set_to_none=True)
+    tokens, targets = machine.total(*map(float, read.values()))
+    median, count = statistics.median(times[1:]), n * len(times)
+    return max(0.0, times[0] - median), median / n, tokens / count, targets / count
 
 
-def memory_needed(model, loss, micro_batches: list[tuple], machine: Machine) -> int:
-    """The bytes that training needs at once: weights, gradients, optimizer, and what the backward
-    pass needs of the largest micro-batch, extrapolated in a line from two and three rows."""
-    arrays = micro_batches[0]
-    few = [kept_for_backward(model, loss, arrays, machine, rows) for rows in (2, 3)]
-    kept = few[0] + (len(arrays[0]) - 2) * (few[1] - few[0])
-    parameters = sum(p.numel() for p in model.parameters())
-    return OVERHEAD + parameters * BYTES_A_PARAMETER + BACKWARD * kept
-
-
-def kept_for_backward(model, loss, arrays: tuple, machine: Machine, rows: int) -> int:
-    """The bytes that a forward pass over so many rows keeps for the backward pass, weights not
-    counted. A storage that several tensors share counts once."""
-    kept: dict[int, int] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    few = [np.resize(a, (rows, *a.shape[1:])) if isinstance(a, np.ndarray) else a for a in arrays]
-    with torch.compiler.set_stance("force_eager"), saved_tensors_hooks(note, lambda tensor: tensor):
-        _result = machine.compute(loss)(*machine.tensors(few))
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    return sum(size for place, size in kept.items() if place not in weights)
-
-
-def require_memory(config: ModelConfig, device: torch.device) -> None:
-    """Raise UserError where a model of this shape cannot be trained on the device; can be asked
-    before it is built."""
-    needed = OVERHEAD + least_parameters(config) * BYTES_A_PARAMETER
-    _require(needed, device, "a smaller --size or --d-model")
+def require_memory(
+    config: ModelConfig, machine: Machine, positions: int = 0, length: int = 0
+) -> int:
+    """The bytes that training needs at once, with micro-batches of so many positions in windows of
+    `length`. Raises UserError where the device has less; nothing needs to be built for that."""
+    D, at_once = config.d_model, 0.4e9  # Python, torch and its kernels
+    at_once += 16 * least_parameters(config)  # the weight, its gradient, the two moments of AdamW
+    # What the forward pass keeps for the backward pass, which needs as much again, in each block:
+    # inputs and outputs of norms, products and attention; the scores, before and after softmax.
+    scores = 2 * config.n_heads * length * (machine.device.type == "cpu")
+    a_block = 13 * D + 3 * config.d_ff + scores
+    at_once += 2 * machine.dtype.itemsize * positions * config.n_layers * a_block
+    at_once += 3 * 4 * min(positions, 1024) * config.vocab_size  # a chunk of the logits
+    there = memory_of(machine.device)
+    if there is not None and at_once > there:
+        raise UserError(f"this run needs about {_size(at_once)} of memory, and there are "
+                        f"{_size(there)}: give a smaller --size or --batch-size, or a larger "
+                        f"--accumulate")  # fmt: skip
+    return int(at_once)
 
 
 def memory_of(device: torch.device) -> int | None:
@@ -180,19 +156,5 @@ def memory_of(device: torch.device) -> int | None:
     return None
 
 
-def _require(needed: int, device: torch.device, remedy: str) -> None:
-    there = memory_of(device)
-    if there is not None and needed > there:
-        raise UserError(
-            f"this run needs about {_size(needed)} of memory, and there are {_size(there)}: "
-            f"give {remedy}"
-        )
-
-
-def _size(n: int) -> str:
+def _size(n: float) -> str:
     return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.0f} MB"
-
-
-def _duration(seconds: float) -> str:
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{seconds / 60:.1f} min"

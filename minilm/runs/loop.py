@@ -1,6 +1,6 @@
 """The book's loop as a run needs it: resumed, logged, evaluated, saved and stopped.
 
-Nothing is lost and nothing is changed by that: an interrupted and resumed run ends with the bits of
+Nothing is lost by that and nothing changed: an interrupted and resumed run ends with the bits of
 one that was never interrupted, and an evaluation leaves no trace in the training.
 """
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from minilm import training
 from minilm.config import NonFiniteError, UserError
+from minilm.fast.prefetch import Prefetch
 from minilm.runs import checkpoint
 from minilm.runs.device import Machine
 from minilm.runs.durable import require_room, sync
@@ -28,44 +29,36 @@ READ_EVERY = {"cuda": 10}  # steps; to read a loss is to wait for the device, wh
 
 def share_out(arrays: tuple, machine: Machine, accumulate: int) -> list[tuple]:
     """This process's rows of a batch (NumPy arrays, and values that hold for all rows), in
-    `accumulate` micro-batches.
-
-    Raises UserError where there are too few rows to give every process one."""
-    n = len(arrays[0])
-    if n < machine.world:
-        raise UserError(
-            f"a batch of {n} cannot be shared by {machine.world} processes: give a larger "
-            f"--batch-size"
-        )
-    rows = np.arange(machine.rank, n, machine.world)
+    `accumulate` micro-batches. Raises UserError where there is no row for every process."""
+    if len(arrays[0]) < machine.world:
+        raise UserError(f"a batch of {len(arrays[0])} cannot be shared by {machine.world} "
+                        f"processes: give a larger --batch-size")  # fmt: skip
+    rows = np.arange(machine.rank, len(arrays[0]), machine.world)
     return [tuple(a[part] if isinstance(a, np.ndarray) else a for a in arrays)
             for part in np.array_split(rows, min(accumulate, len(rows)))]  # fmt: skip
 
 
-def steps(model, loss, batch, optimizers, plan, machine: Machine, start: int, spent: dict):
-    """training.train on this machine, among the other processes: yields (step, mean loss). The
-    positions read (all of a micro-batch's first array) and the targets are added to `spent`, whose
-    values become tensors."""
+def steps(model, loss, batch, optimizers, plan, machine: Machine, start: int, read: dict):
+    """training.train on this machine, among the other processes: yields (step, mean loss). What
+    this process has read is added to read["tokens"] (the positions of each first array) and
+    read["targets"] (a tensor)."""
 
     def on_device(step: int) -> list[tuple]:
-        micro_batches = batch(step)
-        spent["tokens"] += sum(arrays[0].size for arrays in micro_batches)
-        return [machine.tensors(arrays) for arrays in micro_batches]
+        return [machine.tensors(arrays) for arrays in batch(step)]
 
     def counted(*arrays) -> tuple[Tensor, Tensor]:
-        loss_sum, count = computed(*arrays)
-        spent["targets"] = spent["targets"] + count.detach()
+        loss_sum, count = loss(*arrays)
+        read["tokens"] += arrays[0].numel()
+        read["targets"] = read["targets"] + count.detach()
         return loss_sum, count
 
-    def total(sums: Tensor) -> Tensor:
-        """Called after the backward pass: the sums over all processes, the gradients' too."""
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        machine.sum_tensors([*gradients, sums])
-        return sums
-
-    computed, check = machine.compute(loss), machine.device.type not in READ_EVERY
-    how = dict(total=total, check=check, rank=machine.rank)
-    return training.train(model, counted, on_device, optimizers, plan, start, **how)
+    if machine.device.type == "cuda":
+        on_device = Prefetch(on_device)
+    how = dict(add_up=machine.add_up if machine.world > 1 else None,
+               check=machine.device.type not in READ_EVERY)  # fmt: skip
+    return training.train(
+        model, counted, on_device, optimizers, plan, start, rank=machine.rank, **how
+    )
 
 
 def train(
@@ -84,10 +77,10 @@ def train(
 ) -> dict:
     """Train to the plan's end, from the run's newest checkpoint if it has one.
 
-    batch(step): this process's micro-batches, NumPy arrays (see `share_out`). evaluate(): a score
-    (lower is better) and values to note, every so many steps and at the end; show(): a text for
-    people, which may fail. With `patience`, stop after that many evaluations without a better
-    score. `progress`: instead of a bar of its own.
+    batch(step): this process's micro-batches (see `share_out`). evaluate(): a score (lower is
+    better) and values to note, every so many steps and at the end; show(): a text for people, which
+    may fail. With `patience`, stop after that many evaluations without a better score. `progress`:
+    instead of a bar of its own.
 
     Every evaluation comes after a save, so that it can be broken off at once: a run that goes on
     from a checkpoint without a score begins with the evaluation that is due. Ctrl-C and SIGTERM
@@ -95,21 +88,20 @@ def train(
     not finite, UserError where the disk refuses. Returns what the run has spent: {"tokens",
     "targets", "seconds"}.
     """
-    start, scores, spent = 0, [], dict(tokens=0, targets=0, seconds=0.0)
-    first = machine.rank == 0
-    saved = checkpoint.newest(run.folder)
+    saved, first = checkpoint.newest(run.folder), machine.rank == 0
+    done, scores, spent, scored = 0, [], dict(tokens=0, targets=0, seconds=0.0), True
     if saved:
         load(saved, model, optimizers)
-        start, scores, spent = saved.step, saved.scores, dict(saved.spent)
+        done, scores, spent = saved.step, saved.scores, dict(saved.spent)
+        scored = saved.score is not None
     if first:
         # Four checkpoints at a time, each the weights and what the optimizers note of them.
         weights = sum(parameter.nbytes for parameter in model.parameters())
         require_room(run.folder, (2 if saved else 4) * 3 * weights)
-        run.cut_metrics(start, not saved or saved.score is not None)
+        run.cut_metrics(done, scored)
     read_every = READ_EVERY.get(machine.device.type, 1)
     log_every = max(read_every, plan.steps // 200)
-    new = dict(tokens=0, targets=0)  # since the last reading, of this process
-    progress = progress or Progress(plan.steps, start, shown=first)
+    progress = progress or Progress(plan.steps, done, shown=first)
 
     def due(step: int) -> bool:
         return step % evaluate_every == 0 or step == plan.steps
@@ -121,60 +113,56 @@ def train(
                 score, values = evaluate()
         except KeyboardInterrupt:
             raise Stopped(stop.number, step, run.folder) from None
-        if not math.isfinite(score) or not all(map(math.isfinite, values.values())):
-            raise NonFiniteError(f"step {step}: the validation score is {score} ({values})")
+        if not all(map(math.isfinite, (score, *values.values()))):
+            raise NonFiniteError(f"the validation score is {score} ({values})")
         scores.append([step, score])
         text = "validation: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items())
         try:
-            text += show() if show else ""
-        except Exception as error:  # what is only shown ends no training
-            text += f"\n    no sample: {type(error).__name__}: {error}"
-        progress.evaluated(step, min(score for _, score in scores), text)
+            sample = show() if show else ""
+        except Exception as error:  # what only shows ends no training
+            sample = f"\n    no sample: {type(error).__name__}: {error}"
+        progress.evaluated(step, min(score for _, score in scores), text + sample)
         if first:
-            run.log(step, score=score, **values, **spent)
+            run.log(step, score=score, **values, **spent, sample=sample)
             sync(run.folder / "metrics.jsonl")
             checkpoint.rate(run.folder, step, score, values)
 
-    def read(step: int, mean: Tensor) -> float:
-        """Wait for the device; bring `spent` up to date. Returns the loss, which is finite."""
-        value = mean.item()
-        if not math.isfinite(value):
-            raise NonFiniteError(f"step {step}: the loss is {value}; try a lower --learning-rate, "
-                                 f"or --precision float32")  # fmt: skip
-        tokens, targets = machine.total(new["tokens"], float(new["targets"]))
-        progress.update(step, value, tokens)
-        spent.update(tokens=spent["tokens"] + int(tokens), targets=spent["targets"] + int(targets))
-        new.update(tokens=0, targets=0)
-        return value
-
-    if start == plan.steps and (not saved or saved.score is not None):
-        progress.say(
-            f"{run.folder} was finished before: all {start} steps are done. To train its weights "
-            f"further, start a new run with --init {run.folder}"
-        )
-    with StopSignal() as stop, contextlib.closing(progress), _advice(run, optimizers, first):
-        if saved and saved.score is None and due(start):
-            evaluate_now(start)
-        loop = steps(model, loss, batch, optimizers, plan, machine, start, new)
-        while start < plan.steps:
+    with StopSignal() as stop, contextlib.closing(progress), _advice(run, optimizers, progress):
+        if done == plan.steps and scored:
+            progress.say(f"{run.folder} was finished before: all {done} steps are done")
+        if due(done) and not scored:
+            evaluate_now(done)
+        read = dict(tokens=0, targets=0)
+        loop, began = steps(model, loss, batch, optimizers, plan, machine, done, read), None
+        while done < plan.steps:
             if patience and _evaluations_since_best(scores) >= patience:
                 progress.say(f"no better for {patience} evaluations: stopping early")
                 break
-            began = time.perf_counter()
-            for step, mean in loop:
-                if step % read_every == 0 or due(step) or stop.number and machine.world == 1:
-                    break
-            start, value = step, read(step, mean)
+            began = began or time.perf_counter()
+            done, mean = next(loop)
+            if not (done % read_every == 0 or due(done) or (stop.number and machine.world == 1)):
+                continue
+            value = mean.item()  # waits for the device
+            if not math.isfinite(value):
+                raise NonFiniteError(f"the loss is {value}. Try a lower --learning-rate, or "
+                                     f"--precision float32")  # fmt: skip
+            tokens, targets, stopping = machine.total(
+                *map(float, (*read.values(), stop.number or 0))
+            )
+            spent["tokens"] += int(tokens)
+            spent["targets"] += int(targets)
             spent["seconds"] += time.perf_counter() - began
-            if first and (step == 1 or step % log_every == 0):
-                run.log(step, loss=value, **spent)
-            stopping = machine.total(float(stop.number or 0))[0] > 0
-            if first and (due(step) or stopping):
-                checkpoint.save(run.folder, step, spent, scores, **states(model, optimizers))
+            read.update(tokens=0, targets=0)
+            began = None
+            progress.update(done, value, int(tokens))
+            if first and (done == 1 or done % log_every == 0):
+                run.log(done, loss=value, **spent)
+            if first and (due(done) or stopping):
+                checkpoint.save(run.folder, done, spent, scores, **states(model, optimizers))
             if stopping:
-                raise Stopped(stop.number, step, run.folder)
-            if due(step):
-                evaluate_now(step)
+                raise Stopped(stop.number, done, run.folder)
+            if due(done):
+                evaluate_now(done)
     return spent
 
 
@@ -189,27 +177,24 @@ def load(saved: checkpoint.Checkpoint, model, optimizers) -> None:
         model.load_state_dict(saved.read("model"))
         for optimizer, state in zip(optimizers, saved.read("optimizers"), strict=True):
             optimizer.load_state_dict(state)
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
-        raise UserError(
-            f"{saved.folder} does not fit the model and optimizer of this run: it is of another "
-            f"version, so start a new run"
-        ) from None
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        raise UserError(f"{saved.folder} does not fit the model and optimizer of this run: it is "
+                        f"of another version, so start a new run") from None  # fmt: skip
 
 
 @contextlib.contextmanager
-def _advice(run: Run, optimizers, first: bool):
-    """Add to a NonFiniteError what a person needs to go on; what was saved after the last
-    checkpoint that is known to be good goes, so that --resume starts from that one."""
+def _advice(run: Run, optimizers, progress: Progress):
+    """Add to a NonFiniteError what a person needs to go on. What was saved after the last good
+    checkpoint goes, so that --resume starts from that one."""
     try:
         yield
     except NonFiniteError as error:
         rate = max(group["lr"] for o in optimizers for group in o.param_groups)
         good = checkpoint.good(run.folder)
-        if first:
-            checkpoint.delete_after(run.folder, good.step if good else -1)
+        checkpoint.delete_after(run.folder, good.step if good else -1)
         raise NonFiniteError(
-            f"{error}. The learning rate was {rate:g}; the last good checkpoint is "
-            f"{good.folder if good else 'none yet'}"
+            f"after step {progress.step}: {error}. The learning rate was {rate:g}; the last good "
+            f"checkpoint is {good.folder if good else 'none yet'}"
         ) from None
 
 
@@ -221,31 +206,35 @@ def _evaluations_since_best(scores: list) -> int:
 class Summary(NamedTuple):
     """What came out of a run."""
 
-    step: int  # of the checkpoint that is used from now on, the best
+    step: int  # of the checkpoint that is used from now on: the best
     score: float | None
     values: dict  # what its evaluation measured
     last: int  # the step at which the run ended
     passes: float | None  # how often the text was read; None where config.json does not say
-    worse_since: int | None  # the step after which no evaluation was better; None: it is the last
+    worse_since: int | None  # the step after which no evaluation was as good; None: it is the last
 
-    def lines(self) -> list[str]:
-        """For people."""
+    def __str__(self):
         values = ", ".join(f"{name} {value:.3f}" for name, value in self.values.items())
-        lines = [f"used from now on: step {self.step} of {self.last}, the best on validation: {values}"]
-        if self.worse_since is not None:
-            lines.append(f"validation has got worse since step {self.worse_since}: more text, more "
-                         f"--dropout or fewer --steps would help")  # fmt: skip
+        text = (
+            f"used from now on: step {self.step} of {self.last}, the best on validation: {values}"
+        )
         if self.passes is not None:
-            lines.append(f"the text was read {self.passes:.1f} times")
-        return lines
+            text += f"\nthe text was read {self.passes:.1f} times"
+        if self.worse_since is not None:
+            text += (f"\nvalidation has got worse since step {self.worse_since}: more text, more "
+                     f"--dropout or fewer steps would help")  # fmt: skip
+        return text
 
 
 def summary(run: Run) -> Summary:
-    """Which checkpoint of a run is used, and how the run went: from its manifests alone.
-
-    `passes` needs "train_tokens" in config.json. Raises UserError where there is no checkpoint."""
-    best, newest = checkpoint.best(run.folder), checkpoint.newest(run.folder)
-    tokens = run.config.get("train_tokens")
-    passes = newest.spent["tokens"] / tokens if tokens else None
-    worse = best.step if newest.scores and newest.scores[-1][0] > best.step else None
-    return Summary(best.step, best.score, best.values, newest.step, passes, worse)
+    """Which checkpoint of a run is used, and how the run went: from its manifests alone. `passes`
+    needs "train_tokens" in config.json. Raises UserError where there is no checkpoint."""
+    best, newest, tokens = (
+        checkpoint.best(run.folder),
+        checkpoint.newest(run.folder),
+        run.config.get("train_tokens"),
+    )
+    worse = bool(newest.scores) and newest.scores[-1][0] > best.step
+    return Summary(best.step, best.score, best.values, newest.step,
+                   newest.spent["tokens"] / tokens if tokens else None,
+                   best.step if worse else None)  # fmt: skip

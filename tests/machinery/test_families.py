@@ -1,4 +1,4 @@
-"""GPT-2, BERT and ModernBERT are Hugging Face's to the last digit, and their gradients are right."""
+"""GPT-2, BERT and ModernBERT are Hugging Face's to the last digit; their gradients are right."""
 
 import importlib
 from dataclasses import replace

@@ -1,0 +1,174 @@
+"""Classification as `train_finetune.py` needs it: data, model, loss, evaluation, baselines."""
+
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from minilm import metrics
+from minilm.corpora.splits import EncodedTexts, encode_texts, splits
+from minilm.data import epoch_batches, pad
+from minilm.heads import Classifier, classification_nll
+from minilm.metrics import label_log_probabilities
+from minilm.model import Transformer
+
+FEW = 2000  # texts: up to here the network from random weights is trained beside
+LEAST_STEPS = 200  # of a fine-tuning: few texts are read more often
+
+
+class Classify:
+    """A label for a text. Reads the data that the options name; raises UserError where they cannot
+    be used.
+
+    `classes` are the sorted labels, `examples` the texts as they came, `data` the same encoded.
+    """
+
+    def __init__(self, config, tokenizer):
+        self.config, self.tokenizer = config, tokenizer
+        self.causal = config.attention == "causal"
+        self.examples, self.classes = splits(
+            config.data, config.train, config.valid, config.test, config.labels, config.seed,
+            config.text_column, config.label_column, config.encoding,
+        )  # fmt: skip
+        self.data = {
+            part: encode_texts(tokenizer, examples, self.classes, config.max_length)
+            for part, examples in self.examples.items()
+        }
+        n = len(self.train.tokens)
+        self.lengths = np.array([len(text) for text in self.train.tokens])
+        self.batch_size = min(config.batch_size, max(8, n // 16))
+        self.steps_per_epoch = -(-n // self.batch_size)
+        self.epochs = config.epochs or max(3, -(-LEAST_STEPS // self.steps_per_epoch))
+        # With many short epochs, validation is asked a few times all the same.
+        self.evaluate_every = self.steps_per_epoch * max(1, self.epochs // 10)
+        self.patience = 3
+
+    @property
+    def train(self) -> EncodedTexts:
+        """The texts to train on."""
+        return self.data["train"]
+
+    @property
+    def part(self) -> str:
+        """What is tested on: the test part, or validation where there is none."""
+        return "test" if "test" in self.data else "valid"
+
+    @property
+    def wants_scratch(self) -> bool:
+        """Whether the network from random weights is trained beside."""
+        few = len(self.train.tokens) <= FEW
+        asked = self.config.baselines
+        return not self.config.from_scratch and (asked == "all" or (asked == "auto" and few))
+
+    def __str__(self) -> str:
+        sizes = ", ".join(
+            f"{len(texts.tokens):,} texts to {part}" for part, texts in self.data.items()
+        )
+        return (
+            f"{self.config.train or self.config.data}: {len(self.classes)} labels, {sizes}; "
+            f"{self.train.share_cut:.1%} are longer than {self.config.max_length} tokens and were cut"
+        )
+
+    def model(self, transformer: Transformer) -> Classifier:
+        """The network with a head that knows nothing yet."""
+        return Classifier(transformer, len(self.classes), self.config.pooling)
+
+    def loss(self, model: Classifier, tokens, is_real, labels) -> tuple[Tensor, Tensor]:
+        """- Σ log P(y | w_1 … w_n; θ) of a batch: (sum of nats, number of texts)."""
+        return classification_nll(model(tokens, is_real, self.causal), labels)
+
+    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The texts of a step: tokens, is_real (B, T), labels (B,)."""
+        epoch, i = divmod(step, self.steps_per_epoch)
+        rows = _epoch(self, epoch)[i]
+        padded = pad([self.train.tokens[row] for row in rows], self.tokenizer.special.pad)
+        most = self.config.max_length  # padding to a multiple may have gone beyond
+        return *(array[:, :most] for array in padded), self.train.labels[rows]
+
+    def log_probabilities(self, model: Classifier, part: str) -> np.ndarray:
+        """log P(y | text) of each text of a part, (N, C)."""
+        pad_id = self.tokenizer.special.pad
+        return label_log_probabilities(model, self.data[part].tokens, self.causal, pad_id)
+
+    def evaluate(self, model: Classifier, part: str) -> tuple[float, dict]:
+        """The share of a part's texts that is wrong, and its loss, accuracy and macro F1."""
+        values = scores(self.log_probabilities(model, part), self.data[part].labels)
+        return 1 - values["accuracy"], values
+
+    def test(self, model: Classifier) -> dict:
+        """What `evaluate` measures of the test part, and the confusion matrix."""
+        log_p, labels = self.log_probabilities(model, self.part), self.data[self.part].labels
+        confusion = metrics.confusion_matrix(labels, log_p.argmax(1), len(self.classes))
+        return scores(log_p, labels) | {"confusion": confusion}
+
+    def baselines(self) -> dict[str, dict]:
+        """Two that might win: always the largest class; a bag of tokens."""
+        labels = self.data[self.part].labels
+        largest = np.bincount(self.train.labels).argmax()
+        always = np.full((len(labels), len(self.classes)), -30.0)
+        always[:, largest] = 0.0
+        bag = bag_of_tokens(
+            self.train, self.data[self.part], self.tokenizer.vocab_size, len(self.classes)
+        )
+        rows = {"a bag of tokens": bag, "always the largest class": always}
+        return {name: scores(log_p, labels) for name, log_p in rows.items()}
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch(task: Classify, epoch: int) -> list[np.ndarray]:
+    return epoch_batches(task.lengths, task.batch_size, task.config.seed, epoch)
+
+
+def scores(log_p: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Loss (nats a text), accuracy and macro F1. log_p (N, C), labels (N,)."""
+    confusion = metrics.confusion_matrix(labels, log_p.argmax(1), log_p.shape[1])
+    return {
+        "loss": float(-log_p[np.arange(len(labels)), labels].mean()),
+        "accuracy": metrics.accuracy(confusion),
+        "macro_f1": metrics.macro_f1(confusion),
+    }
+
+
+def tf_idf(texts: list[np.ndarray], idf: np.ndarray) -> Tensor:
+    """A text as (1 + ln count) · idf of each token, scaled to length 1: sparse (N, V)."""
+    rows, columns, values = [], [], []
+    for i, text in enumerate(texts):
+        tokens, counts = np.unique(text, return_counts=True)
+        weight = (1 + np.log(counts)) * idf[tokens]
+        rows.append(np.full(len(tokens), i))
+        columns.append(tokens.astype(np.int64))
+        values.append(weight / max(np.linalg.norm(weight), 1e-12))
+    where = torch.from_numpy(np.stack([np.concatenate(rows), np.concatenate(columns)]))
+    numbers = torch.from_numpy(np.concatenate(values)).float()
+    return torch.sparse_coo_tensor(where, numbers, (len(texts), len(idf)), check_invariants=False)
+
+
+def bag_of_tokens(
+    train: EncodedTexts, test: EncodedTexts, vocab_size: int, n_classes: int, decay: float = 1.0
+) -> np.ndarray:
+    """A linear layer over the TF-IDF of the very tokens that the network is given, trained with the
+    same loss: it knows no order. Returns log P(y | text) of the test texts, (N, C).
+
+    Logistic regression with a penalty of |W|² / (2 · `decay`), by L-BFGS, which finds its minimum.
+    """
+    found = np.zeros(vocab_size)
+    for text in train.tokens:
+        found[np.unique(text)] += 1
+    idf = np.log((1 + len(train.tokens)) / (1 + found)) + 1
+    x, y = tf_idf(train.tokens, idf), torch.from_numpy(train.labels)
+    W = torch.zeros(vocab_size, n_classes, requires_grad=True)
+    b = torch.zeros(n_classes, requires_grad=True)
+    solver = torch.optim.LBFGS([W, b], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        loss, _ = classification_nll(torch.sparse.mm(x, W) + b, y)
+        loss = loss + W.square().sum() / (2 * decay)
+        loss.backward()
+        return loss
+
+    solver.step(closure)
+    with torch.no_grad():
+        logits = torch.sparse.mm(tf_idf(test.tokens, idf), W) + b
+    return nn.functional.log_softmax(logits, dim=-1).numpy()

@@ -1,0 +1,303 @@
+"""Checkpoints: whatever happens while one is written, an older one stays whole, and what is damaged
+is never used in silence."""
+
+import errno
+import hashlib
+import io
+import itertools
+import json
+import math
+import os
+import random
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from minilm.config import NonFiniteError, UserError
+from minilm.runs import checkpoint, durable
+
+SPENT = dict(tokens=5, targets=3, seconds=0.5)
+
+
+def states(step):
+    weights = torch.randn(40, 3, generator=torch.Generator().manual_seed(step))
+    return dict(model={"w": weights, "b": weights.bfloat16()}, optimizers=[{"step": step}])
+
+
+def save(run, *steps, score=1.0):
+    for step in steps:
+        checkpoint.save(run, step, SPENT, **states(step))
+        if score is not None:
+            checkpoint.rate(run, step, score, {"loss": score})
+
+
+def holds_what_was_saved(found):
+    read, saved = found.read("model"), states(found.step)
+    assert all(torch.equal(t, read[name]) for name, t in saved["model"].items())
+    return found.read("optimizers") == saved["optimizers"]
+
+
+def steps_in(run):
+    """Of the whole checkpoints; each must hold what was saved."""
+    found = list(checkpoint._whole(run, lambda c: c.step))
+    assert all(map(holds_what_was_saved, found))
+    return [c.step for c in found]
+
+
+def everything(run):
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_what_is_read_is_what_was_saved(tmp_path):
+    checkpoint.save(tmp_path, 7, SPENT, [[3, 2.0]], **states(7))
+    assert checkpoint.newest(tmp_path).scores == [[3, 2.0]] and checkpoint.good(tmp_path) is None
+    checkpoint.rate(tmp_path, 7, 1.0, {"loss": 1.0})
+    found = checkpoint.newest(tmp_path)
+    assert holds_what_was_saved(found) and found.scores == [[3, 2.0], [7, 1.0]]
+    assert (found.score, found.values, found.spent) == (1.0, {"loss": 1.0}, SPENT)
+
+
+def test_the_newest_two_and_the_best_are_kept_and_the_later_of_equals_is_best(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(checkpoint, "_sha256", lambda path: pytest.fail("gigabytes hashed"))
+    for step, score in enumerate((3.0, 1.0, 1.0, 2.0, None, 2.5, None), 1):
+        save(tmp_path, step, score=score)
+    monkeypatch.undo()
+    assert steps_in(tmp_path) == [3, 6, 7] == [int(p.name[5:]) for p in sorted(tmp_path.iterdir())]
+    found = checkpoint.newest(tmp_path), checkpoint.best(tmp_path), checkpoint.good(tmp_path)
+    assert [c.step for c in found] == [7, 3, 6]
+
+
+def test_moved_to_another_run_a_checkpoint_is_one_of_its_own(tmp_path):
+    trial, run = tmp_path / "trial", tmp_path / "run"
+    for i, folder in enumerate((trial, run)):
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"id": str(i)}))
+    save(trial, 1, score=0.5)
+    save(trial, 2, 3)
+    shutil.copytree(trial / "step-00000001", run / "step-00000001")
+    for used in (checkpoint.newest, checkpoint.best):
+        with pytest.raises(UserError, match="step-00000001 was written by another run"):
+            used(run)
+    shutil.rmtree(run / "step-00000001")
+    checkpoint.move(checkpoint.best(trial), run)
+    assert checkpoint.best(run).score == 0.5 and steps_in(run) == [1] and steps_in(trial) == [2, 3]
+    (trial / "step-00000003" / "model.pt").write_bytes(b"")
+    checkpoint.delete_after(trial, 2)
+    assert steps_in(trial) == [2]
+    checkpoint.delete_after(trial, -1)
+    assert [path.name for path in trial.iterdir()] == ["config.json"]
+
+
+# Damage
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_numbers_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path, value, monkeypatch):
+    save(tmp_path, 1)
+    before, broken = everything(tmp_path), states(2)
+    broken["optimizers"] = [{"state": (broken["model"]["b"],)}]
+    broken["model"]["b"][5, 1] = value
+    with pytest.raises(NonFiniteError, match=r"b is not finite"):
+        checkpoint.save(tmp_path, 2, SPENT, **broken)
+    with pytest.raises(NonFiniteError, match=r"0\.state\.0 is not finite"):
+        checkpoint.save(tmp_path, 2, SPENT, optimizers=broken["optimizers"])
+    assert everything(tmp_path) == before
+    monkeypatch.setattr(checkpoint, "NonFiniteError", lambda text: SystemError(text))
+    with monkeypatch.context() as patch:  # a stranger's
+        patch.setattr(checkpoint, "_not_finite", lambda state: None)
+        checkpoint.save(tmp_path, 2, SPENT, **broken)
+    with pytest.raises(UserError, match=r"model\.pt: .*b is not finite"):
+        checkpoint.newest(tmp_path).read("model")
+
+
+def damaged(rng, content, others):
+    """The content of a file, changed in one of many ways. others: those of other files."""
+    changed, at = bytearray(content), rng.randrange(len(content))
+    digits = [i for i, byte in enumerate(content) if byte in b"0123456789"]
+    how = rng.choice(["bit", "cut", "zero", "append", "exchange", "digit"])
+    if how == "bit":
+        changed[at] ^= 1 << rng.randrange(8)
+    elif how == "cut":
+        del changed[at:]
+    elif how == "zero":  # a page that never reached the disk
+        changed[at : at + 500] = bytes(len(changed[at : at + 500]))
+    elif how == "append":
+        changed += b"more"
+    elif how == "exchange":
+        changed = rng.choice(others)
+    else:
+        changed[rng.choice(digits)] = rng.choice(b"0123456789")
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("n", [150, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_of_so_many_damaged_checkpoints_none_is_used_and_the_older_one_is(tmp_path, n, capsys):
+    save(tmp_path, 1, 2, score=0.5)
+    older, folder = (tmp_path / f"step-0000000{step}" for step in (1, 2))
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    rng = random.Random(n)
+    for _ in range(n):
+        name = rng.choice(sorted(files))
+        changed = damaged(rng, files[name], [*files.values(), (older / name).read_bytes()])
+        (folder / name).write_bytes(changed)
+        if rng.random() < 0.1:
+            (folder / name).unlink()
+            changed = None
+        found = checkpoint.newest(tmp_path), checkpoint.best(tmp_path)
+        same = changed == files[name] or (
+            name == "manifest.json" and changed and found[0].step == 2  # other blanks
+        )
+        assert [c.step for c in found] == ([2, 2] if same else [1, 1])
+        assert all(map(holds_what_was_saved, found)) and found[0].score == found[1].score == 0.5
+        assert same or f"{folder} is damaged and not used" in capsys.readouterr().err
+        (folder / name).write_bytes(files[name])
+
+
+@pytest.mark.parametrize("name", ["model.pt", "manifest.json"])
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such pipes")
+def test_a_pipe_or_a_file_without_end_is_not_read(tmp_path, name):
+    save(tmp_path, 1, 2)
+    path = tmp_path / "step-00000002" / name
+    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+        path.unlink()
+        make(path)
+        assert checkpoint.newest(tmp_path).step == 1
+
+
+class Bomb:
+    """What a hostile file would hold: reading it as Python objects runs a command."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+def test_a_hostile_checkpoint_whose_hashes_fit_runs_nothing(tmp_path):
+    save(tmp_path, 1)
+    folder, exploded = tmp_path / "step-00000001", tmp_path / "exploded"
+    torch.save({"w": Bomb(exploded)}, folder / "model.pt")
+    facts = checkpoint._unseal(folder / "manifest.json")
+    facts["files"]["model.pt"] = hashlib.sha256((folder / "model.pt").read_bytes()).hexdigest()
+    (folder / "manifest.json").write_bytes(checkpoint._seal(facts))
+    with pytest.raises(UserError, match=r"model\.pt is not what minilm saves"):
+        checkpoint.best(tmp_path).read("model")
+    assert not exploded.exists()
+
+
+def test_without_a_whole_checkpoint_there_is_nothing_to_use(tmp_path):
+    assert checkpoint.newest(tmp_path) is None
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        checkpoint.best(tmp_path)
+
+
+# A save that is broken off: every file operation fails in turn
+
+
+class Crash(BaseException):
+    """The process ends here: nothing catches it."""
+
+
+class Disk:
+    """Notes every file operation, and raises `failure` instead of one of them. Of a write, `share`
+    of the bytes is written first."""
+
+    def __init__(self, monkeypatch, fail_at=None, failure=None, share=0.0):
+        self.done, self.fail_at, self.failure = [], fail_at, failure
+        for owner, name in ((os, "replace"), (os, "fsync"), (os, "open"), (os, "unlink"),
+                            (os, "rmdir"), (Path, "mkdir")):  # fmt: skip
+            monkeypatch.setattr(owner, name, self.watched(name, getattr(owner, name)))
+        disk = self
+
+        class File(io.FileIO):
+            def write(self, content):
+                name = Path(self.name).name.removesuffix(".new")
+                part = content[: int(share * len(content))]
+                disk.note(f"write {name}", lambda: io.FileIO.write(self, part))
+                return super().write(content)
+
+        monkeypatch.setattr(durable, "open", File, raising=False)
+
+    def note(self, operation, before=lambda: None):
+        self.done.append(operation)
+        if len(self.done) - 1 == self.fail_at:
+            before()
+            raise self.failure
+
+    def watched(self, name, function):
+        def call(*args, **options):
+            self.note(f"{name} {Path(args[1]).name}" if name == "replace" else name)
+            return function(*args, **options)
+
+        return call
+
+
+def every_failure(tmp_path, monkeypatch, failure, share=0.0):
+    """Save in as many runs as a save has file operations, each failing at another one. Yields the
+    run, the operations done (the last of them failed), and what came out of the save."""
+    for fail_at in itertools.count():
+        run = tmp_path / str(fail_at)
+        run.mkdir()
+        save(run, 1, 2, 3)
+        outcome = None
+        with monkeypatch.context() as patch:
+            disk = Disk(patch, fail_at, failure, share)
+            try:
+                checkpoint.save(run, 4, SPENT, **states(4))
+            except (Crash, UserError) as error:
+                outcome = error
+        if len(disk.done) <= fail_at:
+            return
+        yield run, disk.done, outcome
+
+
+def test_everything_is_on_the_disk_before_what_refers_to_it(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        disk = Disk(patch)
+        save(tmp_path, 1, score=None)
+    names = ("model.pt", "optimizers.pt", "manifest.json")
+    files = [step for name in names for step in (f"write {name}", "fsync", f"replace {name}")]
+    sync_folder = ["open", "fsync"] if os.name != "nt" else []
+    rename = ["replace step-00000001.old", "replace step-00000001"]  # the former finds nothing
+    assert disk.done == ["mkdir", *files, *sync_folder, *rename, *sync_folder]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.999])
+def test_a_crash_at_any_file_operation_leaves_a_whole_checkpoint_and_a_run_that_goes_on(
+    tmp_path, monkeypatch, share, capsys
+):
+    for run, done, outcome in every_failure(tmp_path, monkeypatch, Crash(), share):
+        assert isinstance(outcome, Crash)
+        renamed = "replace step-00000004" in done[:-1]
+        assert steps_in(run)[-1] == (4 if renamed else 3)
+        save(run, 4)
+        assert steps_in(run) == [3, 4] == [int(path.name[5:]) for path in sorted(run.iterdir())]
+    assert len(done) > 20 and "rmdir" in done
+    assert not capsys.readouterr().err  # what a crash leaves is no damage
+
+
+def test_whatever_the_disk_refuses_ruins_nothing_and_is_said(tmp_path, monkeypatch):
+    refusal, said = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 0
+    for run, _, outcome in every_failure(tmp_path, monkeypatch, refusal, share=0.5):
+        kept = steps_in(run)
+        if outcome is None:  # what it refused was only to delete
+            assert kept[-1] == 4
+            continue
+        said += 1
+        assert kept in ([2, 3], [2, 3, 4]) and not list(run.glob("*.part"))
+        for words in (run / "step-00000004", os.strerror(errno.ENOSPC), "bytes"):
+            assert str(words) in str(outcome)
+    assert said >= 14
+
+
+def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    durable.require_room(tmp_path, 1000)
+    with pytest.raises(UserError, match="1,001 bytes are needed for its checkpoints, 1,000 are"):
+        durable.require_room(tmp_path, 1001)

@@ -1,0 +1,105 @@
+"""Fine-tune pretrained weights into a classifier: train, validate, adjust, repeat, then test."""
+
+from minilm.cli.flags import entry_point, parse_flags
+from minilm.cli.options import FinetuneConfig
+
+# What --search tries: each learning rate with each optimizer.
+SEARCH = {"learning_rate": (1e-3, 3e-3, 1e-2), "optimizer": ("adamw", "muon")}
+
+
+def finetune(config: FinetuneConfig):
+    """What happens, in the order in which it happens. Returns the Run."""
+    # torch takes seconds to load: not before --help and mistyped flags have been answered.
+    import dataclasses
+    import itertools
+
+    from minilm.huggingface.folders import pretrained_run
+
+    from minilm.cli import scripts
+    from minilm.fast.compilation import compile_blocks, eager
+    from minilm.fast.muon import fast_orthogonalise
+    from minilm.fast.precision import MixedPrecision
+    from minilm.optim import make_optimizers
+    from minilm.runs import checkpoint, loop
+    from minilm.runs.classify import Classify
+    from minilm.runs.device import choose_machine
+    from minilm.runs.run import Run, make_model, newest_run
+    from minilm.training import Plan
+
+    # 1. Load: the pretrained run, the labelled data, and the run that learns from both.
+    machine = choose_machine(config.device, config.precision)
+    pretrained = pretrained_run(config.pretrained or newest_run("pretrain"))
+    run, config = scripts.open_run(config, "finetune", machine)
+    if not config.from_scratch:
+        checkpoint.best(pretrained.folder)  # says so at once where there is none
+    length = config.max_length or pretrained.model_config().max_length
+    config = dataclasses.replace(config, max_length=length, pretrained=str(pretrained.folder))
+    shape = pretrained.model_config(max_length=length, dropout=config.dropout)
+    family, tokenizer = pretrained.config["family"], pretrained.tokenizer
+    task = Classify(config, tokenizer)
+    scripts.write_down(run, config, "finetune", shape, tokenizer, machine, family=family,
+                       examples=task.examples, classes=task.classes)  # fmt: skip
+    print(f"{task}\nrun: {run.folder}, weights of {pretrained.folder}, {machine.why}", flush=True)
+
+    # 2. and 3. Train on labelled data; evaluate on validation after every epoch; keep the best.
+    def train_and_validate(config: FinetuneConfig, run: Run) -> dict:
+        """Train as `config` says, into `run`. Returns what it spent."""
+        if config.from_scratch:
+            transformer = make_model(shape, config.seed, family)
+        else:
+            transformer = pretrained.transformer(max_length=length, dropout=config.dropout)
+        transformer.requires_grad_(not config.freeze)
+        model = task.model(transformer).to(machine.device)
+        loss = MixedPrecision(model, task.loss, machine.dtype)
+        compile_blocks(loss.copy, machine.device, config.compile)
+        layer_decay = 1.0 if config.from_scratch else config.layer_decay
+        optimizers = make_optimizers(
+            model, config.optimizer, config.learning_rate, config.weight_decay, layer_decay,
+            orthogonalise=fast_orthogonalise,
+        )  # fmt: skip
+        steps_per_epoch = task.steps_per_epoch
+        plan = Plan(task.epochs * steps_per_epoch, warmup=0.1, cooldown=0.9, seed=config.seed)
+
+        def batch(step: int) -> list[tuple]:
+            """This process's micro-batches of a step."""
+            return loop.share_out(task.batch(step), machine, config.accumulate)
+
+        def evaluate() -> tuple[float, dict]:
+            """The share of validation texts that is wrong, and all that was measured."""
+            with eager():
+                return task.evaluate(loss.refresh(), "valid")
+
+        return loop.train(
+            model, loss, batch, optimizers, plan, run, machine, evaluate,
+            evaluate_every=task.evaluate_every, patience=task.patience,
+        )  # fmt: skip
+
+    # 4. Adjust: try other learning rates and optimizers, and keep what validation prefers.
+    if config.search:
+        trials = []
+        for values in itertools.product(*SEARCH.values()):
+            tried = dataclasses.replace(config, **dict(zip(SEARCH, values, strict=True)))
+            trial = Run(run.folder / "search" / "-".join(map(str, values)))
+            trials.append((tried, trial))
+        config, spent = scripts.search(trials, run, train_and_validate)
+    else:
+        spent = train_and_validate(config, run)
+
+    # 5. Test once, beside the same network from random weights and a bag of tokens.
+    rows = {"these weights": task.test(run.classifier()[0].to(machine.device))}
+    if task.wants_scratch:
+        control = Run(run.folder / "from-scratch")
+        train_and_validate(dataclasses.replace(config, from_scratch=True), control)
+        model = task.model(make_model(shape, 0, family)).to(machine.device)
+        model.load_state_dict(checkpoint.best(control.folder).read("model"))
+        rows["the same network from random weights"] = task.test(model)
+        checkpoint.delete_after(control.folder, -1)
+    if config.baselines != "none":
+        rows |= task.baselines()
+    scripts.conclude_finetuning(run, config, spent, task, rows)
+    run.release()
+    return run
+
+
+if __name__ == "__main__":
+    entry_point(lambda: finetune(parse_flags(FinetuneConfig, __doc__)))
