@@ -16,7 +16,7 @@ def finetune(config: FinetuneConfig):
     from minilm.huggingface.folders import pretrained_run
 
     from minilm.cli import scripts
-    from minilm.fast.compilation import compile_blocks, eager
+    from minilm.fast.compilation import compile_blocks, compiles, eager
     from minilm.fast.muon import fast_orthogonalise
     from minilm.fast.precision import MixedPrecision
     from minilm.optim import make_optimizers
@@ -51,7 +51,8 @@ def finetune(config: FinetuneConfig):
         transformer.requires_grad_(not config.freeze)
         model = task.model(transformer).to(machine.device)
         loss = MixedPrecision(model, task.loss, machine.dtype)
-        compile_blocks(loss.copy, machine.device, config.compile)
+        if compiles(config.compile, machine.device):
+            compile_blocks(loss.copy)
         layer_decay = 1.0 if config.from_scratch else config.layer_decay
         optimizers = make_optimizers(
             model, config.optimizer, config.learning_rate, config.weight_decay, layer_decay,

@@ -8,27 +8,19 @@ def pretrain(config: PretrainConfig):
     """What happens, in the order in which it happens. Returns the Run."""
     # torch takes seconds to load: not before --help and mistyped flags have been answered.
     import dataclasses
-    import functools
 
     from minilm.corpora.tokens import prepare
     from minilm.huggingface.folders import pretrained_run
-    from minilm.runs.device import choose_machine
-    from minilm.runs.estimate import estimate
-    from minilm.runs.run import make_model
 
     from minilm.cli import scripts
-    from minilm.data import Windows, draws, evaluation_windows
-    from minilm.fast.compilation import compile_blocks, eager
-    from minilm.fast.loss import fast_nll, gather_targets
-    from minilm.fast.muon import fast_orthogonalise
-    from minilm.fast.precision import MixedPrecision
-    from minilm.metrics import evaluate_language_model
+    from minilm.data import Windows, evaluation_windows
     from minilm.model import training_flops
-    from minilm.objectives import OBJECTIVES, Batch, evaluation_batches, masked
-    from minilm.optim import make_optimizers
     from minilm.runs import loop
+    from minilm.runs.device import choose_machine
+    from minilm.runs.estimate import estimate
+    from minilm.runs.pretraining import Pretraining
+    from minilm.runs.run import make_model
     from minilm.runs.samples import show_language_model
-    from minilm.training import Plan
 
     # 1. Where to compute; the run: a new folder, or one that goes on; whose weights come first.
     machine = choose_machine(config.device, config.precision)
@@ -40,7 +32,7 @@ def pretrain(config: PretrainConfig):
     source = (config.data, config.vocab_size, init and init.tokenizer)
     columns = (config.text_column, config.encoding, config.document_separator)
     text = machine.first(lambda: prepare(*source, *columns))
-    tokenizer, special = text.tokenizer, text.tokenizer.special
+    tokenizer = text.tokenizer
     length = scripts.fitting_length(config.max_length, text)
     windows = Windows(text.train, length, config.seed)
     validation = evaluation_windows(text.valid, length)
@@ -53,55 +45,29 @@ def pretrain(config: PretrainConfig):
         shape = scripts.shape_of(config, tokenizer.vocab_size, length)
         model = make_model(shape, config.seed, config.family)
     model.to(machine.device)
-    loss = MixedPrecision(model, fast_nll, machine.dtype)
-    compiled = compile_blocks(loss.copy, machine.device, config.compile)
-    optimizers = make_optimizers(
-        model, config.optimizer, config.learning_rate, config.weight_decay,
-        orthogonalise=fast_orthogonalise,
-    )  # fmt: skip
-    objective = OBJECTIVES[config.objective]
-    if config.objective == "masked":
-        objective = functools.partial(masked, shift=config.shift)
-    plan = Plan(config.steps or 1000, warmup=0.03, cooldown=0.4, seed=config.seed)
+    training = Pretraining(model, config, windows, tokenizer, machine)
+    rule = training.loss, training.batch, training.optimizers
 
-    def batch(step: int) -> list[tuple]:
-        """This process's micro-batches of a step."""
-        rate = config.mask_rate * (1 - 0.5 * step / plan.steps)  # falls to half of it
-        rng = draws(config.seed, step, "masks")
-        whole = objective(windows.batch(step, config.batch_size), rate, rng, special)
-        parts = loop.share_out(whole, machine, config.accumulate)
-        return [gather_targets(Batch(*part), machine.device) for part in parts]
-
-    # 4. How long it takes; then the run is written down.
-    if config.minutes and not config.resume:  # as many steps as fit: from here on a fixed number
-        arguments = (model, loss, batch, optimizers, plan, machine, shape, config.minutes)
-        plan = dataclasses.replace(plan, steps=estimate(*arguments).steps)
-        config = dataclasses.replace(config, steps=plan.steps, minutes=None)
+    # 4. How long it takes, where minutes were given; then the run is written down.
+    if config.minutes and not config.steps:
+        planned = estimate(model, *rule, training.plan, machine, shape, config.minutes)
+        config = dataclasses.replace(config, steps=planned.steps, minutes=None)
+        training.plan = dataclasses.replace(training.plan, steps=planned.steps)
     scripts.write_down(run, config, "pretrain", shape, tokenizer, machine, text=text)
-    scripts.introduce(run, config, model, machine, text=text, compiled=compiled)
+    scripts.introduce(run, config, model, machine, text, training.compiled)
 
     # 5. Train; on the way, measure on validation text and show what the model has learnt.
     def evaluate() -> tuple[float, dict]:
-        """The mean validation loss of what the objective trains, and all that was measured."""
-        batches = (
-            evaluation_batches(config.objective, rows, i, special, config.shift)
-            for i, rows in enumerate(scripts.in_chunks(validation, 32))
-        )
-        with eager():
-            values = evaluate_language_model(loss.refresh(), batches, tokenizer.token_bytes)
-        losses = [value for name, value in values.items() if name.endswith("_loss")]
-        return sum(losses) / len(losses), values
+        """The score that decides which checkpoint is the best, and all that was measured."""
+        return training.evaluate(validation)
 
     def show() -> str:
         """A validation text continued, and its masks filled in."""
-        with eager():
-            start = validation[0][0]
-            return show_language_model(loss.refresh(), tokenizer, start, config)
+        return show_language_model(training.loss.refresh(), tokenizer, validation[0][0], config)
 
-    every = -(-plan.steps // config.evaluations)
-    spent = loop.train(
-        model, loss, batch, optimizers, plan, run, machine, evaluate, every, show=show
-    )
+    every = -(-config.steps // config.evaluations)
+    where = run, machine, evaluate, every
+    spent = loop.train(model, *rule, training.plan, *where, show=show)
 
     # 6. What came out, measured on the checkpoint that is used from now on.
     if machine.rank == 0:

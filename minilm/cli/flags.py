@@ -67,10 +67,12 @@ def add_flags(parser: argparse.ArgumentParser, options_class) -> None:
         parser.add_argument(flag_name(f.name), **kwargs)
 
 
-def parse_flags(options_class, description: str, argv: list[str] | None = None):
+def parse_flags(
+    options_class, description: str, argv: list[str] | None = None, prog: str | None = None
+):
     """Read the command line into a dataclass, which remembers what was `given`. Raises
     UserError."""
-    parser = Parser(description=description)
+    parser = Parser(prog=prog, description=description)
     add_flags(parser, options_class)
     given = vars(parser.parse_args(argv))
     options = options_class(**given)

@@ -6,7 +6,6 @@ import json
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -68,12 +67,6 @@ def fitting_length(length: int, text) -> int:
     if length > most:
         print(f"the text has {len(text.train):,} tokens: windows of {most} instead of {length}")
     return min(length, most)
-
-
-def in_chunks(windows: list[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """Arrays of windows, cut to at most `size` rows."""
-    for rows in windows:
-        yield from (rows[i : i + size] for i in range(0, len(rows), size))
 
 
 def checksum(data) -> int:

@@ -62,12 +62,11 @@ class Classify:
         return not self.config.from_scratch and (asked == "all" or (asked == "auto" and few))
 
     def __str__(self) -> str:
-        sizes = ", ".join(
-            f"{len(texts.tokens):,} texts to {part}" for part, texts in self.data.items()
-        )
+        name, most = self.config.train or self.config.data, self.config.max_length
+        sizes = ", ".join(f"{len(x.tokens):,} texts to {part}" for part, x in self.data.items())
         return (
-            f"{self.config.train or self.config.data}: {len(self.classes)} labels, {sizes}; "
-            f"{self.train.share_cut:.1%} are longer than {self.config.max_length} tokens and were cut"
+            f"{name}: {len(self.classes)} labels, {sizes}; {self.train.share_cut:.1%} are longer "
+            f"than {most} tokens and were cut"
         )
 
     def model(self, transformer: Transformer) -> Classifier:
@@ -82,9 +81,8 @@ class Classify:
         """The texts of a step: tokens, is_real (B, T), labels (B,)."""
         epoch, i = divmod(step, self.steps_per_epoch)
         rows = _epoch(self, epoch)[i]
-        padded = pad([self.train.tokens[row] for row in rows], self.tokenizer.special.pad)
-        most = self.config.max_length  # padding to a multiple may have gone beyond
-        return *(array[:, :most] for array in padded), self.train.labels[rows]
+        texts, most = [self.train.tokens[row] for row in rows], self.config.max_length
+        return *pad(texts, self.tokenizer.special.pad, most=most), self.train.labels[rows]
 
     def log_probabilities(self, model: Classifier, part: str) -> np.ndarray:
         """log P(y | text) of each text of a part, (N, C)."""

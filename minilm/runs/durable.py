@@ -1,5 +1,5 @@
-"""Files that are whole or not there. A file system promises two things: what was synced stays, and a
-rename happens wholly or not at all. Everything here is made of these two."""
+"""Files that are whole or not there. A file system promises two things: what was synced stays, and
+a rename happens wholly or not at all. Everything here is made of these two."""
 
 import contextlib
 import os

@@ -1,5 +1,5 @@
-"""How long will it take, and can this machine do it? What is planned is counted; how fast it goes is
-measured for a few seconds, by training steps as `loop.train` does them."""
+"""How long will it take, and can this machine do it? What is planned is counted; how fast it goes
+is measured for a few seconds, by training steps as `loop.train` does them."""
 
 import contextlib
 import dataclasses

@@ -1,0 +1,6 @@
+"""`python -m minilm COMMAND ...`"""
+
+from minilm.cli.commands import main
+
+if __name__ == "__main__":
+    main()
