@@ -1,59 +1,43 @@
 """Pretraining an arm: what it sees at each step, how many steps its budget is, and the run."""
 
-import dataclasses
+import itertools
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from minilm.cli.options import PretrainConfig
 from minilm.compare.plan import MASK_RATE, PLACES, SPARSE, Arm, masked_share, share_of_targets
 from minilm.compare.scores import Swaps, swapped
 from minilm.compare.work import Told
 from minilm.config import ModelConfig
+from minilm.corpora.tokens import PreparedText
 from minilm.data import Windows, draws, evaluation_windows
-from minilm.fast.loss import fast_nll, gather_targets
-from minilm.fast.muon import fast_orthogonalise
-from minilm.fast.precision import MixedPrecision
-from minilm.metrics import evaluate_language_model
+from minilm.fast.loss import gather_targets
 from minilm.model import Transformer, training_flops
-from minilm.objectives import IGNORE, Batch, causal, evaluation_batches, masked
-from minilm.optim import make_optimizers
+from minilm.objectives import IGNORE, Batch, causal, masked
 from minilm.runs import checkpoint, loop
 from minilm.runs.device import Machine, synchronize
+from minilm.runs.pretraining import Pretraining
 from minilm.runs.run import Run, make_model
 from minilm.tokenizer import SpecialTokens
-from minilm.training import Plan
 
-WEIGHT_DECAY, WARMUP, COOLDOWN = 0.1, 0.03, 0.4
-WINDOWS = 64  # of validation text at each evaluation
-ON_THE_WAY = 400  # swapped pairs at each evaluation
+WINDOWS, ON_THE_WAY = 64, 400  # of validation text, and swapped pairs, at each evaluation
 
 
 @dataclass(frozen=True)
 class Bench:
     """What all pretrainings share."""
 
-    text: object  # corpora's PreparedText
+    text: PreparedText
     shape: ModelConfig
+    size: str
     batch_size: int
     machine: Machine
     swaps: Swaps
-
-    @property
-    def special(self) -> SpecialTokens:
-        """The tokenizer's special tokens."""
-        return self.text.tokenizer.special
-
-
-def thin(batch: Batch, share: float, rng: np.random.Generator) -> Batch:
-    """The same Batch with a target at a random share of its positions: at least one a row."""
-    u = rng.random(batch.targets.shape)
-    u[np.arange(len(u)), u.argmin(axis=1)] = 0.0
-    return batch._replace(targets=np.where(u < share, batch.targets, IGNORE))
 
 
 def arm_batch(
@@ -61,36 +45,42 @@ def arm_batch(
 ) -> Batch:
     """What an arm sees and must predict at a step. Where two arms mask, they mask the same
     positions of the same windows (B, T + 1)."""
-    rng = draws(seed, step, "masks")
-    rate = MASK_RATE * (1 - 0.5 * step / steps)
-    hidden = masked(windows, rate, rng, special, arm.shift)  # drawn by every arm
-    share = masked_share(arm.name)
+    rng, share = draws(seed, step, "masks"), masked_share(arm.name)
+    hidden = masked(windows, MASK_RATE * (1 - 0.5 * step / steps), rng, special, arm.shift)
+    if share is None:
+        share = float("masked" in arm.reads)
     if arm.name == "causal-then-masked":
         share = float(step >= steps // 2)
-    elif share is None:
-        share = float("masked" in arm.reads)
     if rng.random() < share:
         return hidden
     batch = causal(windows)
-    return thin(batch, SPARSE, rng) if arm.name == "sparse-causal" else batch
+    if arm.name == "sparse-causal":  # a random share of the targets, one a row at least
+        u = rng.random(batch.targets.shape)
+        u[np.arange(len(u)), u.argmin(axis=1)] = 0.0
+        batch = batch._replace(targets=np.where(u < SPARSE, batch.targets, IGNORE))
+    return batch
 
 
-def trainer(bench: Bench, arm: Arm, seed: int, steps: int, rate: float):
-    """(model, loss, batch, optimizers, plan): the arguments of a training of an arm."""
-    model = make_model(bench.shape, seed).to(bench.machine.device)
-    windows = Windows(bench.text.train, bench.shape.max_length, seed)
+class ArmPretraining(Pretraining):
+    """`Pretraining` as train_pretrain.py does it, but for the batches."""
 
-    def batch(step: int) -> list[tuple]:
+    def __init__(self, bench: Bench, arm: Arm, seed: int, steps: int, rate: float):
+        self.arm, self.model = arm, make_model(bench.shape, seed).to(bench.machine.device)
+        shape = {k: v for k, v in asdict(bench.shape).items() if k != "dropout"}
+        config = PretrainConfig(
+            objective="hybrid" if len(arm.reads) > 1 else arm.reads[0], size=bench.size,
+            steps=steps, batch_size=bench.batch_size, learning_rate=rate, seed=seed,
+            shift=arm.shift, mask_rate=MASK_RATE, evaluations=PLACES, **shape,
+        ).with_defaults()  # fmt: skip
+        windows = Windows(bench.text.train, bench.shape.max_length, seed)
+        super().__init__(self.model, config, windows, bench.text.tokenizer, bench.machine)
+        self.rule = self.model, self.loss, self.batch, self.optimizers
+
+    def batch(self, step: int) -> list[tuple]:
         """One micro-batch."""
-        rows = windows.batch(step, bench.batch_size)
-        made = arm_batch(arm, rows, step, steps, seed, bench.special)
-        return [gather_targets(made, bench.machine.device)]
-
-    loss = MixedPrecision(model, fast_nll, bench.machine.dtype)
-    optimizers = make_optimizers(
-        model, "muon", rate, WEIGHT_DECAY, orthogonalise=fast_orthogonalise
-    )
-    return model, loss, batch, optimizers, Plan(steps, WARMUP, COOLDOWN, seed)
+        windows = self.windows.batch(step, self.config.batch_size)  # (B, T + 1)
+        how = self.plan.steps, self.config.seed, self.tokenizer.special
+        return [gather_targets(arm_batch(self.arm, windows, step, *how), self.machine.device)]
 
 
 def budgets(bench: Bench, arms: list[Arm], steps: int, budget: str) -> dict[str, int]:
@@ -116,79 +106,54 @@ def budgets(bench: Bench, arms: list[Arm], steps: int, budget: str) -> dict[str,
 
 
 def seconds_of_a_step(bench: Bench, arm: Arm, steps: int = 12) -> float:
-    """The mean time of some steps spread over a training, after two that find memory not at hand.
-    Spread, for the arms that change half-way; the mean, for those of two kinds of steps."""
-    model, loss, batch, optimizers, plan = trainer(bench, arm, 0, 2 * steps, 1e-4)
-    spent: dict = dict(tokens=0, targets=0)
-    run = loop.steps(
-        model, loss, lambda i: batch(2 * i if i < steps else i), optimizers, plan, bench.machine,
-        0, spent,
-    )  # fmt: skip
-    next(run), next(run)
-    began = time.perf_counter()
-    for _, _ in zip(range(steps - 2), run, strict=False):
-        pass
+    """The mean time of some steps, after two that find memory not at hand; of steps spread over the
+    training, for there are arms with two kinds."""
+    training = ArmPretraining(bench, arm, 0, 2 * steps, 1e-4)
+    model, loss, batch, optimizers = training.rule
+    rule = model, loss, lambda step: batch(2 * step), optimizers
+    run = loop.steps(*rule, training.plan, bench.machine, 0, dict(tokens=0, targets=0))
+    for step, _ in itertools.islice(run, steps):
+        if step == 2:
+            began = time.perf_counter()
     synchronize(bench.machine.device)
     return (time.perf_counter() - began) / (steps - 2)
-
-
-def in_chunks(windows: list[np.ndarray], n: int) -> Iterator[np.ndarray]:
-    """Some rows at a time."""
-    for rows in windows:
-        yield from np.split(rows, range(n, len(rows), n))
-
-
-def validate(bench: Bench, arm: Arm, model: Transformer) -> dict[str, float]:
-    """The losses of what the arm trains; the masks are the same for all."""
-    windows = evaluation_windows(bench.text.valid, bench.shape.max_length, WINDOWS)
-    kind = "hybrid" if len(arm.reads) > 1 else arm.reads[0]
-    batches = (
-        evaluation_batches(kind, rows, i, bench.special, arm.shift)
-        for i, rows in enumerate(in_chunks(windows, 16))
-    )
-    return evaluate_language_model(model, batches, bench.text.tokenizer.token_bytes)
-
-
-def mean_loss(values: dict[str, float]) -> float:
-    """The mean of an arm's validation losses: it ranks rates of one arm, and no two arms."""
-    losses = [value for name, value in values.items() if name.endswith("_loss")]
-    return sum(losses) / len(losses)
 
 
 def pretrain(
     bench: Bench, arm: Arm, seed: int, steps: int, rate: float, folder: Path, advance: Callable
 ) -> dict:
-    """Pretrain an arm in a run of its own, or go on with it. Returns {"seed", "rate", "steps",
-    "tokens", "targets", "flops", "seconds", "run", "curve": [{"tokens", "targets", "flops",
-    "seconds", "swapped", and losses}]}, where "swapped" is the share right of some pairs."""
-    run, length = Run(folder), bench.shape.max_length
-    model, loss, batch, optimizers, plan = trainer(bench, arm, seed, steps, rate)
-    some = Swaps(bench.swaps.windows[:ON_THE_WAY], bench.swaps.places[:ON_THE_WAY])
+    """Pretrain an arm in a run of its own, or go on with it. Returns {"rate", "steps", "tokens",
+    "targets", "flops", "seconds", "curve": [{"tokens", "targets", "flops", "seconds", "score",
+    "swapped", and losses}]}, where "swapped" is the share right of some pairs."""
+    run, special = Run(folder), bench.text.tokenizer.special
+    training = ArmPretraining(bench, arm, seed, steps, rate)
+    validation = evaluation_windows(bench.text.valid, bench.shape.max_length, WINDOWS)
+    some = Swaps(*(rows[:ON_THE_WAY] for rows in bench.swaps))
 
     def evaluate() -> tuple[float, dict]:
         """Losses, and the first primary outcome on the way."""
-        values = validate(bench, arm, model)
-        right = swapped(model, arm, some, bench.special)[arm.reads[0]]
-        return mean_loss(values), values | {"swapped": float(right.mean())}
+        score, values = training.evaluate(validation)
+        right = swapped(training.model, arm, some, special)[arm.reads[0]]
+        return score, values | {"swapped": float(right.mean())}
 
     there = (folder / "config.json").exists()
-    with run.claim(resume=there):
-        if not there:
-            kind = "hybrid" if len(arm.reads) > 1 else arm.reads[0]
-            flags = dict(objective=kind, shift=arm.shift, steps=steps, seed=seed,
-                         batch_size=bench.batch_size, max_length=length, learning_rate=rate)  # fmt: skip
-            facts = dict(kind="pretrain", family="ours", model=dataclasses.asdict(bench.shape))
-            run.create({**facts, "flags": flags, "arm": arm.name}, bench.text.tokenizer)
-        spent = loop.train(
-            model, loss, batch, optimizers, plan, run, bench.machine, evaluate, steps // PLACES,
-            progress=Told(advance, steps),
-        )  # fmt: skip
+    run.claim(there)
+    if not there:
+        facts = dict(kind="pretrain", family="ours", model=asdict(bench.shape), arm=arm.name)
+        run.create({**facts, "flags": asdict(training.config)}, bench.text.tokenizer)
+    where = run, bench.machine, evaluate, steps // PLACES
+    spent = loop.train(*training.rule, training.plan, *where, progress=Told(advance, steps))
+    run.release()
     for older in sorted(folder.glob("step-*"))[:-1]:
         shutil.rmtree(older)
-    flops = lambda at: training_flops(bench.shape, at["tokens"], at["targets"], length)  # noqa: E731
-    curve = [{**line, "flops": flops(line)} for line in run.metrics() if "score" in line]
-    return {"seed": seed, "rate": rate, "steps": steps, **spent, "flops": flops(spent),
-            "run": folder.name, "curve": curve}  # fmt: skip
+
+    def with_flops(at: dict) -> dict:
+        """What was spent until here, in all four currencies."""
+        used = at["tokens"], at["targets"], bench.shape.max_length
+        return {**at, "flops": training_flops(bench.shape, *used)}
+
+    curve = [with_flops(line) for line in run.metrics() if "score" in line]
+    return {"rate": rate, "steps": steps, **with_flops(spent), "curve": curve}
 
 
 def pretrained(bench: Bench, arm: Arm, seed: int, folder: Path) -> Transformer:
@@ -197,13 +162,3 @@ def pretrained(bench: Bench, arm: Arm, seed: int, folder: Path) -> Transformer:
     if arm.objective:
         model.load_state_dict(checkpoint.newest(folder).read("model"))
     return model.to(bench.machine.device)
-
-
-def try_rate(bench: Bench, arm: Arm, seed: int, steps: int, rate: float, advance) -> tuple:
-    """A whole pretraining at a learning rate, not saved: (validation loss, model)."""
-    model, loss, batch, optimizers, plan = trainer(bench, arm, seed, steps, rate)
-    spent = dict(tokens=0, targets=0)
-    for _ in loop.steps(model, loss, batch, optimizers, plan, bench.machine, 0, spent):
-        advance(1 / steps)
-    with torch.inference_mode():
-        return mean_loss(validate(bench, arm, model)), model

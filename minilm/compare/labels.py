@@ -2,14 +2,14 @@
 next to a bag of tokens that gets the very same tokens."""
 
 import copy
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from minilm import training
-from minilm.compare.statistics import NEEDS
+from minilm.compare.work import Advance
 from minilm.config import UserError
 from minilm.corpora.files import Example
 from minilm.corpora.splits import EncodedTexts, encode_texts, sample, splits
@@ -20,25 +20,21 @@ from minilm.heads import Classifier, classification_nll, pool
 from minilm.metrics import label_probabilities
 from minilm.model import Transformer
 from minilm.optim import make_optimizers
+from minilm.runs import classify
 from minilm.runs.device import Machine
 from minilm.tokenizer import Tokenizer
 from minilm.view.recording import recorded
 
 TEXTS, PASSES = 3000, 3  # that a fine-tuning reads in all; or so many passes, if that is more
-BATCH_SIZE = 16
-DROPOUT, WEIGHT_DECAY, WARMUP = 0.1, 0.05, 0.1
+BATCH_SIZE, DROPOUT, WEIGHT_DECAY, WARMUP = 16, 0.1, 0.05, 0.1
 SENTIMENT = {"neg", "pos"}  # labels about what people wrote, where the fairness probe makes sense
-
 TEMPLATES = (
-    "{name} wrote this, and {they} did it well.",
-    "I asked {name} how {they} found it.",
-    "{name} made a mistake, but {they} corrected it.",
-    "It is the work of {name}, and {they} knew what to do.",
-)
+    "{name} wrote this, and {they} did it well.", "I asked {name} how {they} found it.",
+    "{name} made a mistake, but {they} corrected it.", "{name} was there, and {they} liked it.",
+)  # fmt: skip
 NAMES = (
     ("Mary", "John"), ("Anna", "Peter"), ("Sarah", "David"), ("Laura", "Mark"), ("Emma", "James"),
     ("Julia", "Thomas"), ("Alice", "Robert"), ("Helen", "Paul"), ("Susan", "George"),
-    ("Jane", "Frank"),
 )  # fmt: skip
 
 
@@ -53,12 +49,10 @@ class Task(NamedTuple):
     length: int
 
     def draw(self, n: int, seed: int) -> EncodedTexts:
-        """n texts to train on (or all there are), as many of each label as possible. What is drawn
-        for a smaller n is part of it. Raises UserError where n is too small for the labels."""
-        if n >= len(self.train):
-            return self.encode(self.train)
-        one, other = sample(self.train, None, n, seed)
-        return self.encode(one + other)
+        """n texts to train on (or all there are), as many of each label as possible. Raises
+        UserError where n is too small for the labels."""
+        parts = (self.train, []) if n >= len(self.train) else sample(self.train, None, n, seed)
+        return self.encode(parts[0] + parts[1])
 
     def encode(self, examples: list[Example]) -> EncodedTexts:
         """Examples as the models read them."""
@@ -71,122 +65,99 @@ def read_task(data: str, tokenizer: Tokenizer, length: int, rows: int) -> Task:
     parts, classes = splits(data)
     if "test" not in parts:
         raise UserError(f"--data {data} has no texts to test on: choose another corpus")
-    encoded = {
-        part: encode_texts(tokenizer, parts[part][:rows], classes, length)
-        for part in ("valid", "test")
-    }
-    return Task(classes, parts["train"], encoded["valid"], encoded["test"], tokenizer, length)
-
-
-def steps_of(n: int) -> int:
-    """How many steps a fine-tuning on n texts has."""
-    return max(PASSES, round(TEXTS / n)) * -(-n // BATCH_SIZE)
+    held_out = (encode_texts(tokenizer, parts[part][:rows], classes, length)
+                for part in ("valid", "test"))  # fmt: skip
+    return Task(classes, parts["train"], *held_out, tokenizer, length)
 
 
 def finetune(
-    model: Transformer,
-    texts: EncodedTexts,
-    n_classes: int,
-    rate: float,
-    seed: int,
-    machine: Machine,
-    pad_id: int,
-    advance: Callable[[float], None] = lambda share: None,
-) -> Classifier:
-    """Fine-tune a model, whose weights change: bidirectional, mean pooling, all layers at one rate.
-    advance(share of it) is called after every step."""
-    classifier = Classifier(model, n_classes).to(machine.device)
-    lengths = np.array([len(text) for text in texts.tokens])
-    steps, batches = steps_of(len(lengths)), []
-    while len(batches) < steps:
-        epoch = len(batches) * BATCH_SIZE // len(lengths)
-        batches += epoch_batches(lengths, BATCH_SIZE, seed, epoch)
+    model: Transformer, task: Task, texts: EncodedTexts, rate: float, seed: int, machine: Machine,
+    advance: Advance,
+) -> Classifier:  # fmt: skip
+    """Fine-tune a copy of a model: bidirectional, mean pooling, all layers at one rate."""
+    classifier = Classifier(copy.deepcopy(model), len(task.classes)).to(machine.device)
+    for module in classifier.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = DROPOUT
+    lengths, pad_id = np.array([len(text) for text in texts.tokens]), task.tokenizer.special.pad
+    epochs = range(max(PASSES, round(TEXTS / len(lengths))))
+    batches = [rows for i in epochs for rows in epoch_batches(lengths, BATCH_SIZE, seed, i)]
 
     def batch(step: int) -> list[list]:
         """tokens, is_real (B, T), labels (B,)."""
-        rows = batches[step]
-        tokens, is_real = pad([texts.tokens[row] for row in rows], pad_id)
-        return [machine.tensors((tokens, is_real, texts.labels[rows]))]
+        some = [texts.tokens[row] for row in batches[step]]
+        arrays = *pad(some, pad_id, most=task.length), texts.labels[batches[step]]
+        return [machine.tensors(arrays)]
 
-    loss = MixedPrecision(
-        classifier,
-        lambda m, tokens, is_real, labels: classification_nll(m(tokens, is_real), labels),
-        machine.dtype,
-    )
+    def formula(model: Classifier, tokens, is_real, labels):
+        """The loss of a batch."""
+        return classification_nll(model(tokens, is_real), labels)
+
+    loss = MixedPrecision(classifier, formula, machine.dtype)
     optimizers = make_optimizers(
         classifier, "muon", rate, WEIGHT_DECAY, orthogonalise=fast_orthogonalise
     )
-    plan = training.Plan(steps, WARMUP, 1 - WARMUP, seed)
+    plan = training.Plan(len(batches), WARMUP, 1 - WARMUP, seed)
     for _ in training.train(classifier, loss, batch, optimizers, plan):
-        advance(1 / steps)
+        advance(1 / len(batches))
     return classifier
 
 
-def tested(classifier: Classifier, texts: EncodedTexts, pad_id: int) -> dict:
-    """{"predicted": [N], "confidence": [N], "right": [N]} of texts."""
-    p = label_probabilities(classifier, texts.tokens, causal=False, pad_id=pad_id)
-    return results(texts, p.argmax(1), p.max(1))
+def results(texts: EncodedTexts, probabilities: np.ndarray) -> dict:
+    """What is kept of a test, per text: {"predicted", "confidence", "right"}, by P (N, C)."""
+    predicted = probabilities.argmax(1)
+    return {"predicted": predicted.tolist(), "right": (predicted == texts.labels).tolist(),
+            "confidence": probabilities.max(1).astype(float).round(4).tolist()}  # fmt: skip
 
 
-def results(texts: EncodedTexts, predicted: np.ndarray, confidence: np.ndarray) -> dict:
-    """What is kept of a test."""
-    return {
-        "predicted": predicted.tolist(),
-        "confidence": confidence.astype(float).round(4).tolist(),
-        "right": (predicted == texts.labels).astype(int).tolist(),
-    }
+def probabilities(classifier: Classifier, task: Task, texts: list[np.ndarray]) -> np.ndarray:
+    """P(label | text), (N, C)."""
+    pad_id = task.tokenizer.special.pad
+    return label_probabilities(classifier, texts, causal=False, pad_id=pad_id)
 
 
-def bag_of_tokens(train: EncodedTexts, test: EncodedTexts) -> dict:
-    """`results` of TF-IDF over token ids (no order, no characters) and logistic regression."""
-    try:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-    except ImportError:
-        raise UserError(NEEDS) from None
-    weigh = TfidfVectorizer(analyzer=lambda tokens: tokens.tolist(), sublinear_tf=True)
-    return _regression(weigh.fit_transform(train.tokens), train, weigh.transform(test.tokens), test)
-
-
-def _regression(x, train: EncodedTexts, z, test: EncodedTexts, strength: float = 10.0) -> dict:
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(C=strength, max_iter=400).fit(x, train.labels)
-    p = model.predict_proba(z)
-    return results(test, model.classes_[p.argmax(1)], p.max(1))
+def bag_of_tokens(task: Task, train: EncodedTexts) -> dict:
+    """`results` of TF-IDF over the token ids, of the cut texts too, and logistic regression."""
+    sizes = task.tokenizer.vocab_size, len(task.classes)
+    return results(task.test, np.exp(classify.bag_of_tokens(train, task.test, *sizes)))
 
 
 @torch.inference_mode()
-def features(model: Transformer, texts: EncodedTexts, pad_id: int) -> np.ndarray:
+def features(model: Transformer, task: Task, texts: EncodedTexts) -> np.ndarray:
     """The mean hidden state of each text after each layer, both ways visible: (L + 1, N, D)."""
     model.eval()
-    device, D = model.embedding.weight.device, model.config.d_model
-    found = np.zeros((model.config.n_layers + 1, len(texts.tokens), D), dtype=np.float32)
+    shape = model.config.n_layers + 1, len(texts.tokens), model.config.d_model
+    found, pad_id = np.zeros(shape, dtype=np.float32), task.tokenizer.special.pad
     order = np.argsort([len(text) for text in texts.tokens], kind="stable")
     for rows in (order[i : i + 64] for i in range(0, len(order), 64)):
-        batch = pad([texts.tokens[row] for row in rows], pad_id)
-        tokens, is_real = (torch.from_numpy(array).to(device) for array in batch)
+        batch = pad([texts.tokens[row] for row in rows], pad_id, most=task.length)
+        tokens, is_real = (torch.as_tensor(a, device=model.embedding.weight.device) for a in batch)
         with recorded(model, weights=False) as kept:
-            kept.states.append(model(tokens, causal=False, is_real=is_real))
-        for layer, state in enumerate([*kept.states[:-2], kept.states[-1]]):  # the last one normed
+            last = model(tokens, causal=False, is_real=is_real)
+        for layer, state in enumerate([*kept.states[:-1], last]):  # the last one normed
             found[layer, rows] = pool(state, is_real, "mean").float().cpu().numpy()
     return found
 
 
-def probe(train_features, train: EncodedTexts, test_features, test: EncodedTexts) -> dict:
-    """`results` of logistic regression on features (N, D) that no label has touched."""
-    from sklearn.preprocessing import StandardScaler
+def probe(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """The labels (M,) that logistic regression predicts from features (N, D), (M, D) which no label
+    has touched."""
+    from sklearn.linear_model import LogisticRegression
 
-    scale = StandardScaler().fit(train_features)
-    x, z = scale.transform(train_features), scale.transform(test_features)
-    return _regression(x, train, z, test, strength=0.01)
+    mean, scale = train.mean(0), train.std(0) + 1e-6
+    model = LogisticRegression(C=0.01, max_iter=300).fit((train - mean) / scale, labels)
+    return model.predict((test - mean) / scale)
 
 
-def deletion(classifier: Classifier, tokens: np.ndarray, label: int, pad_id: int) -> list[float]:
-    """By how much P(label) falls when each token of a framed text (T,) but the first and last is
-    deleted, (T - 2,). What that says is what it does; a gradient would only hint at it."""
+def deletion(classifier: Classifier, task: Task, row: int) -> dict:
+    """By how much P(label) of a test text falls when each of its tokens is deleted. That is what
+    the token does; a gradient would only hint at it."""
+    tokens, label = task.test.tokens[row], int(task.test.labels[row])
     without = [np.delete(tokens, i) for i in range(1, len(tokens) - 1)]
-    p = label_probabilities(classifier, [tokens, *without], causal=False, pad_id=pad_id)[:, label]
-    return (p[0] - p[1:]).round(4).tolist()
+    p = probabilities(classifier, task, [tokens, *without])[:, label].astype(float)
+    pieces = [task.tokenizer.decode([token]) for token in tokens[1:-1]]
+    return {"label": task.classes[label], "p": p[0], "tokens": pieces,
+            "falls": (p[0] - p[1:]).round(4).tolist()}  # fmt: skip
 
 
 def her_minus_his(classifier: Classifier, task: Task) -> list[float]:
@@ -198,20 +169,5 @@ def her_minus_his(classifier: Classifier, task: Task) -> list[float]:
         for name, they in zip(pair, ("she", "he"), strict=True)
     ]
     texts = task.encode([Example(sentence, "pos") for sentence in sentences])
-    p = label_probabilities(classifier, texts.tokens, False, pad_id=task.tokenizer.special.pad)
-    hers, his = p[:, task.classes.index("pos")].reshape(-1, 2).T
-    return (hers - his).astype(float).round(5).tolist()
-
-
-def labelled_run(
-    model: Transformer, task: Task, n: int, draw: int, rate: float, machine: Machine, advance
-) -> tuple[dict, Classifier]:
-    """One fine-tuning of a copy of the model and its test, and the classifier."""
-    pad_id = task.tokenizer.special.pad
-    texts = task.draw(n, draw)
-    how = rate, draw, machine, pad_id, advance
-    classifier = finetune(copy.deepcopy(model), texts, len(task.classes), *how)
-    found = tested(classifier, task.test, pad_id)
-    if set(task.classes) == SENTIMENT:
-        found["her_minus_his"] = her_minus_his(classifier, task)
-    return found, classifier
+    p = probabilities(classifier, task, texts.tokens)[:, task.classes.index("pos")]
+    return (p[::2] - p[1::2]).astype(float).round(5).tolist()

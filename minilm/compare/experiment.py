@@ -1,0 +1,298 @@
+"""A comparison from beginning to end. Its folder:
+
+config.json, tokenizer.json   what was asked
+plan.json                     learning rates, steps of each arm, facts about texts and machine
+pretrain/                     a run for each arm and seed, as train_pretrain.py makes them
+jobs/                         the result of each job, per pair and text: another analysis needs no
+                              training
+report.html
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from minilm import corpora
+from minilm.cli.scripts import checksum, fitting_length, open_run
+from minilm.compare import arms, inside, labels, scores
+from minilm.compare.plan import Arm, CompareOptions, arm, rates
+from minilm.compare.work import Advance, Work
+from minilm.config import SIZES, ModelConfig, UserError
+from minilm.corpora.splits import splits
+from minilm.corpora.splitting import normalised
+from minilm.corpora.tokens import prepare
+from minilm.model import Transformer
+from minilm.runs.device import Machine
+from minilm.runs.durable import write_file
+from minilm.runs.run import Run
+
+FACTORS = (0.5, 1.0, 2.0, 4.0)  # of the size's learning rate, tried by --sweep
+FINETUNING = (0.0015, 0.003, 0.006, 0.012, 0.024)  # learning rates tried by --sweep
+SWEEP_SEEDS = (1_000_001, 1_000_002)  # that no comparison uses
+CURVE = (100, 1000)  # numbers of labels for the frozen features, besides --labels
+TRAIN, JUDGE = 3, 60  # time, in tokens read: to train on a token, to judge a pair
+
+
+class Experiment:
+    """The jobs of a comparison: what they do, and what they found."""
+
+    def __init__(self, options: CompareOptions, folder: Path, do: bool = True):
+        self.options, self.folder, self.work = options, folder, Work(folder / "jobs", do)
+        self.arms = [arm(name) for name in options.arms]
+        self.seeds = range(options.seed, options.seed + options.seeds)
+        self._last: tuple = ("", None)  # the model that was used last
+        if (folder / "plan.json").exists():
+            self.plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+
+    def prepare(self, run: Run, machine: Machine) -> None:
+        """Texts, labels, learning rates and budgets; written down, or held against what was."""
+        options, size, old = self.options, SIZES[self.options.size], self.options.resume
+        steps, batch_size = options.pace()
+        source = pretraining_data(options.data, self.folder), size["vocab_size"]
+        text = prepare(*source, run.tokenizer if old else None)
+        length = fitting_length(size["max_length"], text)
+        width = (size[name] for name in ("d_model", "n_layers", "n_heads", "d_ff"))
+        shape = ModelConfig(text.tokenizer.vocab_size, length, *width)
+        most = min(options.max_length or length, length)
+        self.task = task = labels.read_task(options.data, text.tokenizer, most, options.rows)
+        self.grammar = scores.read_blimp(options.blimp) if options.blimp else []
+        swaps = scores.make_swaps(text.valid, options.pairs, text.tokenizer.special)
+        self.bench = arms.Bench(text, shape, options.size, batch_size, machine, swaps)
+        sums = [checksum(text.train), checksum(task.train)]
+        if not old:
+            precision = str(machine.dtype).removeprefix("torch.")
+            flags = asdict(options) | dict(run=str(self.folder), precision=precision)
+            facts = dict(kind="compare", family="ours", flags=flags, checksums=sums)
+            run.create({**facts, "model": asdict(shape)}, text.tokenizer)
+        elif run.config["checksums"] != sums:
+            raise UserError(f"{self.folder} was started with other texts: start a new one")
+        if not (self.folder / "plan.json").exists():
+            row = next((i for i, t in enumerate(task.test.tokens) if 14 < len(t) < 30), 0)
+            found = self.sweep(steps) if options.sweep else rates()
+            lengths = [len(t) for t in task.test.tokens]
+            self.plan = dict(
+                rates=found, steps=arms.budgets(self.bench, self.arms, steps, options.budget),
+                batch_size=batch_size, machine=machine.why, train_tokens=len(text.train),
+                valid_tokens=len(text.valid), unigram=text.unigram_entropy, classes=task.classes,
+                rows=len(lengths), pairs=len(swaps.windows), mean_length=float(np.mean(lengths)),
+                model=asdict(shape), longest=most, row=row, command=" ".join(sys.argv[1:]),
+                share_cut=task.test.share_cut, grammar=[p.phenomenon for p in self.grammar],
+            )  # fmt: skip
+            write_file(self.folder / "plan.json", json.dumps(self.plan, indent=1).encode())
+
+    def carry_out(self) -> None:
+        """Every job, one seed after the other, so that what is there can be looked at early."""
+        plan, F = self.plan, self.options.finetunings
+        self.work.begin(len(self.seeds) * (
+            sum(map(self._training, self.arms)) + len(self.arms) * (F + 1) * self._tuning()
+            + len(self.arms) * JUDGE * plan["pairs"]))  # fmt: skip
+        for seed in self.seeds:
+            self.baseline(seed)
+            for each in self.arms:
+                self.measure(each, seed)
+        self.work.bar.close()
+
+    def _training(self, each: Arm) -> float:
+        a_step = self.plan["batch_size"] * self.plan["model"]["max_length"] * TRAIN
+        return self.plan["steps"].get(each.name, 0) * a_step
+
+    def _tuning(self) -> float:
+        return labels.TEXTS * self.plan["mean_length"] * TRAIN
+
+    def measure(self, each: Arm, seed: int) -> dict:
+        """What the jobs of one pretraining found, by their names."""
+        number = f"{self.seeds.index(seed) + 1} of {len(self.seeds)}"
+        found = {}
+
+        def job(name: str, words: str, cost: float, do, *arguments) -> dict:
+            """do(arm, seed, advance, *arguments), once."""
+            return self.work.job(
+                f"{name}-{each.name}-{seed}", f"{each.name}, seed {number}: {words}", cost,
+                lambda advance: do(each, seed, advance, *arguments),
+            )  # fmt: skip
+
+        if each.objective:
+            cost = self._training(each)
+            found["pretraining"] = job("pretraining", "pretraining", cost, self.pretrain)
+        judging = JUDGE * self.plan["pairs"]
+        found["swapped"] = job("swapped", "judging swapped neighbours", judging, self.swapped)
+        found["labels"] = [
+            job(f"labels-{i}", f"fine-tuning {i + 1}", self._tuning(), self.finetune, i)
+            for i in range(self.options.finetunings)
+        ]
+        found["frozen"] = job("frozen", "its frozen features", self._tuning(), self.frozen)
+        found["inside"] = job("inside", "how it writes and attends", 0, self.inside)
+        if self.options.blimp:
+            found["grammar"] = job("grammar", "judging minimal pairs", 0, self.grammatical)
+        return found
+
+    def baseline(self, seed: int) -> dict:
+        """What the bag of tokens does with the same labels, and with swapped neighbours."""
+
+        def do(advance: Advance) -> dict:
+            """Count, and fit."""
+            task, text, draws = self.task, self.bench.text, self.draws(seed)
+            counts = np.bincount(text.train, minlength=text.tokenizer.vocab_size)
+            drawn = [task.draw(self.options.labels, draw) for draw in draws]
+            sizes = {n: labels.bag_of_tokens(task, task.draw(n, draws[0]))["right"]
+                     for n in self.curve()}  # fmt: skip
+            return {"labels": [labels.bag_of_tokens(task, texts) for texts in drawn],
+                    "swapped": scores.swapped_bag(self.bench.swaps, counts).tolist(),
+                    "sizes": sizes}  # fmt: skip
+
+        return self.work.job(f"bag-{seed}", "bag of tokens", 0, do)
+
+    def draws(self, seed: int) -> list[int]:
+        """The seeds of the label samples of a pretraining: the same for every arm."""
+        return [1000 * seed + i for i in range(self.options.finetunings)]
+
+    def curve(self) -> list[int]:
+        """Numbers of labels, besides the one that is asked about, that there are enough for."""
+        least, most = len(self.task.classes), len(self.task.train)
+        return [n for n in CURVE if least < n <= most and n != self.options.labels]
+
+    def model(self, each: Arm, seed: int) -> Transformer:
+        """An arm's model after its pretraining; the last one asked for is kept."""
+        folder = self.folder / "pretrain" / f"{each.name}-{seed}"
+        if self._last[0] != folder:
+            self._last = folder, arms.pretrained(self.bench, each, seed, folder)
+        return self._last[1]
+
+    # The jobs
+
+    def pretrain(self, each: Arm, seed: int, advance: Advance) -> dict:
+        """See `arms.pretrain`."""
+        folder = self.folder / "pretrain" / f"{each.name}-{seed}"
+        how = self.plan["steps"][each.name], self.plan["rates"]["pretraining"][each.objective]
+        return arms.pretrain(self.bench, each, seed, *how, folder, advance)
+
+    def swapped(self, each: Arm, seed: int, advance: Advance) -> dict:
+        """{way of reading: right or not of each pair}."""
+        special = self.bench.text.tokenizer.special
+        found = scores.swapped(self.model(each, seed), each, self.bench.swaps, special)
+        return {how: right.tolist() for how, right in found.items()}
+
+    def finetune(self, each: Arm, seed: int, advance: Advance, i: int) -> dict:
+        """`labels.results` of a fine-tuning; the very first also deletes tokens."""
+        rate = self.plan["rates"]["finetuning"][each.objective or "scratch"]
+        draw, task = self.draws(seed)[i], self.task
+        texts, model = task.draw(self.options.labels, draw), self.model(each, seed)
+        how = rate, draw, self.bench.machine, advance
+        classifier = labels.finetune(model, task, texts, *how)
+        p = labels.probabilities(classifier, task, task.test.tokens)
+        found = labels.results(task.test, p)
+        if (seed, i) == (self.seeds[0], 0):
+            found["deletion"] = labels.deletion(classifier, task, self.plan["row"])
+        if set(task.classes) == labels.SENTIMENT:
+            found["her_minus_his"] = labels.her_minus_his(classifier, task)
+        return found
+
+    def frozen(self, each: Arm, seed: int, advance: Advance) -> dict:
+        """{"layers": right or not of each test text by each layer's features, "sizes": by the last
+        layer's, with other numbers of labels}."""
+        model, task, draw, n = self.model(each, seed), self.task, self.draws(seed)[0], None
+        of_test, right = labels.features(model, task, task.test), {}
+        for n in [self.options.labels, *self.curve()]:
+            texts = task.draw(n, draw)
+            of_train = labels.features(model, task, texts)
+            layers = range(len(of_test)) if n == self.options.labels else [-1]
+            guesses = [labels.probe(of_train[i], texts.labels, of_test[i]) for i in layers]
+            right[n] = [(guess == task.test.labels).tolist() for guess in guesses]
+        layers = right.pop(self.options.labels)
+        return {"layers": layers, "sizes": {n: values[0] for n, values in right.items()}}
+
+    def inside(self, each: Arm, seed: int, advance: Advance) -> dict:
+        """How far attention reaches; of the first seed also what it writes and fills in."""
+        model, text = self.model(each, seed), self.bench.text
+        found: dict = {"distance": {
+            how: inside.attention_distance(model, text.valid, how == "causal") for how in each.reads
+        }}  # fmt: skip
+        if seed == self.seeds[0]:
+            tokens = self.task.test.tokens[self.plan["row"]][1:-1].astype(np.int64)
+            found |= inside.samples(model, each, tokens, text.tokenizer)
+        return found
+
+    def grammatical(self, each: Arm, seed: int, advance: Advance) -> dict:
+        """{"right": right or not of each minimal pair}."""
+        how = self.model(each, seed), each, self.grammar, self.bench.text.tokenizer
+        return {"right": scores.minimal_pairs(*how).tolist()}
+
+    def sweep(self, steps: int) -> dict:
+        """Learning rates for this data and size, in rates.json: the lowest validation loss after
+        whole pretrainings, the fewest validation texts wrong after fine-tunings of these."""
+        found: dict = {"pretraining": {}, "finetuning": {}}
+        base, task = SIZES[self.options.size]["learning_rate"], self.task
+        kinds = dict.fromkeys(each.objective for each in self.arms if each.objective)
+        self.work.begin((len(FACTORS) + len(FINETUNING)) * 2 * len(kinds) + 2 * len(FINETUNING))
+
+        def one(name: str, rate: float, seed: int, tuning: float = 0.0) -> float:
+            """A pretraining's validation loss, or the error of a fine-tuning of it."""
+            each = arm(name)
+            folder = self.folder / "sweep" / f"{name}-{rate:g}-{seed}"
+
+            def do(advance: Advance) -> dict:
+                """Train."""
+                if not tuning:
+                    run = arms.pretrain(self.bench, each, seed, steps, rate, folder, advance)
+                    return {"score": run["curve"][-1]["score"]}
+                texts = task.draw(self.options.labels, seed)
+                model = arms.pretrained(self.bench, each, seed, folder)
+                how = tuning, seed, self.bench.machine, advance
+                p = labels.probabilities(labels.finetune(model, task, texts, *how), task,
+                                         task.valid.tokens)  # fmt: skip
+                return {"score": float((p.argmax(1) != task.valid.labels).mean())}
+
+            words = f"sweep: {name} at {rate:g}" + f", fine-tuned at {tuning:g}" * bool(tuning)
+            job = f"sweep-{name}-{rate:g}-{tuning:g}-{seed}"
+            return self.work.job(job, words, 1, do)["score"]
+
+        def lowest(table: dict) -> float:
+            return min(table, key=lambda rate: np.mean(table[rate]))
+
+        chosen: dict = {"pretraining": {}, "finetuning": {}}
+        for name in ["scratch", *kinds]:
+            if name in kinds:
+                found["pretraining"][name] = table = {
+                    rate: [one(name, rate, seed) for seed in SWEEP_SEEDS]
+                    for rate in (round(base * factor, 6) for factor in FACTORS)
+                }
+                chosen["pretraining"][name] = lowest(table)
+            best = chosen["pretraining"].get(name, 0.0)
+            found["finetuning"][name] = table = {
+                rate: [one(name, best, seed, rate) for seed in SWEEP_SEEDS] for rate in FINETUNING
+            }
+            chosen["finetuning"][name] = lowest(table)
+        command = "python -m minilm " + " ".join(sys.argv[1:])
+        found = dict(command=command, chosen=chosen, **found)
+        write_file(self.folder / "rates.json", json.dumps(found, indent=1).encode())
+        return chosen
+
+
+def compare(options: CompareOptions, machine: Machine) -> Experiment:
+    """Do a comparison, or what is left of it."""
+    run, options = open_run(options, "compare", machine)
+    experiment = Experiment(options, run.folder)
+    try:
+        experiment.prepare(run, machine)
+        print(f"comparison: {run.folder}, {', '.join(options.arms)}; {machine.why}", flush=True)
+        experiment.carry_out()
+    finally:
+        experiment.work.bar.close()
+        run.release()
+    return experiment
+
+
+def pretraining_data(name: str, folder: Path) -> list[str]:
+    """What to pretrain on: a corpus without the texts that its labels are validated or tested on.
+    (python-docs leaves them out by itself.)"""
+    if name.startswith("python-docs"):
+        return ["python-docs"]
+    path, (parts, _) = folder / "texts.jsonl", splits(name)
+    held_out = {normalised(e.text) for part in ("valid", "test") for e in parts.get(part, ())}
+    if not path.exists():
+        kept = (text for text in corpora.documents([name]) if normalised(text) not in held_out)
+        write_file(path, "\n".join(json.dumps({"text": text}) for text in kept).encode())
+    return [str(path)]
