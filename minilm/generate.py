@@ -71,11 +71,8 @@ def sample_batch(
     computed anew and the rest forgotten. `cached=False` computes the whole window for every token:
     slower, the same tokens. Raises UserError for a temperature, top_k or top_p that cannot be.
     """
-    if (
-        temperature < 0
-        or (top_k is not None and top_k < 1)
-        or not 0 < (1 if top_p is None else top_p) <= 1
-    ):
+    bad_k, bad_p = top_k is not None and top_k < 1, top_p is not None and not 0 < top_p <= 1
+    if bad_k or bad_p or not temperature >= 0:  # nor nan
         raise UserError("give a temperature of 0 or more, a top_k of 1 or more, a top_p up to 1")
     model.eval()
     device, longest = model.embedding.weight.device, model.config.max_length

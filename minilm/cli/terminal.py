@@ -11,7 +11,9 @@ from minilm.config import UserError
 
 # Control characters but tab and line feed; marks that turn the direction of writing; half pairs,
 # which no encoding takes.
-_UNSAFE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _COLOURS = (44, 45, 46, 42, 43)  # backgrounds; the text on them is black
 _HELP = "an empty line goes on; /fill TEXT with <mask>; /seed N; /quit"
 

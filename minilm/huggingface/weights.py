@@ -11,7 +11,7 @@ from torch import Tensor
 
 from minilm.config import ModelConfig, UserError
 from minilm.huggingface.families import FAMILIES
-from minilm.huggingface.tokenizers import import_library
+from minilm.huggingface.tokenizers import damage, import_library
 
 
 @dataclass(frozen=True)
@@ -121,27 +121,21 @@ def read_shape(config: dict) -> ModelConfig:
         raise UserError(f"model_type {name!r} cannot be imported: only {', '.join(TYPES)} can")
     kind = TYPES[name]
     shape = {ours: config[key] for ours, key in kind.numbers.items() if config.get(key) is not None}
-    try:
+    with damage("config.json is damaged"):
         if kind is GPT2:
             shape.setdefault("d_ff", 4 * shape["d_model"])
         if kind.family == "modernbert":  # older files say it in three numbers, newer ones in tables
             types, rope = config.get("layer_types"), config.get("rope_parameters") or {}
             every = types and next((i for i in range(1, len(types)) if "full" in types[i]), 2**20)
-            bases = [
-                (rope.get(f"{new}_attention") or {}).get("rope_theta", config.get(old, default))
-                for new, old, default in (
-                    ("full", "global_rope_theta", 160_000),
-                    ("sliding", "local_rope_theta", 10_000),
-                )
-            ]
             shape |= dict(
                 global_every=every or config.get("global_attn_every_n_layers", 3),
                 local_window=config.get("local_attention", 128) // 2 - kind.causal,
-                rotary_base=float(bases[0]), local_rotary_base=float(bases[1]),
-            )  # fmt: skip
+            )
+            for ours, theirs, default in (("", "full", 160_000.0), ("local_", "sliding", 10_000.0)):
+                base = config.get(f"{ours or 'global_'}rope_theta", default)
+                base = (rope.get(f"{theirs}_attention") or {}).get("rope_theta", base)
+                shape[f"{ours}rotary_base"] = float(base)
         shape = FAMILIES[kind.family][1](**shape)
-    except (TypeError, LookupError, AttributeError, ValueError) as error:
-        raise UserError(f"config.json is damaged ({str(error)[:100]})") from None
     for key, value in write_shape(name, shape).items():
         if config.get(key) not in (None, value):
             raise UserError(f"{key} is {config[key]!r}: only {value!r} can be imported")
@@ -261,19 +255,11 @@ def to_theirs(kind: Type, ours: dict[str, Tensor], config: ModelConfig) -> dict[
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """The tensors of model.safetensors, or else of pytorch_model.bin, of which nothing else is ever
     read, by name. Raises UserError where there is neither, or it is damaged."""
-    path = folder / "model.safetensors"
-    try:
-        if path.is_file():
-            return import_library("safetensors.torch").load_file(path)
-        path = folder / "pytorch_model.bin"
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        return {str(name): tensor.detach() for name, tensor in content.items()}
-    except FileNotFoundError:
-        raise UserError(
-            f"{folder} has no model.safetensors or pytorch_model.bin in one file"
-        ) from None
-    except UserError:
-        raise
-    except Exception as error:  # the libraries raise whatever comes up
-        reason = " ".join(str(error).split())[:100]
-        raise UserError(f"{path} is damaged, or holds anything but tensors ({reason})") from None
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (path := folder / name).is_file():
+            with damage(f"{name} is damaged, or holds anything but tensors"):
+                if name == "model.safetensors":
+                    return import_library("safetensors.torch").load_file(path)
+                content = torch.load(path, map_location="cpu", weights_only=True)
+                return {str(name): tensor.detach() for name, tensor in content.items()}
+    raise UserError("there is no model.safetensors or pytorch_model.bin in one file")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minilm.cli.terminal import escaped
 from minilm.data import frame
-from minilm.model import Transformer, attention
+from minilm.model import Transformer, attention, visibility
 
 TOP, LENS_TOP = 5, 3  # tokens named for a position, and for a position after each layer
 MOST, ROOM = 48, 450_000  # tokens of a text that are shown; bytes that its attention may take
@@ -23,6 +23,7 @@ class Recording(NamedTuple):
 
     weights: list[Tensor]  # L of (B, H, T, T): the softmax of `attention`; or none
     states: list[Tensor]  # L + 1 of (B, T, D): the embeddings, then the output of each block
+    masks: list[Tensor | None]  # what `visibility` returned
 
 
 @contextlib.contextmanager
@@ -31,7 +32,7 @@ def recorded(model: Transformer, weights: bool = True) -> Iterator[Recording]:
 
     The weights are those of the book: with the identity in the place of V, `attention` returns
     softmax(Q Kᵀ / √d) itself."""
-    kept = Recording([], [])
+    kept = Recording([], [], [])
 
     def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """`attention`, whose weights are noted."""
@@ -39,14 +40,21 @@ def recorded(model: Transformer, weights: bool = True) -> Iterator[Recording]:
         kept.weights.append(attention(q, k, identity, mask))
         return attention(q, k, v, mask)
 
-    usual, model.attend = model.attend, attend if weights else model.attend
+    def look(*args, **more) -> Tensor | None:
+        """`visibility`, whose mask is noted."""
+        kept.masks.append(visibility(*args, **more))
+        return kept.masks[-1]
+
+    usual = model.attend, model.visibility
+    if weights:
+        model.attend, model.visibility = attend, look
     hooks = [model.blocks[0].register_forward_pre_hook(lambda _, x: kept.states.append(x[0]))]
     for block in model.blocks:
         hooks.append(block.register_forward_hook(lambda _, x, out: kept.states.append(out)))
     try:
         yield kept
     finally:
-        model.attend = usual
+        model.attend, model.visibility = usual
         for hook in hooks:
             hook.remove()
 
@@ -64,24 +72,20 @@ def inside(model: Transformer, tokenizer, text: str, shift: int, objective: str,
     trained on. unigrams: the probability of each token (V,), or None.
     """
     model.eval()
-    special, device = tokenizer.special, model.embedding.weight.device
+    special = tokenizer.special
     whole = tokenizer.encode(text)
     ids = frame(whole[: shown_tokens(model.config) - 2], model.config.max_length, special)
-    tokens = torch.from_numpy(ids.astype(np.int64)).to(device)  # (T,)
+    tokens = torch.from_numpy(ids.astype(np.int64)).to(model.embedding.weight.device)  # (T,)
     T = len(tokens)
     record = Recorder(model, tokens, special.mask, shift)
     with torch.inference_mode():
         views = [record.causal(objective != "masked"), record.bidirectional(objective != "causal")]
-        seen = model.visibility(T, 0, True, None, device), model.visibility(T, 0, False, None, device)
-    for view, mask in zip(views, seen, strict=True):
-        grid = torch.ones(T, T) if mask is None else mask.expand(1, 1, T, T)[0, 0]
-        view["mask"] = _packed(grid.float())
     likeliest = None if unigrams is None else _top(torch.from_numpy(unigrams), TOP)
     used = set(ids.tolist()) | {i for i, _ in likeliest or []}
     for view in views:
         used.update(i for row in view["top"] for best in row if best for i, _ in best)
-        used.update(i for layer in view["lens"] for position in layer for i, _ in position["top"])
-    merges = getattr(tokenizer, "merges", [])  # the last ids, in the order in which they were learnt
+        used.update(i for layer in view["lens"] for place in layer for i, _ in place["top"])
+    merges = getattr(tokenizer, "merges", [])  # of the last ids, as they were learnt
     merges = dict(enumerate(merges, tokenizer.vocab_size - len(merges)))
     used.update(part for i in tuple(used) for part in merges.get(i, ()))
     return dict(
@@ -114,10 +118,10 @@ class Recorder:
             surprisal.append([None] * (hide + 1) + nats)  # what stands before is as in pass 0
             top.append([None] * (hide + 1) + best)
             if hide == 0:
-                weights = torch.stack(kept.weights)[:, 0]  # (L, H, T, T)
+                weights, mask = torch.stack(kept.weights)[:, 0], kept.masks[0]  # (L, H, T, T)
                 lens = self.lens([state[0, :-1] for state in kept.states], self.tokens[1:])
         return dict(name="causal", trained=trained, surprisal=surprisal, top=top, lens=lens,
-                    attention=_packed(weights), shift=1)  # fmt: skip
+                    attention=_packed(weights), mask=_grid(mask, T), shift=1)  # fmt: skip
 
     def bidirectional(self, trained: bool) -> dict:
         """Every position sees all others; each token is predicted in a pass in which it alone is
@@ -125,7 +129,7 @@ class Recorder:
         T, shift = len(self.tokens), self.shift
         with recorded(self.model) as kept:
             self.model(self.tokens[None], causal=False)
-        weights = torch.stack(kept.weights)[:, 0]  # (L, H, T, T)
+        weights, mask = torch.stack(kept.weights)[:, 0], kept.masks[0]  # (L, H, T, T)
         rows, states, hidden = [], [], []
         for hide in range(1, T - 1):
             corrupted, is_real = self.tokens.clone()[None], None
@@ -148,10 +152,10 @@ class Recorder:
             lens = [[] for _ in kept.states]
         return dict(name="bidirectional", trained=trained, surprisal=[[None, *nats, None]],
                     top=[[None, *best, None]], lens=lens, attention=_packed(weights),
-                    rows=packed_rows, shift=shift)  # fmt: skip
+                    rows=packed_rows, mask=_grid(mask, T), shift=shift)  # fmt: skip
 
     def predictions(self, hidden: Tensor, targets: Tensor) -> tuple[list, list]:
-        """- log P(target) in nats for each, and the likeliest tokens. hidden (N, D), targets (N,)."""
+        """- log P(target) in nats, and the likeliest tokens, of hidden (N, D), targets (N,)."""
         log_p = self.model.logits(hidden).float().log_softmax(-1)  # (N, V)
         nats = -log_p.gather(1, targets[:, None])[:, 0]
         return [round(x, 3) for x in nats.tolist()], [_top(row.exp(), TOP) for row in log_p]
@@ -172,11 +176,8 @@ class Recorder:
 
 def token_name(tokenizer, token: int) -> str:
     """A token as it is shown: spaces, line ends and what is no character made visible."""
-    special = tokenizer.special
-    names = {special.pad: "<pad>", special.mask: "<mask>", special.bos: "<doc>", special.eos: "<doc>"}
     text = tokenizer.token_bytes[token].decode("utf-8", "backslashreplace")
-    shown = escaped(text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣"))
-    return shown if token in special.ordinary else names.get(token, shown)
+    return escaped(text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣"))
 
 
 def _top(p: Tensor, n: int) -> list[tuple[int, float]]:
@@ -187,6 +188,11 @@ def _top(p: Tensor, n: int) -> list[tuple[int, float]]:
 
 def _short(x: float) -> float:
     return float(f"{x:.3g}")
+
+
+def _grid(mask: Tensor | None, T: int) -> str:
+    """The mask of a pass over T positions, (T, T), packed."""
+    return _packed(torch.ones(T, T) if mask is None else mask.expand(1, 1, T, T)[0, 0].float())
 
 
 def _packed(shares: Tensor) -> str:

@@ -1,0 +1,124 @@
+"""Download the corpora that are too large, or not ours, to come along.
+
+A file is downloaded beside its place, checked, unpacked, and only then renamed into place: what
+lies in data/NAME is whole.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import os
+import tarfile
+import tempfile
+import urllib.request
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from minilm.config import UserError
+
+MOST = 2**24  # bytes of a download whose size is not known
+
+
+class Source(NamedTuple):
+    """A file to download, and how it is recognised: by size and sha256, or by its lines."""
+
+    url: str
+    holds: str  # the file or folder wanted; the download's own name where nothing is packed
+    size: int | None = None
+    sha256: str | None = None
+    lines: int | None = None
+
+
+SOURCES: dict[str, list[Source]] = {
+    "imdb": [Source(
+        "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz", "aclImdb", 84_125_825,
+        "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe",
+    )],
+    "sms-spam": [Source(
+        "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip",
+        "SMSSpamCollection", lines=5_574,
+    )],
+    "tinyshakespeare": [Source(
+        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+        "input.txt", 1_115_394, "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    )],
+}  # fmt: skip
+
+
+def fetch(name: str, folder: Path = Path("data")) -> None:
+    """Put the corpus `name` into folder/name, unless it is there already.
+
+    A download that was put there by hand is checked and unpacked as if it had just arrived.
+    Raises UserError naming the URL and the place for the file, whatever goes wrong.
+    """
+    if name not in SOURCES:
+        raise UserError(f"fetch {name}: no such corpus to fetch: choose from {', '.join(SOURCES)}")
+    for source in SOURCES[name]:
+        wanted = folder / name / source.holds
+        by_hand = folder / name / source.url.rpartition("/")[2]
+        if wanted.exists():
+            print(f"{wanted} is there already")
+            continue
+        try:
+            wanted.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=wanted.parent, prefix="fetch-") as beside:
+                found = by_hand
+                if not by_hand.exists():
+                    _download(source, found := Path(beside, by_hand.name))
+                with found.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                if source.sha256 not in (None, digest):
+                    raise _Damaged(f"its sha256 is {digest}, not the right one")
+                if wanted != by_hand:
+                    found = _unpacked(found, Path(beside), source)
+                os.replace(found, wanted)
+        except (_Damaged, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, OSError,
+                http.client.HTTPException, ValueError) as error:  # fmt: skip
+            reason = str(error).replace("\n", " ") or type(error).__name__
+            raise UserError(
+                f"{source.url}: {reason}. Try `python -m minilm fetch {name}` again, or download "
+                f"the file by hand, put it at {by_hand} and run the same command"
+            ) from None
+        print(f"{wanted} is ready ({'sha256' if source.sha256 else 'number of lines'} right)")
+
+
+class _Damaged(Exception):
+    """The download is not what it should be."""
+
+
+def _download(source: Source, path: Path) -> None:
+    request = urllib.request.Request(source.url, headers={"User-Agent": "minilm"})
+    with urllib.request.urlopen(request, timeout=60) as response, path.open("wb") as file:
+        if response.headers.get_content_type() == "text/html":
+            raise _Damaged("the server answered with a web page in place of the file")
+        length = response.headers.get("Content-Length", "")
+        total = int(length) if length.isdecimal() else source.size
+        most = source.size or MOST
+        with tqdm(None, path.name, total, unit="B", unit_scale=True, disable=None) as bar:
+            while file.tell() <= most and (data := response.read(1 << 16)):
+                bar.update(file.write(data))
+        if file.tell() > most or (total and file.tell() < total):
+            raise _Damaged(f"{file.tell():,} bytes came, {source.size or total or MOST:,} should")
+
+
+def _unpacked(archive: Path, folder: Path, source: Source) -> Path:
+    found = folder / source.holds
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as opened, contextlib.suppress(KeyError):
+            if opened.getinfo(source.holds).file_size <= MOST:
+                opened.extract(source.holds, folder)  # this one name leads nowhere else
+    else:
+        with tarfile.open(archive) as opened:
+            for member in tqdm(opened, f"unpacking {archive.name}", unit=" files", disable=None):
+                opened.extract(member, folder, filter="data")  # refuses paths that lead outside
+    if not found.exists():
+        raise _Damaged(f"{archive.name} holds no {source.holds}")
+    if source.lines:
+        lines = sum(bool(line.strip()) for line in found.read_bytes().split(b"\n"))
+        if lines != source.lines:
+            raise _Damaged(f"{source.holds} has {lines:,} lines in place of {source.lines:,}")
+    return found

@@ -1,0 +1,87 @@
+"""The corpora that `python -m minilm fetch` brings: IMDB reviews, SMS spam, tiny Shakespeare.
+
+Each function yields the texts that pretraining may see, or returns the labelled examples.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from minilm.config import UserError
+from minilm.corpora.decoding import read_lines, read_text
+from minilm.corpora.files import Example, files_in, read_examples
+from minilm.corpora.splitting import fraction, normalised
+from minilm.corpora.tables import read_rows
+
+DATA = Path("data")
+
+
+def imdb_documents() -> Iterator[str]:
+    """Yield the train and unlabelled reviews, but for those that repeat a test review."""
+    test = {normalised(text) for text, _ in _imdb("test", "neg", "pos")}
+    for reviews in (_imdb("train", "neg", "pos"), _imdb("train", "unsup")):
+        yield from (text for text, _ in reviews if normalised(text) not in test)
+
+
+def imdb_labelled() -> dict[str, list[Example]]:
+    """25,000 reviews, "pos" or "neg", to train on, and those to test on."""
+    # One class after the other, as the archive has them, is an order that nobody should train in.
+    return {
+        part: sorted(_imdb(part, "neg", "pos"), key=lambda review: fraction(review.text, "order"))
+        for part in ("train", "test")
+    }
+
+
+def _imdb(part: str, *labels: str) -> Iterator[Example]:
+    """The reviews of the unpacked archive; without it, those of .jsonl.gz files."""
+    folder = DATA / "imdb" / "aclImdb" / part
+    if folder.exists():
+        for label in labels:
+            for file in files_in(needed("imdb", folder / label)):
+                yield Example(read_text(file).replace("<br />", "\n"), label)
+        return
+    path = needed("imdb", DATA / "imdb" / f"{'unsup' if 'unsup' in labels else part}.jsonl.gz")
+    for _, row in read_rows(path, {"--text-column": "text"}, "utf-8"):
+        yield Example(row["text"].replace("<br />", "\n"), row.get("label", "unsup"))
+
+
+def sms_spam_documents() -> Iterator[str]:
+    """Yield the messages of the train part."""
+    yield from (example.text for example in sms_spam_labelled()["train"])
+
+
+def sms_spam_labelled() -> dict[str, list[Example]]:
+    """The messages, "ham" or "spam": about 80 % to train on and 20 % to test on.
+
+    The collection repeats messages; each is taken once, and its text alone decides its part.
+    """
+    folder = DATA / "sms-spam"
+    if (folder / "train.jsonl").exists():
+        test = needed("sms-spam", folder / "test.jsonl")
+        return {"train": read_examples(folder / "train.jsonl"), "test": read_examples(test)}
+    path = needed("sms-spam", folder / "SMSSpamCollection")
+    parts: dict[str, list[Example]] = {"train": [], "test": []}
+    seen = set()
+    for number, line in enumerate(read_lines(path), 1):
+        label, tab, text = line.rstrip("\n").partition("\t")
+        if not tab:
+            raise UserError(f"{path}: line {number}: no tab after the label: fetch the file again")
+        if (key := normalised(text)) not in seen:
+            seen.add(key)
+            part = "test" if fraction(text, "part") < 0.2 else "train"
+            parts[part].append(Example(text, label))
+    return parts
+
+
+def tinyshakespeare_documents() -> Iterator[str]:
+    """Yield one document: the plays, 1.1 million characters."""
+    yield read_text(needed("tinyshakespeare", DATA / "tinyshakespeare" / "input.txt"))
+
+
+def needed(name: str, path: Path) -> Path:
+    """The path, if something is there. Raises UserError that says how to get it."""
+    if not path.exists():
+        raise UserError(
+            f"{path}: not there yet: run `python -m minilm fetch {name}`, or put it there by hand "
+            f"(data/README.md says where it comes from)"
+        )
+    return path

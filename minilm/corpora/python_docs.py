@@ -1,0 +1,225 @@
+"""The documentation that came with the packages: a corpus that needs no download.
+
+Docstrings and other long strings of the standard library, NumPy, PyTorch (with SymPy and NetworkX,
+which it brings along) and pytest, where these are installed. The source files are parsed with `ast`
+and never run. The first call takes some seconds; it leaves its result in data/python-docs/.
+
+The labelled task: which part of which library does the first sentence of a text document?
+"""
+
+import ast
+import gc
+import hashlib
+import importlib.util
+import inspect
+import json
+import multiprocessing
+import os
+import platform
+import re
+import sysconfig
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+
+from tqdm import tqdm
+
+from minilm.corpora.files import Example
+from minilm.corpora.splitting import fraction, normalised
+from minilm.corpora.tables import read_rows
+from minilm.corpora.workers import parallel
+from minilm.runs.durable import writing
+
+FOLDER = Path("data") / "python-docs"
+PACKAGES = {  # package to import: distribution that pip knows
+    "numpy": "numpy", "torch": "torch", "sympy": "sympy", "networkx": "networkx",
+    "_pytest": "pytest",
+}  # fmt: skip
+# Folders of tests, of tables, of copies of other packages: much source, little prose.
+SKIPPED = {"test", "tests", "idle_test", "_internal", "lib2to3", "encodings", "_vendor"}
+SKIPPED |= {"site-packages", "dist-packages"}  # inside the standard library's folder
+SHORTEST = 60  # characters
+MIN_SHARE = 0.2  # of a file that lies between triple quotes: parsing the others takes too long
+TRIPLE_QUOTED = re.compile(rb'"""(.*?)"""|' + rb"'''(.*?)'''", re.DOTALL)
+SURROGATE = re.compile("[\ud800-\udfff]")  # a string literal may hold what UTF-8 cannot write
+SYMBOL = re.compile(r"[^\w\s]|[\d_]")
+SIGNATURE = re.compile(r"[\w.]+ ?\(.*\)( ?->.*)?|[-=~*#]+|\W*")  # "add(a, b) -> Tensor", a rule
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`:*])")
+
+PARTS = {  # label: where its files lie
+    "email and web": "stdlib/email/ stdlib/http/ stdlib/urllib/ stdlib/xml",
+    "tkinter and IDLE": "stdlib/tkinter/ stdlib/idlelib/ stdlib/turtle",
+    "pytest": "_pytest/", "numpy.ma": "numpy/ma/", "numpy arrays": "numpy/_core/ numpy/lib/",
+    "torch tensors": "torch/_torch_docs.py torch/_tensor_docs.py torch/functional.py",
+    "torch.nn": "torch/nn/", "torch.distributed": "torch/distributed/", "torch.fx": "torch/fx/",
+    "torch.compile": "torch/_inductor/ torch/_dynamo/", "torch.ao": "torch/ao/",
+    "torch.utils": "torch/utils/", "torch.cuda": "torch/cuda/", "sympy.polys": "sympy/polys/",
+    "sympy.combinatorics": "sympy/combinatorics/", "sympy.matrices": "sympy/matrices/",
+    "sympy.physics": "sympy/physics/", "sympy.solvers": "sympy/solvers/", "networkx": "networkx/",
+}  # fmt: skip
+SHARES = {"train": 0.6, "valid": 0.1, "test": 0.3}  # of each label's texts, by whole files
+
+
+def label_of(source: str) -> str | None:
+    """The part of the library that a file belongs to, or None where the task has none."""
+    where = PARTS.items()
+    return next((label for label, at in where if source.startswith(tuple(at.split()))), None)
+
+
+def parts_of(rows: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The part, "train", "valid" or "test", of every file that has a label. The largest file of a
+    label goes to the part that lacks most, then the next."""
+    files = defaultdict(Counter)
+    for source, _ in rows:
+        files[label_of(source)][source] += 1
+    files.pop(None, None)
+    parts = {}
+    for counts in files.values():
+        missing = {part: share * counts.total() for part, share in SHARES.items()}
+        for source, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+            parts[source] = max(missing, key=missing.get)
+            missing[parts[source]] -= n
+    return parts
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a docstring, on one line, without the signature above it.
+
+    >>> first_sentence("abs(x) -> Tensor\\n\\nThe absolute value\\nof x. See also sign.")
+    'The absolute value of x.'
+    """
+    paragraphs = (" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text))
+    prose = next((p for p in paragraphs if not SIGNATURE.fullmatch(p)), "")
+    return SENTENCE_END.split(prose, maxsplit=1)[0]
+
+
+def documents() -> Iterator[str]:
+    """Yield every text but those of the files that the task validates or tests on."""
+    rows = load()
+    parts = parts_of(rows)
+    yield from (text for source, text in rows if parts.get(source, "train") == "train")
+
+
+def labelled() -> dict[str, list[Example]]:
+    """First sentences, each once, and none that a text of another part or label begins with."""
+    rows = load()
+    sentences = [(source, first_sentence(text)) for source, text in rows]
+    return task_of([row for row in sentences if row[1].count(" ") > 2], parts_of(rows))
+
+
+def labelled_whole() -> dict[str, list[Example]]:
+    """Whole docstrings, in the same parts."""
+    rows = load()
+    return task_of(rows, parts_of(rows))
+
+
+def task_of(rows: list[tuple[str, str]], part_of: dict[str, str]) -> dict[str, list[Example]]:
+    """Turn rows (source, text) into the three parts, in an order that depends on the texts alone.
+    A text that stands in two parts or under two labels is in none."""
+    places, examples = defaultdict(set), {}
+    for source, text in rows:
+        place = part_of.get(source, "train"), label_of(source)  # pretraining reads the others
+        places[normalised(text)].add(place)
+        examples.setdefault(normalised(text), (place, Example(text, place[1])))
+    parts: dict[str, list[Example]] = {part: [] for part in SHARES}
+    for key in sorted(examples, key=lambda key: fraction(key, "order")):
+        (part, label), example = examples[key]
+        if label and len(places[key]) == 1:
+            parts[part].append(example)
+    return parts
+
+
+def version() -> str:
+    """A short name for what the corpus depends on: Python, the packages, the rules here."""
+    rules = Path(__file__).read_text(encoding="utf-8")
+    installed = {pip: metadata.version(pip) for name, pip in PACKAGES.items() if name in roots()}
+    facts = json.dumps([platform.python_version(), installed, rules])
+    return hashlib.sha256(facts.encode()).hexdigest()[:12]
+
+
+def load() -> list[tuple[str, str]]:
+    """All (source, text), from the cache if it is there; else extract and cache them."""
+    cache = FOLDER / f"{version()}.jsonl"
+    if not cache.exists():
+        rows = extract(roots())
+        part = cache.with_suffix(f".{os.getpid()}.part")
+        with writing(cache):  # beside, and renamed: an interrupted call leaves no half of a corpus
+            FOLDER.mkdir(parents=True, exist_ok=True)
+            lines = [json.dumps({"source": source, "text": text}) + "\n" for source, text in rows]
+            part.write_text("".join(lines), encoding="utf-8", newline="\n")
+            os.replace(part, cache)
+    columns = {"source": "source", "text": "text"}
+    return [(row["source"], row["text"]) for _, row in read_rows(cache, columns, "utf-8")]
+
+
+def roots() -> dict[str, Path]:
+    """The folders of the standard library and of the packages that are installed."""
+    found = {name: importlib.util.find_spec(name) for name in PACKAGES}  # without running them
+    folders = {n: Path(spec.submodule_search_locations[0]) for n, spec in found.items() if spec}
+    return {"stdlib": Path(sysconfig.get_path("stdlib")), **folders}
+
+
+def extract(folders: dict[str, Path]) -> list[tuple[str, str]]:
+    """(source, text) for the prose in the Python files below the folders, each text once. The order
+    depends on the names of the folders and files alone."""
+    files = {
+        path: f"{name}/{path.relative_to(folder).as_posix()}"
+        for name, folder in folders.items()
+        for path in sorted(folder.rglob("*.py"))
+        if not SKIPPED.intersection(path.relative_to(folder).parts)
+    }
+    groups = [list(files)[start : start + 20] for start in range(0, len(files), 20)]
+    bar = tqdm(files.values(), "reading python-docs, this once", unit=" files", disable=None)
+    found = (texts for group in parallel(_strings_in_each, groups) for texts in group)
+    rows: dict[str, tuple[str, str]] = {}
+    for source, texts in zip(bar, found, strict=True):
+        for text in texts:
+            rows.setdefault(normalised(text), (source, text))
+    return list(rows.values())
+
+
+def _strings_in_each(paths: list[Path]) -> list[list[str]]:
+    if multiprocessing.parent_process():
+        gc.disable()  # a worker lives for seconds, and syntax trees are many objects
+    return [strings_in(path) for path in paths]
+
+
+def strings_in(path: Path) -> list[str]:
+    """The docstrings and other long strings of a Python file, in order, without indents."""
+    try:
+        source = path.read_bytes()
+        quoted = sum(match.end() - match.start() for match in TRIPLE_QUOTED.finditer(source))
+        if quoted < MIN_SHARE * len(source) and path.parent.name != "pydoc_data":
+            return []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about "\d" and the like in other people's files
+            tree = ast.parse(source)
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return []  # a template, or a file for another version of Python
+    cleaned = (inspect.cleandoc(string) for string in _constants(tree) if len(string) >= SHORTEST)
+    return [text for text in cleaned if is_prose(text)]
+
+
+def _constants(tree: ast.AST) -> Iterator[str]:
+    """Yield the strings in a syntax tree, in half the time of ast.walk, but not the fragments
+    between an f-string's braces."""
+    nodes = [tree]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, list):
+            nodes.extend(reversed(node))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.AST) and not isinstance(node, ast.JoinedStr):
+            nodes.extend(vars(node).values())
+
+
+def is_prose(text: str) -> bool:
+    """Whether a string is long enough, and neither a table of symbols nor a template of C code."""
+    if len(text) < SHORTEST or SURROGATE.search(text) or "{{" in text or "{%" in text:
+        return False
+    lines = text.splitlines()
+    of_code = sum(line.endswith((";", "{", "}")) for line in lines)
+    return of_code <= 0.2 * len(lines) and len(SYMBOL.findall(text)) <= 0.5 * len(text)

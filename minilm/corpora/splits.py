@@ -1,0 +1,164 @@
+"""Labelled texts: read, split, sampled, and encoded."""
+
+import contextlib
+from collections import Counter, defaultdict
+from typing import NamedTuple
+
+import numpy as np
+
+from minilm import corpora
+from minilm.config import UserError
+from minilm.corpora.decoding import note
+from minilm.corpora.files import Example, read_examples
+from minilm.corpora.splitting import normalised
+from minilm.data import draws, frame
+from minilm.tokenizer import Tokenizer
+
+HELD_OUT = 0.1  # of train for validation, where neither a validation part nor --labels is given
+MISSING = {"nan", "na", "n/a", "none", "null"}  # how other programs write that there is no label
+
+
+class EncodedTexts(NamedTuple):
+    """Encoded texts and the numbers of their labels."""
+
+    tokens: list[np.ndarray]  # one (T_i,) uint16 a text
+    labels: np.ndarray  # (N,) int64
+    share_cut: float  # of the texts, that were longer than max_length
+
+
+def encode_texts(
+    tokenizer: Tokenizer, examples: list[Example], classes: list[str], max_length: int
+) -> EncodedTexts:
+    """Encode and frame every text, and number every label."""
+    tokens = [tokenizer.encode(example.text) for example in examples]
+    number = {name: i for i, name in enumerate(classes)}
+    labels = np.array([number[example.label] for example in examples], dtype=np.int64)
+    share_cut = np.mean([len(t) > max_length - 2 for t in tokens])
+    framed = [frame(t, max_length, tokenizer.special) for t in tokens]
+    return EncodedTexts(framed, labels, float(share_cut))
+
+
+def splits(
+    data: str | None = None,
+    train: str | None = None,
+    valid: str | None = None,
+    test: str | None = None,
+    labels: int | None = None,
+    seed: int = 0,
+    text_column: str = "text",
+    label_column: str = "label",
+    encoding: str = "utf-8",
+) -> tuple[dict[str, list[Example]], list[str]]:
+    """The examples of "train", "valid" and (if there is one) "test", and the sorted label names;
+    of the corpus `data`, or of the files.
+
+    labels: so many examples, drawn by the seed, are all that training and validation share. Where
+    there is no validation part, texts of every label are taken from train. No text is in both, not
+    even in another case or with other blanks. Raises UserError for labels that cannot be learnt.
+    """
+    if train:
+        files = dict(train=train, valid=valid, test=test)
+        columns = text_column, label_column, encoding
+        parts = {part: read_examples(file, *columns) for part, file in files.items() if file}
+    else:
+        parts = dict(corpora.labelled(data))
+    source = str(train or data)
+    classes = sorted({example.label for example in parts["train"]})
+    _check(parts, classes, source)
+    if labels is not None:
+        parts["train"], parts["valid"] = sample(parts["train"], parts.get("valid"), labels, seed)
+    elif "valid" not in parts:
+        parts["train"], parts["valid"] = hold_out(parts["train"], seed)
+    if not parts["valid"]:
+        raise UserError(f"{source} has too few texts to hold some out: give more, or --valid")
+    return parts, classes
+
+
+def hold_out(examples: list[Example], seed: int) -> tuple[list[Example], list[Example]]:
+    """Take HELD_OUT of the different texts of every label, one at least where there are two."""
+    by_label = defaultdict(list)
+    for text, label in {normalised(e.text): e.label for e in examples}.items():
+        by_label[label].append(text)
+    rng, held = draws(seed, 0, "validation"), set()
+    for _, texts in sorted(by_label.items()):
+        n = min(max(1, round(HELD_OUT * len(texts))), len(texts) - 1)
+        held.update(texts[i] for i in rng.permutation(len(texts))[:n])
+    sides = [], []
+    for example in examples:
+        sides[normalised(example.text) in held].append(example)
+    return sides
+
+
+def sample(
+    train: list[Example], valid: list[Example] | None, n: int, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """Draw n different texts, as many of each label as there are; every fifth is to validate on,
+    the second of a label first. A smaller sample with the same seed is a part of a larger one.
+
+    valid: where those to validate on come from (None: train). Raises UserError where n is too
+    large, or too small for one text of every label to train on and one to validate on.
+    """
+    rng = draws(seed, 0, "labels")
+    pools = [_pool(examples, rng) for examples in (train, valid or [])]
+    drawn = []  # (turn, random number, is it to validate on, example)
+    for label in sorted(pools[0]):
+        to_train, to_validate = pools[0][label], pools[1][label] if valid else pools[0][label]
+        for turn in range(len(to_train) + len(to_validate)):
+            validates = (turn % 5 == 1 and bool(to_validate)) or not to_train
+            pool = to_validate if validates else to_train
+            if pool:  # the two may be one, which is empty by now
+                drawn.append((turn, rng.random(), validates, pool.pop()))
+    if not len(pools[0]) < n <= len(drawn):
+        raise UserError(
+            f"--labels {n}: there are {len(drawn)} different texts with {len(pools[0])} labels, so "
+            f"give a number from {len(pools[0]) + 1} to {len(drawn)}"
+        )
+    chosen = sorted(drawn)[:n]
+    return tuple([e for *_, side, e in chosen if side is wanted] for wanted in (False, True))
+
+
+def _pool(examples: list[Example], rng: np.random.Generator) -> dict[str, list[Example]]:
+    """The examples of each label in random order, each text once."""
+    pool = defaultdict(list)
+    different = list({normalised(example.text): example for example in examples}.values())
+    for i in rng.permutation(len(different)):
+        pool[different[i].label].append(different[i])
+    return pool
+
+
+def _check(parts: dict[str, list[Example]], classes: list[str], source: str) -> None:
+    """Raise UserError for labels that cannot be learnt or are probably not meant; say which texts
+    are in train and in another part."""
+    rows = len(parts["train"])
+    if len(classes) < 2:
+        raise UserError(f"{source} has {len(classes)} label to learn, {classes}: give two or more")
+    if len(classes) > max(2, rows / 2):
+        raise UserError(
+            f"{source} has {len(classes)} labels in {rows} rows to train on, more than half as "
+            f"many: choose the column of labels with --label-column"
+        )
+    numbers: dict[float, str] = {}
+    for name in classes:
+        if name.lower() in MISSING:
+            n = sum(example.label == name for example in parts["train"])
+            note(f"{source}: {name!r} in {n:,} rows is a label like any other: if it means that "
+                 f"there is none, drop these rows")  # fmt: skip
+        with contextlib.suppress(ValueError):
+            twin = numbers.setdefault(float(name), name)
+            if twin != name:
+                raise UserError(
+                    f"{source} has the labels {twin!r} and {name!r}, one number written in two "
+                    f"ways: write it in one"
+                )
+    known = {normalised(example.text) for example in parts["train"]}
+    for part, examples in parts.items():
+        unknown = Counter(e.label for e in examples if e.label not in classes)
+        if unknown:
+            raise UserError(
+                f"{part} has the label {min(unknown)!r}, which train never shows (it has "
+                f"{', '.join(classes[:8])}): correct it, or add examples to train"
+            )
+        again = sum(normalised(example.text) in known for example in examples)
+        if again and part != "train":
+            note(f"warning: {again} of the {len(examples)} texts in {part} are in train, too, "
+                 f"where they can be learnt by heart")  # fmt: skip

