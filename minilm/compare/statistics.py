@@ -89,7 +89,7 @@ def errors(found: Squares, shape: tuple[int, int], arms: int) -> tuple[np.ndarra
 
 def p_values(mean: np.ndarray, error: np.ndarray, freedom: np.ndarray) -> np.ndarray:
     """Two-sided, by Student's t."""
-    return 2 * _student().sf(np.abs(mean) / error, freedom)
+    return 2 * student().sf(np.abs(mean) / error, freedom)
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -116,7 +116,7 @@ def estimates(tables: Sequence[np.ndarray], arms: int) -> list[Estimate]:
     if S < FEWEST_SEEDS:
         return [Estimate(float(mean), None, None) for mean in found.mean]
     error, freedom = errors(found, (S, N), arms)
-    half, p = _student().ppf(0.975, freedom) * error, p_values(found.mean, error, freedom)
+    half, p = student().ppf(0.975, freedom) * error, p_values(found.mean, error, freedom)
     return [
         Estimate(float(m), (float(m - h), float(m + h)), float(q))
         for m, h, q in zip(found.mean, half, p, strict=True)
@@ -148,11 +148,11 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     n, mean = len(values), float(np.mean(values))
     if n < FEWEST_SEEDS:
         return Estimate(mean, None, None)
-    half = float(_student().ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5)
+    half = float(student().ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5)
     return Estimate(mean, (mean - half, mean + half), None)
 
 
-def _student():
+def student():
     """Student's t. Raises UserError where scipy is missing."""
     try:
         from scipy.stats import t
