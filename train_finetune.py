@@ -13,12 +13,11 @@ def finetune(config: FinetuneConfig):
     import dataclasses
     import itertools
 
-    from minilm.huggingface.folders import pretrained_run
-
     from minilm.cli import scripts
     from minilm.fast.compilation import compile_blocks, compiles, eager
     from minilm.fast.muon import fast_orthogonalise
     from minilm.fast.precision import MixedPrecision
+    from minilm.huggingface.folders import pretrained_run
     from minilm.optim import make_optimizers
     from minilm.runs import checkpoint, loop
     from minilm.runs.classify import Classify
@@ -51,7 +50,9 @@ def finetune(config: FinetuneConfig):
         transformer.requires_grad_(not config.freeze)
         model = task.model(transformer).to(machine.device)
         loss = MixedPrecision(model, task.loss, machine.dtype)
-        if compiles(config.compile, machine.device):
+        if config.compile and compiles(
+            True, machine.device
+        ):  # texts of all lengths: not by default
             compile_blocks(loss.copy)
         layer_decay = 1.0 if config.from_scratch else config.layer_decay
         optimizers = make_optimizers(
@@ -90,6 +91,7 @@ def finetune(config: FinetuneConfig):
     rows = {"these weights": task.test(run.classifier()[0].to(machine.device))}
     if task.wants_scratch:
         control = Run(run.folder / "from-scratch")
+        control.folder.mkdir(exist_ok=True)
         train_and_validate(dataclasses.replace(config, from_scratch=True), control)
         model = task.model(make_model(shape, 0, family)).to(machine.device)
         model.load_state_dict(checkpoint.best(control.folder).read("model"))

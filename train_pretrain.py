@@ -9,11 +9,10 @@ def pretrain(config: PretrainConfig):
     # torch takes seconds to load: not before --help and mistyped flags have been answered.
     import dataclasses
 
-    from minilm.corpora.tokens import prepare
-    from minilm.huggingface.folders import pretrained_run
-
     from minilm.cli import scripts
+    from minilm.corpora.tokens import prepare
     from minilm.data import Windows, evaluation_windows
+    from minilm.huggingface.folders import pretrained_run
     from minilm.model import training_flops
     from minilm.runs import loop
     from minilm.runs.device import choose_machine
@@ -26,7 +25,8 @@ def pretrain(config: PretrainConfig):
     machine = choose_machine(config.device, config.precision)
     run, config = scripts.open_run(config, "pretrain", machine)
     init = machine.first(lambda: pretrained_run(config.init)) if config.init else None
-    config = config.with_defaults(**(scripts.recipe(init, config) if init else {}))
+    inherited = scripts.recipe(init, config) if init else {}
+    config = config.with_defaults(machine.device.type, **inherited)
 
     # 2. Text becomes tokens, and tokens become windows.
     source = (config.data, config.vocab_size, init and init.tokenizer)

@@ -1,21 +1,55 @@
 """A compact Transformer to read and to run: its own tokenizer, causal and masked pretraining,
 fine-tuning with the same weights. Start with `objectives.py` and `model.py`.
 
-    lm = minilm.load("runs/pretrain-1")      # what it can do: minilm/api.py
+The three functions are the Python interface; importing minilm imports nothing else yet, for torch
+takes seconds to load. What the loaded models can do: `api.py`.
 """
 
 __version__ = "0.1.0"
-__all__ = ["Classifier", "LanguageModel", "finetune", "load", "pretrain"]
+__all__ = ["finetune", "load", "pretrain"]
 
 
-def __getattr__(name: str):
-    """The interface of api.py, imported once it is asked for: torch takes seconds to load."""
-    if name not in __all__:
-        raise AttributeError(f"module 'minilm' has no attribute {name!r}")
+def load(run: str, device: str = "auto"):
+    """Open a run folder, or "hf:FOLDER" with weights of Hugging Face's: a LanguageModel, or of a
+    fine-tuning run a Classifier. It uses the run's best checkpoint, in float32.
+
+    >>> load("runs/pretrain-1"), load("runs/finetune-1")
+    (LanguageModel('runs/pretrain-1'), Classifier('runs/finetune-1'))
+
+    Raises UserError, in one line, where there is no such run, device or whole checkpoint.
+    """
     from minilm import api
+    from minilm.config import UserError
 
-    return getattr(api, name)
+    kind = api.open_run(run).config["kind"]
+    if kind not in api.KINDS:
+        raise UserError(f"{run} is a {kind} run: load opens {' and '.join(api.KINDS)} runs")
+    return api.KINDS[kind](run, device)
 
 
-def __dir__():
-    return [*globals(), *__all__]
+def pretrain(**flags):
+    """Train as `train_pretrain.py` does, its flags as keyword arguments (`--max-length 64` is
+    `max_length=64`), and load what was learnt: `minilm.pretrain(data=["a.txt"], steps=100)`.
+
+    Raises UserError for a flag that there is not, or a value that it does not take."""
+    return _train("pretrain", flags)
+
+
+def finetune(**flags):
+    """Train as `train_finetune.py` does, likewise: `minilm.finetune(train="a.csv", epochs=5)`."""
+    return _train("finetune", flags)
+
+
+def _train(kind: str, flags: dict):
+    import importlib
+
+    from minilm.cli.options import FinetuneConfig, PretrainConfig
+    from minilm.config import UserError
+
+    options = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}[kind]
+    if unknown := sorted(flags.keys() - options.__dataclass_fields__.keys()):
+        raise UserError(f"{unknown[0]} is no flag of train_{kind}.py: see its --help")
+    config = options(**flags)
+    config.given = frozenset(flags)
+    train = getattr(importlib.import_module(f"train_{kind}"), kind)  # the script's function
+    return load(train(config).folder)

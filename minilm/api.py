@@ -1,11 +1,6 @@
-"""Trained models as Python objects. `minilm.load` opens a run; nothing here is needed to train.
-
-The examples below are run by a test.
-"""
+"""Trained models as Python objects: what `minilm.load` returns. A test runs the examples."""
 
 import codecs
-import dataclasses
-import importlib
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -24,6 +19,15 @@ from minilm.view.recording import recorded, token_name
 BATCH = 32  # rows computed at a time
 
 
+def open_run(name: str) -> Run:
+    """The run of a folder; of "hf:FOLDER" the one that is made of those weights."""
+    if not str(name).startswith("hf:"):
+        return Run(name)
+    from minilm.huggingface.folders import pretrained_run
+
+    return pretrained_run(str(name))
+
+
 class Score(NamedTuple):
     """How well a text was predicted."""
 
@@ -32,43 +36,14 @@ class Score(NamedTuple):
     tokens: int  # that were predicted
 
 
-def load(run: str, device: str = "auto"):
-    """Open a run folder, or "hf:FOLDER" with weights of Hugging Face's: a LanguageModel, or of a
-    fine-tuning run a Classifier. It uses the run's best checkpoint, in float32.
-
-    >>> lm = load("runs/pretrain-1")
-    >>> type(lm).__name__, type(load("runs/finetune-1")).__name__
-    ('LanguageModel', 'Classifier')
-
-    Raises UserError, in one line, where there is no such run, device or whole checkpoint.
-    """
-    kind = _open(run).config["kind"]
-    if kind not in KINDS:
-        raise UserError(f"{run} is a {kind} run: minilm.load opens {' and '.join(KINDS)} runs")
-    return KINDS[kind](run, device)
-
-
-def pretrain(**flags):
-    """Train as `train_pretrain.py` does, its flags as keyword arguments (`--max-length 64` is
-    `max_length=64`), and load what was learnt: `minilm.pretrain(data=["a.txt"], steps=100)`.
-
-    Raises UserError for a flag that there is not, or a value that it does not take."""
-    return _train("pretrain", flags)
-
-
-def finetune(**flags):
-    """Train as `train_finetune.py` does, likewise: `minilm.finetune(train="a.csv", epochs=5)`."""
-    return _train("finetune", flags)
-
-
 class Model:
     """What the two kinds of model share. As scikit-learn's estimators do, they keep their arguments
     as they were given, so that `clone` works; `fit` changes nothing: they were trained before."""
 
     def __init__(self, run: str, device: str = "auto"):
         self.run, self.device = run, device
-        self._machine, self._run = choose_machine(device, "float32"), _open(run)
-        self.tokenizer, self.config = self._run.tokenizer, self._run.config
+        self._machine, self.opened = choose_machine(device, "float32"), open_run(run)
+        self.tokenizer, self.config = self.opened.tokenizer, self.opened.config
 
     def __repr__(self):
         return f"{type(self).__name__}({str(self.run)!r})"
@@ -81,33 +56,31 @@ class Model:
         """The arguments of the constructor."""
         return dict(run=self.run, device=self.device)
 
-    def set_params(self, **params):
-        """Other arguments: a device, another run."""
-        self.__init__(**{**self.get_params(), **params})
-        return self
-
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
-    def _frames(self, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
+    def __sklearn_tags__(self):
+        from sklearn.utils import Tags, TargetTags
+
+        return Tags(estimator_type=None, target_tags=TargetTags(required=False))
+
+    def _frames(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Each text's tokens between <doc> and <doc>; of too long ones head and tail."""
         if isinstance(texts, str):
             raise UserError("give a list of texts, not a single one: [text]")
-        special = self.tokenizer.special
-        return [frame(self.tokenizer.encode(text), max_length, special) for text in texts]
+        how = self.max_length, self.tokenizer.special
+        return [frame(self.tokenizer.encode(text), *how) for text in texts]
 
 
 class LanguageModel(Model):
     """A pretrained run.
 
     >>> lm = load("runs/pretrain-1")
-    >>> lm.tokens("Return the array")[0]
-    '<doc>'
     """
 
     def __init__(self, run: str, device: str = "auto"):
         super().__init__(run, device)
-        self.model = self._run.transformer().to(self._machine.device).eval()
+        self.model = self.opened.transformer().to(self._machine.device).eval()
         self.objective = self.config["flags"]["objective"]
         self.causal = self.objective == "causal"  # whether all it has learnt is to look back
         self.shift = 1 if self.causal else self.config["flags"]["shift"]
@@ -183,23 +156,20 @@ class LanguageModel(Model):
         ids = self.tokenizer.encode(text)
         if not len(ids):
             raise UserError("the text has no token to predict")
-        sums = np.zeros(2)
-        for inputs, targets in (self._windows if causal else self._masked)(ids.astype(np.int64)):
-            for rows in range(0, len(inputs), BATCH):
-                batch = (
-                    torch.from_numpy(part[rows : rows + BATCH]).to(self._machine.device)
-                    for part in (inputs, targets)
-                )
-                with torch.inference_mode():
-                    sums += [x.item() for x in language_model_nll(self.model, *batch, causal)]
-        nats = sums[0] / sums[1]
-        return Score(float(nats), float(np.exp(nats)), int(sums[1]))
+        nats, count = 0.0, 0
+        with torch.inference_mode():
+            for batch in self._windows(ids) if causal else self._masked(ids):
+                tensors = self._machine.tensors(batch)
+                loss_sum, n = language_model_nll(self.model, *tensors, causal)
+                nats, count = nats + loss_sum.item(), count + n.item()
+        return Score(nats / count, float(np.exp(nats / count)), count)
 
     def _windows(self, ids: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Windows in which each token is once the target of the position before it."""
-        text = np.append(self.tokenizer.special.bos, ids)
+        text = np.append(self.tokenizer.special.bos, ids).astype(np.int64)
         for windows in evaluation_windows(text, self.max_length, most=len(text)):
-            yield windows[:, :-1], windows[:, 1:]
+            for rows in (windows[i : i + BATCH] for i in range(0, len(windows), BATCH)):
+                yield rows[:, :-1].copy(), rows[:, 1:].copy()
 
     def _masked(self, ids: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Framed windows, each as often as it has tokens, in each row another one masked."""
@@ -208,12 +178,13 @@ class LanguageModel(Model):
             raise UserError(f"{self.run} has no token for a mask: score it with causal=True")
         for start in range(0, len(ids), room):
             window = frame(ids[start : start + room], self.max_length, special).astype(np.int64)
-            rows, places = np.arange(len(window) - 2), np.arange(1, len(window) - 1)
-            inputs = np.tile(window, (len(rows), 1))
-            inputs[rows, places] = special.mask
-            targets = np.full_like(inputs, IGNORE)
-            targets[rows, places - self.shift] = window[places]
-            yield inputs, targets
+            for first in range(1, len(window) - 1, BATCH):
+                places = np.arange(first, min(first + BATCH, len(window) - 1))
+                rows, inputs = np.arange(len(places)), np.tile(window, (len(places), 1))
+                inputs[rows, places] = special.mask
+                targets = np.full_like(inputs, IGNORE)
+                targets[rows, places - self.shift] = window[places]
+                yield inputs, targets
 
     def encode(
         self, texts: Sequence[str], layer: int = -1, pooling: str | None = "mean",
@@ -234,7 +205,7 @@ class LanguageModel(Model):
             raise UserError(f"layer {layer}: this model has 0 to {n}, or -1 for the last")
         if pooling not in ("mean", "last", "first", None):
             raise UserError(f"pooling {pooling!r}: choose mean, last, first or None")
-        frames, D = self._frames(texts, self.max_length), self.model.config.d_model
+        frames, D = self._frames(texts), self.model.config.d_model
         found: list = [None] * len(frames)
         order = np.argsort([len(tokens) for tokens in frames], kind="stable")
         for rows in (order[i : i + BATCH] for i in range(0, len(order), BATCH)):
@@ -261,16 +232,14 @@ class LanguageModel(Model):
         >>> bool(np.allclose(weights.sum(-1), 1, atol=1e-5))
         True
         """
-        [tokens] = self._frames([text], self.max_length)
-        batch = torch.from_numpy(tokens.astype(np.int64))[None].to(self._machine.device)
+        batch = self._machine.tensors([self._frames([text])[0].astype(np.int64)[None]])
         with torch.inference_mode(), recorded(self.model) as kept:
-            self.model(batch, self.causal if causal is None else causal)
+            self.model(*batch, self.causal if causal is None else causal)
         return torch.cat(kept.weights).float().cpu().numpy(), self.tokens(text)
 
     def tokens(self, text: str) -> list[str]:
         """The tokens that the model sees, as they are shown: spaces as ␣, <doc> at both ends."""
-        [tokens] = self._frames([text], self.max_length)
-        return [token_name(self.tokenizer, i) for i in tokens.tolist()]
+        return [token_name(self.tokenizer, i) for i in self._frames([text])[0].tolist()]
 
 
 class Classifier(Model):
@@ -284,7 +253,7 @@ class Classifier(Model):
 
     def __init__(self, run: str, device: str = "auto"):
         super().__init__(run, device)
-        classifier, config = self._run.classifier()
+        classifier, config = self.opened.classifier()
         self.classifier = classifier.to(self._machine.device).eval()
         self.classes_ = np.array(config["classes"])
         self.causal = config["flags"]["attention"] == "causal"
@@ -292,7 +261,7 @@ class Classifier(Model):
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
         """P(label | text), (N, C) float32, the labels in the order of `classes_`."""
-        frames, pad_id = self._frames(texts, self.max_length), self.tokenizer.special.pad
+        frames, pad_id = self._frames(texts), self.tokenizer.special.pad
         return metrics.label_probabilities(self.classifier, frames, self.causal, pad_id=pad_id)
 
     probabilities = predict_proba
@@ -301,30 +270,5 @@ class Classifier(Model):
         """The likeliest label of each text, (N,)."""
         return self.classes_[self.predict_proba(texts).argmax(1)]
 
-    def score(self, texts: Sequence[str], labels: Sequence[str]) -> float:
-        """The share of texts whose label was found."""
-        return float((self.predict(texts) == np.asarray(labels)).mean())
-
 
 KINDS = {"pretrain": LanguageModel, "finetune": Classifier}
-
-
-def _open(run: str) -> Run:
-    """The run of a folder, or the run made of Hugging Face's weights."""
-    if not str(run).startswith("hf:"):
-        return Run(run)
-    from minilm.huggingface.folders import pretrained_run
-
-    return pretrained_run(str(run))
-
-
-def _train(kind: str, flags: dict):
-    """Call a script's main with options, and load its run."""
-    from minilm.cli import options
-
-    config_class = {"pretrain": options.PretrainConfig, "finetune": options.FinetuneConfig}[kind]
-    known = {field.name for field in dataclasses.fields(config_class)}
-    if unknown := sorted(flags.keys() - known):
-        raise UserError(f"{unknown[0]} is no flag of train_{kind}.py: see its --help")
-    config = config_class(**flags)
-    return load(importlib.import_module(f"train_{kind}").main(config))

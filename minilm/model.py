@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minilm.config import ModelConfig
+from minilm.config import ModelConfig, UserError
 
 EPSILON = 1e-5  # keeps layer norm from dividing by zero
 FAR = -1e30  # the score of a hidden key; finite, so that a row of hidden keys is no NaN
@@ -219,8 +219,11 @@ class Transformer(nn.Module):
         cache: list[KeyValueCache] | None = None,
     ) -> Tensor:
         """tokens (B, T); is_real (B, T), True where a token is no padding, None where all are real.
-        With a cache (`new_cache`), tokens continue what it holds. Returns hidden (B, T, D)."""
+        With a cache (`new_cache`), tokens continue what it holds. Returns hidden (B, T, D).
+        Raises UserError where they are more than max_length."""
         T, start = tokens.shape[1], cache[0].length if cache else 0
+        if start + T > self.config.max_length:
+            raise UserError(f"{start + T} tokens do not fit the window of {self.config.max_length}")
         mask = self.visibility(T, start, causal, is_real, tokens.device)
         rotation = self.cos[start : start + T], self.sin[start : start + T]
         x = self.dropout(self.embed(tokens, start))  # (B, T, D)

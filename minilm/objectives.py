@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minilm.config import UserError
 from minilm.data import draws
 from minilm.tokenizer import SpecialTokens
 
@@ -106,8 +107,11 @@ def corrupt(
     Special tokens are neither chosen nor inserted, nor is the first position. A row in which chance
     chose nothing gets one position all the same, so short rows are masked at more than `rate`.
 
-    tokens (B, T). Returns corrupted (B, T) and chosen (B, T) bool.
+    tokens (B, T). Returns corrupted (B, T) and chosen (B, T) bool. Raises UserError where the
+    tokenizer has no mask token.
     """
+    if special.mask is None:
+        raise UserError("this tokenizer has no mask token: choose the causal objective")
     u = rng.random(tokens.shape)
     random_tokens = rng.integers(special.ordinary.start, special.ordinary.stop, tokens.shape)
     forced = rate * rng.random(len(tokens))  # (B,)

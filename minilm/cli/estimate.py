@@ -15,9 +15,10 @@ from minilm.tokenizer import Tokenizer
 def estimate(config) -> None:
     """Train on random tokens for a few seconds, and print what `config` would take. Raises
     UserError where it needs more memory than there is."""
-    init = pretrained_run(config.init) if config.init else None
-    config = config.with_defaults(**(scripts.recipe(init, config) if init else {}))
     machine = choose_machine(config.device, config.precision)
+    init = pretrained_run(config.init) if config.init else None
+    inherited = scripts.recipe(init, config) if init else {}
+    config = config.with_defaults(machine.device.type, **inherited)
     shape = scripts.shape_of(config, config.vocab_size, config.max_length)
     measure.require_memory(shape, machine)
     tokenizer = Tokenizer([])

@@ -14,6 +14,11 @@ from minilm.config import SIZES, ModelConfig, UserError
 
 DEVICES = ["auto", "cpu", "cuda", "mps"]
 FAMILIES = ["ours", "gpt2", "bert", "modernbert"]
+# What `--size` stands for on a card, whose time a small batch would waste: the same tokens in all.
+ON_CUDA = {
+    "small": dict(batch_size=128, steps=2000),
+    "base": dict(batch_size=256, steps=7500),
+}
 
 
 def flag(default, help: str, low: float = 0, high: float = 2**40, **options):
@@ -115,9 +120,9 @@ class PretrainConfig(Options):
         if self.steps is not None and self.minutes is not None:
             raise UserError("--steps and --minutes were both given: the length is one or the other")
 
-    def with_defaults(self, **inherited) -> "PretrainConfig":
+    def with_defaults(self, device: str = "cpu", **inherited) -> "PretrainConfig":
         """A copy in which every None is filled: from the run that gives the first weights
-        (`inherited`: its family, size, shape and shift), then from the table of sizes.
+        (`inherited`: its family, size, shape and shift), then from the table of sizes, by device.
 
         Raises UserError where a flag asks for a shape that those weights do not have."""
         for name, value in inherited.items():
@@ -129,7 +134,8 @@ class PretrainConfig(Options):
                 )
         size = self.size or inherited.get("size") or "tiny"
         shift = int(self.objective == "hybrid")
-        table = {"family": "ours", "shift": shift, **SIZES[size], **inherited, "size": size}
+        sizes = SIZES[size] | (ON_CUDA.get(size, {}) if device == "cuda" else {})
+        table = {"family": "ours", "shift": shift, **sizes, **inherited, "size": size}
         if self.d_model and "d_ff" not in inherited:
             table["d_ff"] = 4 * self.d_model
         if self.minutes is not None:
@@ -184,7 +190,7 @@ class FinetuneConfig(Options):
     search: bool = flag(False, "try learning rates and optimizers, keep the best on validation")
     baselines: str = flag(
         "auto", "what to train beside it: the same network from random weights (auto: up to 2,000 "
-        "texts) and a bag of tokens", choices=["auto", "all", "none"],
+        "texts) and a bag of tokens", choices=["auto", "all", "bag", "none"],
     )  # fmt: skip
 
     def __post_init__(self):

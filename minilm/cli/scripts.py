@@ -18,6 +18,7 @@ from minilm.runs.device import Machine
 from minilm.runs.durable import write_file
 from minilm.runs.run import Run, family, new_folder, newest_run
 from minilm.runs.stopping import Stopped
+from minilm.view.run_page import write_run_page
 
 
 def command(name: str) -> str:
@@ -145,6 +146,7 @@ def conclude_pretraining(run: Run, model, spent: dict, flops: float, text) -> No
     for name, label, form in ROWS:
         if name in values:
             print(f"  {label:20} {form.format(values[name])}")
+    print(f"page: {write_run_page(run)}")
     print(f"next: {command('finetune')} --pretrained {run.folder}")
 
 
@@ -196,4 +198,5 @@ def conclude_finetuning(run: Run, config, spent: dict, task, rows: dict[str, dic
     chosen = dict(learning_rate=config.learning_rate, optimizer=config.optimizer)
     result = dict(part=task.part, texts=int(first["confusion"].sum()), rows=rows, step=end.step)
     run.finish({**result, **chosen, **spent})
+    print(f"page: {write_run_page(run)}; with its mistakes: {command('view')} {run.folder}")
     print(f'next: {command("predict")} {run.folder} "a text of yours"')

@@ -35,9 +35,9 @@ def printable(text: str, stream: TextIO | None = None) -> str:
 
 def tokenize(run: str, text: str | None = None, file: Path | None = None) -> None:
     """Print the tokens of a text, each with its id and bytes; or of a file how many there are."""
-    from minilm.runs import open_pretrained
+    from minilm.huggingface.folders import pretrained_run
 
-    tokenizer = open_pretrained(run).tokenizer
+    tokenizer = pretrained_run(run).tokenizer
     if (text is None) == (file is None):
         raise UserError('give either a "text" or --file FILE')
     if file is not None:
@@ -66,8 +66,8 @@ def _count(tokenizer, file: Path) -> None:
         used.update(ids)
     print(f"{file}: {tokens:,} tokens, {n_bytes / max(1, tokens):.2f} bytes a token")
     print(f"{len(used):,} of the {tokenizer.vocab_size:,} tokens of the vocabulary occur")
-    longest = sorted((tokenizer.token_bytes[i] for i in used), key=lambda piece: (-len(piece), piece))
-    for piece in longest[:5]:
+    pieces = [tokenizer.token_bytes[i] for i in used]
+    for piece in sorted(pieces, key=lambda piece: (-len(piece), piece))[:5]:
         print(f"{len(piece):7} bytes  {ascii_or_text(piece)}")
 
 

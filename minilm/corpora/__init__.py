@@ -47,8 +47,7 @@ def documents(
     """Yield the texts to pretrain on; no text that a labelled task validates or tests on.
 
     data: names of corpora, and paths of files and folders. separator: where a document ends within
-    a file (None: at <|endoftext|>). Raises UserError for what is wrong with a file: at once where
-    it is missing or of an unknown kind, else on reaching the place.
+    a file (None: at <|endoftext|>). Raises UserError for what is wrong with a file.
     """
 
     def read(item: str | Path) -> Iterator[str]:
@@ -102,15 +101,11 @@ def _files(data: Sequence[str]) -> list[str | Path]:
         path = Path(item)
         if item in NAMES:
             found.append(item)
-        elif not path.exists() and not path.suffix:
-            raise UserError(
-                f"--data {item}: neither a file, nor a folder, nor a corpus: "
-                f"the corpora are {', '.join(NAMES)}"
-            )
         elif path.is_dir():
             found += files_in(path)
         else:
-            check_exists(path)
+            hint = "" if path.suffix else f", or name a corpus: {', '.join(NAMES)}"
+            check_exists(path, hint)
             kind(path)
             found.append(path)
     return found

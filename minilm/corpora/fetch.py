@@ -76,8 +76,7 @@ def fetch(name: str, folder: Path = Path("data")) -> None:
                 if wanted != by_hand:
                     found = _unpacked(found, Path(beside), source)
                 os.replace(found, wanted)
-        except (_Damaged, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, OSError,
-                http.client.HTTPException, ValueError) as error:  # fmt: skip
+        except _UNFIT as error:
             reason = str(error).replace("\n", " ") or type(error).__name__
             raise UserError(
                 f"{source.url}: {reason}. Try `python -m minilm fetch {name}` again, or download "
@@ -88,6 +87,10 @@ def fetch(name: str, folder: Path = Path("data")) -> None:
 
 class _Damaged(Exception):
     """The download is not what it should be."""
+
+
+_UNFIT = (_Damaged, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile)
+_UNFIT += (OSError, ValueError, http.client.HTTPException)
 
 
 def _download(source: Source, path: Path) -> None:
@@ -101,8 +104,8 @@ def _download(source: Source, path: Path) -> None:
         with tqdm(None, path.name, total, unit="B", unit_scale=True, disable=None) as bar:
             while file.tell() <= most and (data := response.read(1 << 16)):
                 bar.update(file.write(data))
-        if file.tell() > most or (total and file.tell() < total):
-            raise _Damaged(f"{file.tell():,} bytes came, {source.size or total or MOST:,} should")
+        if not (total or 0) <= file.tell() <= most:
+            raise _Damaged(f"{file.tell():,} bytes came, not {total or 0:,} to {most:,}")
 
 
 def _unpacked(archive: Path, folder: Path, source: Source) -> Path:
@@ -117,8 +120,6 @@ def _unpacked(archive: Path, folder: Path, source: Source) -> Path:
                 opened.extract(member, folder, filter="data")  # refuses paths that lead outside
     if not found.exists():
         raise _Damaged(f"{archive.name} holds no {source.holds}")
-    if source.lines:
-        lines = sum(bool(line.strip()) for line in found.read_bytes().split(b"\n"))
-        if lines != source.lines:
-            raise _Damaged(f"{source.holds} has {lines:,} lines in place of {source.lines:,}")
+    if source.lines and (n := found.read_bytes().rstrip().count(b"\n") + 1) != source.lines:
+        raise _Damaged(f"{source.holds} has {n:,} lines in place of {source.lines:,}")
     return found

@@ -176,10 +176,11 @@ def skip_empty(items: Iterable, read: Callable[..., Iterable]) -> Iterator:
         note(f"{len(empty)} empty file{'s' * (len(empty) > 1)} left out (the first is {which})")
 
 
-def check_exists(path: Path) -> None:
+def check_exists(path: Path, hint: str = "") -> None:
     """Raise UserError unless there is a file or folder of that name."""
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder: check the name (seen from {Path.cwd()})")
+        here = Path.cwd()
+        raise UserError(f"{path}: no such file or folder: check the name (seen from {here}){hint}")
 
 
 def kind(path: Path) -> str:

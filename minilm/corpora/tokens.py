@@ -125,34 +125,35 @@ def _beside(folder: Path) -> Iterator[Path]:
     """A new folder to write to, held by a lock, and removed at the end if it is still there. What
     killed processes have left behind is removed, too."""
     PREPARED.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as held:
-        with contextlib.ExitStack() as gate:  # so that nobody takes a new folder for a left one
-            _lock(gate, PREPARED, wait=True)
-            for part in PREPARED.glob("*.part"):
-                with contextlib.ExitStack() as theirs, contextlib.suppress(OSError):
-                    if _lock(theirs, part, wait=False):
-                        shutil.rmtree(part, ignore_errors=True)
-            beside = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.part")
-            beside.mkdir()
-            _lock(held, beside, wait=False)
-        try:
-            yield beside
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-
-
-def _lock(stack: contextlib.ExitStack, folder: Path, wait: bool) -> bool:
-    """Hold a folder until the stack ends. Whether nobody else holds it (without such locks: whether
-    it is a day old)."""
-    if fcntl is None:
-        return time.time() - folder.stat().st_mtime > 86_400
-    handle = os.open(folder, os.O_RDONLY)
-    stack.callback(os.close, handle)
+    for part in PREPARED.glob("*.part"):
+        with contextlib.suppress(OSError), _lock(part):
+            shutil.rmtree(part, ignore_errors=True)
+    beside = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.new")
+    beside.mkdir()
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        return True
-    except OSError:  # held, or on a disk without locks
-        return False
+        with _lock(beside):
+            beside = beside.rename(beside.with_suffix(".part"))  # only now does it look like left
+            yield beside
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold a folder. Raises OSError where another process does; where there are no such locks
+    (Windows), only if it is called .part and younger than a day."""
+    if fcntl is None:
+        if folder.suffix == ".part" and time.time() - folder.stat().st_mtime < 86_400:
+            raise BlockingIOError
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(*[] if folder.suffix == ".part" else [OSError]):  # no locks on NFS
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _verified(folder: Path) -> dict | None:

@@ -4,8 +4,6 @@ GPT2        Radford et al. 2019, "Language Models are Unsupervised Multitask Lea
 Bert        Devlin et al. 2019, arXiv 1810.04805, section 3 and appendix A
 ModernBert  Warner et al. 2024, arXiv 2412.13663, section 2.1; called with causal=True it is the
             decoder, Ettin (Weller et al. 2025, arXiv 2507.11412)
-
-All are called as `Transformer` is, causally or not, and their first weights are drawn as ours.
 """
 
 from dataclasses import dataclass, fields
@@ -28,10 +26,8 @@ class GPT2Config(ModelConfig):
         super().__post_init__()
         for field in fields(self)[len(fields(ModelConfig)) :]:  # those that a subclass adds
             value, least = getattr(self, field.name), field.name == "global_every"
-            if (
-                not isinstance(value, (int, float) if field.type is float else field.type)
-                or not least <= value <= 2**30
-            ):
+            kinds = (int, float) if field.type is float else field.type
+            if not isinstance(value, kinds) or not least <= value <= 2**30:
                 raise UserError(f"{field.name} is {value!r}: give another {field.type.__name__}")
 
 
@@ -55,19 +51,17 @@ class ModernBertConfig(BertConfig):
 
 
 class PlainAttention(SelfAttention):
-    """Attention as it was in 2017: biases, and neither norm nor rotation for q and k (Vaswani et
-    al. 2017, section 3.2.2)."""
+    """Biases, and neither norm nor rotation for q and k (Vaswani et al. 2017, section 3.2.2)."""
 
     def __init__(self, config: ModelConfig):
         super().__init__(config)
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model)
         self.out = nn.Linear(config.d_model, config.d_model)
-        self.norm_q = self.norm_k = nn.Identity()
+        del self.norm_q, self.norm_k
 
     def project(self, x: Tensor, rotation) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, T, D). Returns q, k, v (B, T, H, d)."""
-        B, T, D = x.shape
-        return self.qkv(x).view(B, T, 3, self.n_heads, D // self.n_heads).unbind(2)
+        return self.qkv(x).unflatten(2, (3, self.n_heads, -1)).unbind(2)
 
 
 class GeluFeedForward(FeedForward):
@@ -86,7 +80,7 @@ class GeluFeedForward(FeedForward):
 
 
 class GPT2Block(Block):
-    """Our block with attention, activation and norms of 2019: nn.LayerNorm has a bias."""
+    """Our block of those parts; nn.LayerNorm has a bias."""
 
     def __init__(self, config: GPT2Config):
         super().__init__(config)
@@ -97,7 +91,8 @@ class GPT2Block(Block):
 
 
 class GPT2(Transformer):
-    """The Transformer decoder that OpenAI scaled up."""
+    """Learned positions instead of rotary ones: a vector for each place in the window is added to
+    the token's (Vaswani et al. 2017, section 3.5)."""
 
     block = GPT2Block
 
@@ -108,14 +103,13 @@ class GPT2(Transformer):
         self.initialise(seed)
 
     def embed(self, tokens: Tensor, start: int) -> Tensor:
-        """Learned positions: a vector for each place in the window is added (Vaswani et al. 2017,
-        section 3.5). tokens (B, T) at positions start .. start + T. Returns (B, T, D)."""
+        """tokens (B, T) at positions start .. start + T. Returns (B, T, D)."""
         return self.embedding(tokens) + self.positions.weight[start : start + tokens.shape[1]]
 
 
 class BertBlock(GPT2Block):
-    """norm(x + attention(x)), then norm(x + feed_forward(x)): the norm comes after the sum, as in
-    Vaswani et al. 2017, section 3.1; and GELU is exact."""
+    """norm(x + attention(x)), then norm(x + feed_forward(x)): each norm after the sum (Vaswani et
+    al. 2017, section 3.1), and GELU exact."""
 
     def __init__(self, config: BertConfig):
         super().__init__(config)
@@ -128,8 +122,7 @@ class BertBlock(GPT2Block):
 
 
 class Head(nn.Module):
-    """One more layer before the vocabulary matrix E, and a number c for each token:
-    norm(GELU(W h)) · Eᵀ + c."""
+    """One more layer before the vocabulary matrix: norm(GELU(W h)) · Eᵀ + c."""
 
     def __init__(self, config: BertConfig, bias: bool):
         super().__init__()
@@ -143,8 +136,8 @@ class Head(nn.Module):
 
 
 class Bert(GPT2):
-    """The encoder that learns by filling in masked tokens. Sentence types are left out: every text
-    is a first sentence, whose vector `weights.py` adds to the positions."""
+    """A norm over the embedding too, and a head. Sentence types are left out: every text is a first
+    sentence, whose vector `weights.py` adds to the positions."""
 
     block = BertBlock
 
@@ -156,18 +149,17 @@ class Bert(GPT2):
         self.initialise(seed)
 
     def embed(self, tokens: Tensor, start: int) -> Tensor:
-        """GPT-2's sum, normalised. tokens (B, T). Returns (B, T, D)."""
+        """tokens (B, T). Returns (B, T, D)."""
         return self.embedding_norm(super().embed(tokens, start))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (N, D). Returns (N, V)."""
         E = self.embedding.weight
-        return self.head(hidden, E) if self.head else F.linear(hidden, E)
+        return self.head(hidden, E) if self.head else hidden @ E.T
 
 
 class GatedFeedForward(FeedForward):
-    """GeGLU: W_down · (GELU(a) · b), where a and b are the halves of W_up x (Shazeer 2020, arXiv
-    2002.05202)."""
+    """GeGLU (Shazeer 2020, arXiv 2002.05202): W_down · (GELU(a) · b), a and b halves of W_up x."""
 
     def __init__(self, config: ModelConfig):
         super().__init__(config)
@@ -180,7 +172,7 @@ class GatedFeedForward(FeedForward):
 
 
 class ModernBertBlock(Block):
-    """Our block with plain queries and keys, and a gate."""
+    """Our block without norms for q and k, and with a gate."""
 
     def __init__(self, config: ModernBertConfig):
         super().__init__(config)
@@ -191,7 +183,8 @@ class ModernBertBlock(Block):
 
 
 class ModernBert(Transformer):
-    """BERT with what was learnt since, for texts of 8,192 tokens."""
+    """BERT's norm over the embedding and its head, without biases, around our rotary positions;
+    and most layers see only what is near (Beltagy et al. 2020, arXiv 2004.05150, section 3.1)."""
 
     block = ModernBertBlock
 
@@ -206,37 +199,32 @@ class ModernBert(Transformer):
         self.initialise(seed)
 
     def embed(self, tokens: Tensor, start: int) -> Tensor:
-        """tokens (B, T). Returns (B, T, D), normalised."""
+        """tokens (B, T). Returns (B, T, D)."""
         return self.embedding_norm(self.embedding(tokens))
 
     def forward(self, tokens, causal, is_real=None, cache=None) -> Tensor:
-        """As `Transformer.forward`, but every layer whose number `global_every` does not divide
-        sees only positions at most `local_window` away (Beltagy et al. 2020, arXiv 2004.05150,
-        section 3.1) and has a rotation of its own. Returns hidden (B, T, D)."""
+        """As `Transformer.forward`, but a layer whose number `global_every` does not divide sees
+        positions up to `local_window` away, and has its own rotation. Returns hidden (B, T, D)."""
         T, start = tokens.shape[1], cache[0].length if cache else 0
         here = slice(start, start + T)
         mask = self.visibility(T, start, causal, is_real, tokens.device)
+        position = torch.arange(start + T, device=tokens.device)
+        distance = (position[here, None] - position).abs()[None, None]  # (1, 1, T, start + T)
+        near = distance <= self.config.local_window
+        if mask is not None:  # padding far from all that is real sees itself at least
+            near = near & mask | (distance == 0)
         everything = mask, (self.cos[here], self.sin[here])
-        nearby = self.near(mask, T, start), (self.local_cos[here], self.local_sin[here])
+        nearby = near, (self.local_cos[here], self.local_sin[here])
         x = self.dropout(self.embed(tokens, start))  # (B, T, D)
         for i, block in enumerate(self.blocks):
-            sees = nearby if i % self.config.global_every else everything
-            x = block(x, *sees, self.attend, cache[i] if cache else None)
+            mask, rotation = nearby if i % self.config.global_every else everything
+            x = block(x, mask, rotation, self.attend, cache[i] if cache else None)
         return self.norm(x)
-
-    def near(self, mask: Tensor | None, length: int, start: int) -> Tensor:
-        """What `mask` allows, within the window. Every position sees itself at least: one in the
-        padding, too far from all that is real, would see nothing. Returns a mask as `mask` is."""
-        position = torch.arange(start + length, device=self.cos.device)
-        distance = (position[start:, None] - position).abs()  # (length, start + length)
-        near = (distance <= self.config.local_window)[None, None]
-        return near if mask is None else near & mask | (distance == 0)
 
     logits = Bert.logits
 
 
-# By name: the model and its shape.
-FAMILIES: dict[str, tuple[type[Transformer], type[ModelConfig]]] = {
+FAMILIES: dict[str, tuple[type[Transformer], type[ModelConfig]]] = {  # model and shape, by name
     "ours": (Transformer, ModelConfig),
     "gpt2": (GPT2, GPT2Config),
     "bert": (Bert, BertConfig),

@@ -7,38 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from minilm.config import UserError
-from minilm.huggingface.tokenizers import (
-    ForeignTokenizer,
-    import_library,
-    read_json,
-    read_tokenizer,
-)
-from minilm.huggingface.weights import (
-    TYPES,
-    read_shape,
-    read_tensors,
-    to_ours,
-    to_theirs,
-    write_shape,
-)
+from minilm.huggingface import weights as hf
+from minilm.huggingface.tokenizers import import_library, read_json, read_tokenizer
 from minilm.runs import checkpoint
 from minilm.runs.durable import write_file, writing
 from minilm.runs.run import RUNS, Run
 from minilm.tokenizer import SPECIAL_TOKENS
 
 FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
-LANGUAGE_MODELS = {  # their classes, where the attention is bidirectional, and where it is causal
-    "bert": ("BertForMaskedLM", "BertLMHeadModel"),
-    "gpt2": ("GPT2LMHeadModel", "GPT2LMHeadModel"),
-    "modernbert": ("ModernBertForMaskedLM", ""),
-    "modernbert-decoder": ("", "ModernBertDecoderForCausalLM"),
-    "persimmon": ("PersimmonForCausalLM", "PersimmonForCausalLM"),
-}
-TOKEN_CLASSIFIERS = {  # their class for labels, and the name of its last layer
-    "bert": ("BertForTokenClassification", "classifier"),
-    "gpt2": ("GPT2ForTokenClassification", "classifier"),
-    "persimmon": ("PersimmonForTokenClassification", "score"),
-}
 
 
 def pretrained_run(name: str | Path) -> Run:
@@ -81,13 +57,11 @@ def import_folder(folder: Path, run: Run, source: list | None = None) -> Run:
     out. Raises UserError where they cannot be ours, or where there is a run already."""
     try:
         config = read_json(folder / "config.json")
-        shape, kind = read_shape(config), TYPES[config["model_type"]]
-        shape, weights, left_out = to_ours(kind, read_tensors(folder), shape)
+        shape, kind = hf.read_shape(config), hf.TYPES[config["model_type"]]
+        shape, weights, left_out = hf.to_ours(kind, hf.read_tensors(folder), shape)
         tokenizer = read_tokenizer(folder)
-        if tokenizer.vocab_size > shape.vocab_size:
-            raise UserError(
-                f"the tokenizer has {tokenizer.vocab_size} tokens, the model {shape.vocab_size}"
-            )
+        if (n := tokenizer.vocab_size) > shape.vocab_size:
+            raise UserError(f"the tokenizer has {n} tokens, the model {shape.vocab_size}")
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
     if left_out:
@@ -108,64 +82,57 @@ def export_run(run: Run, folder: Path) -> str:
     """Write config.json, model.safetensors, tokenizer.json and tokenizer_config.json; the same run
     gives the same bytes. Returns the lines of Python that open them.
 
-    A classifier that pools the mean becomes one that scores each token, for W mean(h) + b is the
-    mean of W h + b over the tokens.
-
-    Raises UserError where no type of theirs computes what this run does, or the folder is in use.
+    A classifier that pools the mean becomes one that scores each token: W mean(h) + b is the mean
+    of W h + b over the tokens. Raises UserError where no type of theirs computes what this run
+    does, or the folder is in use.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder: name a new one")
-    config, tokenizer = run.config, run.tokenizer
-    classes, flags = config.get("classes"), config["flags"]
+    config, tokenizer, more = run.config, run.tokenizer, {}
+    classes, flags, name = config.get("classes"), config["flags"], config["family"]
     if classes:
         classifier, _ = run.classifier()
         model, causal = classifier.transformer, flags.get("attention") == "causal"
+        if name == "modernbert" or classifier.pooling != "mean":
+            one = "with --pooling mean, from a run of the family ours, bert or gpt2"
+            raise UserError(f"{run.folder} has no counterpart in transformers: fine-tune one {one}")
     else:
         model, causal = run.transformer(), flags["objective"] != "masked"  # a hybrid continues
-    modern = "modernbert-decoder" if causal else "modernbert"
-    name = {"ours": "persimmon", "modernbert": modern}.get(config["family"], config["family"])
-    kind, weights = TYPES[name], model.state_dict()
-    settings = write_shape(name, model.config)
-    if name == "bert":
+    name = {"ours": "persimmon", "modernbert": "modernbert" + "-decoder" * causal}.get(name, name)
+    kind, weights, special = hf.TYPES[name], model.state_dict(), tokenizer.special
+    if classes:
+        task = "ForTokenClassification"
+        head = "score" if kind is hf.PERSIMMON else "classifier"
+        more = {f"{head}.{n}": tensor for n, tensor in classifier.head.state_dict().items()}
+        weights = {n: tensor for n, tensor in weights.items() if not n.startswith("head.")}
+    elif not getattr(model.config, "head", True):
+        task = "Model"
+    elif kind.causal or causal:
+        task = "LMHeadModel" if kind in (hf.BERT, hf.GPT2) else "ForCausalLM"
+    else:
+        task = "ForMaskedLM"
+    settings = hf.write_shape(name, model.config) | dict(
+        architectures=[kind.called + task], dtype="float32", pad_token_id=special.pad,
+        bos_token_id=special.bos, eos_token_id=special.eos, cls_token_id=special.bos,
+        sep_token_id=special.eos,
+    )  # fmt: skip
+    if kind is hf.BERT:
         settings |= dict(type_vocab_size=1, is_decoder=causal)
     elif kind.causal and not causal:
         settings["is_causal"] = False  # transformers lets a decoder see in both directions, too
     if classes:
-        if name not in TOKEN_CLASSIFIERS or classifier.pooling != "mean":
-            raise UserError(
-                f"{run.folder}: of classifiers only those of the family ours, bert or gpt2 with "
-                f"--pooling mean have a counterpart in transformers: fine-tune one to export"
-            )
-        theirs, head = TOKEN_CLASSIFIERS[name]
-        weights = {n: w for n, w in weights.items() if not n.startswith("head.")}
-        settings |= dict(id2label={str(i): label for i, label in enumerate(classes)})
-        settings |= dict(label2id={label: i for i, label in enumerate(classes)})
-    else:
-        theirs = LANGUAGE_MODELS[name][causal]
-    if not (classes or getattr(model.config, "head", True)):
-        theirs = {"bert": "BertModel"}.get(name, theirs.partition("For")[0] + "Model")
-    tensors = to_theirs(kind, weights, model.config)
-    if classes:
-        tensors |= {f"{head}.{n}": w for n, w in classifier.head.state_dict().items()}
-    special = tokenizer.special
-    settings |= dict(
-        architectures=[theirs], dtype="float32", pad_token_id=special.pad, sep_token_id=special.eos,
-        bos_token_id=special.bos, eos_token_id=special.eos, cls_token_id=special.bos,
-    )  # fmt: skip
-    continues = causal and not classes
-    files = {
-        "tokenizer.json": tokenizer_json(tokenizer, continues),
-        "tokenizer_config.json": tokenizer_config(tokenizer, model.config.max_length, continues),
-        "config.json": settings,  # last: now it is a model
-    }
+        settings["id2label"] = {str(i): label for i, label in enumerate(classes)}
+        settings["label2id"] = {label: i for i, label in enumerate(classes)}
+    content, roles = tokenizer_files(tokenizer, model.config.max_length, causal and not classes)
+    files = {"tokenizer.json": content, "tokenizer_config.json": roles, "config.json": settings}
+    tensors = hf.to_theirs(kind, weights, model.config) | more
+    packed = import_library("safetensors.torch").save(tensors, metadata={"format": "pt"})
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    save = import_library("safetensors.torch").save
-    write_file(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
-    for file, content in files.items():
-        write_file(folder / file, json.dumps(content, ensure_ascii=False, indent=1).encode())
-    opens = "AutoModel" + theirs.partition("For")[1] + theirs.partition("For")[2]
-    opens = "AutoModelForCausalLM" if theirs.endswith("LMHeadModel") else opens
+    write_file(folder / "model.safetensors", packed)
+    for file, said in files.items():
+        write_file(folder / file, json.dumps(said, ensure_ascii=False, indent=1).encode())
+    opens = "AutoModel" + task.replace("LMHeadModel", "ForCausalLM").replace("Model", "")
     lines = [
         f"from transformers import {opens}, AutoTokenizer",
         f'model = {opens}.from_pretrained("{folder.as_posix()}")',
@@ -179,36 +146,27 @@ def export_run(run: Run, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def tokenizer_json(tokenizer, continues: bool) -> dict:
-    """Their tokenizer. A text gets the special tokens of `frame` around it; one that is to be
-    continued gets none after it, and others' vocabularies are continued as they came."""
+def tokenizer_files(tokenizer, max_length: int, continues: bool) -> tuple[dict, dict]:
+    """tokenizer.json and tokenizer_config.json. A text gets `frame`'s special tokens around it. One
+    that is to be continued gets none after it (others' vocabularies stay as they came), and
+    padding on its left, so that each text of a batch ends where its next token belongs."""
     from minilm.runs.tokenizer_file import to_json
 
-    foreign = isinstance(tokenizer, ForeignTokenizer)
-    content = tokenizer.content if foreign else json.loads(to_json(tokenizer))
-    if foreign and continues:
-        return content
-    names = tokenizer.names if foreign else SPECIAL_TOKENS
-    marks = tokenizer.special.bos, tokenizer.special.eos
-    begin, end = ({"SpecialToken": {"id": names[i], "type_id": 0}} for i in marks)
-    first, second = ({"Sequence": {"id": which, "type_id": 0}} for which in "AB")
-    after = [] if continues else [end]
-    around = {
-        "type": "TemplateProcessing",
-        "single": [begin, first, *after],
-        "pair": [begin, first, end, second, *after],
-        "special_tokens": {names[i]: dict(id=names[i], ids=[i], tokens=[names[i]]) for i in marks},
-    }
-    return content | {"post_processor": around}
-
-
-def tokenizer_config(tokenizer, max_length: int, continues: bool) -> dict:
-    """What the special tokens are for, and on which side padding goes: on the left of texts that
-    are to be continued, so that each ends where its next token belongs."""
     pad, mask, doc = SPECIAL_TOKENS
     roles = dict.fromkeys(("bos_token", "eos_token", "cls_token", "sep_token", "unk_token"), doc)
-    return dict(
+    roles = getattr(tokenizer, "roles", roles | dict(pad_token=pad, mask_token=mask))
+    foreign = hasattr(tokenizer, "content")
+    content = tokenizer.content if foreign else json.loads(to_json(tokenizer))
+    if not (foreign and continues):
+        names, special = tokenizer.names if foreign else SPECIAL_TOKENS, tokenizer.special
+        begin, end = names[special.bos], names[special.eos]
+        around = import_library("tokenizers").processors.TemplateProcessing(
+            single=f"{begin} $A" + f" {end}" * (not continues),
+            pair=f"{begin} $A {end} $B" + f" {end}" * (not continues),
+            special_tokens=[(begin, special.bos), (end, special.eos)],
+        )
+        content = content | {"post_processor": json.loads(around.__getstate__())}
+    return content, dict(
         tokenizer_class="PreTrainedTokenizerFast", model_max_length=max_length,
-        clean_up_tokenization_spaces=False, padding_side="left" if continues else "right",
-        **getattr(tokenizer, "roles", roles | dict(pad_token=pad, mask_token=mask)),
+        clean_up_tokenization_spaces=False, padding_side="left" if continues else "right", **roles,
     )  # fmt: skip

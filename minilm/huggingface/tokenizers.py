@@ -1,9 +1,5 @@
 """Vocabularies that others learnt: Hugging Face's library `tokenizers` behind the book's interface.
-
-Imported weights need the ids that they were trained with, so the library does the encoding. What
-this file adds: which ids are special, which bytes a token stands for, and that special tokens are
-never found inside a text.
-"""
+What is added: which ids are special, and which bytes a token stands for."""
 
 import contextlib
 import hashlib
@@ -22,21 +18,16 @@ from minilm.tokenizer import MAX_VOCAB_SIZE, SpecialTokens
 
 LARGEST = 2**26  # bytes of a JSON file; ModernBERT's tokenizer.json has 3.6 million
 
-# Which of Hugging Face's roles plays each of our parts, the preferred one first.
-PARTS = {
-    "pad": ("pad_token", "eos_token"),
-    "mask": ("mask_token",),
-    "bos": ("cls_token", "bos_token", "eos_token"),
-    "eos": ("sep_token", "eos_token", "bos_token"),
-}
-# Who plays them where no file of the folder says it.
-BERT_ROLES = dict(
-    pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
-)
+PARTS = {  # which of Hugging Face's special tokens is which of ours, the preferred one first
+    "pad": ("pad_token", "eos_token"), "mask": ("mask_token",),
+    "bos": ("cls_token", "bos_token", "eos_token"), "eos": ("sep_token", "eos_token", "bos_token"),
+}  # fmt: skip
+# Their names where no file of the folder says them.
+BERT_ROLES = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
 GPT2_ROLES = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
 
-# GPT-2 writes each byte as one visible character (Radford et al. 2019, encoder.py): itself, or, if
-# it has no look of its own (spaces, control characters), the next character from U+0100 on.
+# GPT-2 writes each byte as one visible character: itself, or, for spaces and control characters,
+# the next one from U+0100 on.
 _VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _HIDDEN = sorted(set(range(256)) - set(_VISIBLE))
 BYTE_OF = {chr(b): b for b in _VISIBLE} | {chr(256 + i): b for i, b in enumerate(_HIDDEN)}
@@ -45,21 +36,19 @@ BYTE_OF = {chr(b): b for b in _VISIBLE} | {chr(256 + i): b for i, b in enumerate
 class ForeignTokenizer:
     """Text to the ids of somebody else's vocabulary and back; the interface of `Tokenizer`.
 
-    content: of a tokenizer.json. roles: the names of the cls_token, the mask_token, ...
-    `vocab_size` counts the ids that have a token. A model may have more rows than that (embeddings
-    padded to a multiple of 64); those ids lie outside of `special.ordinary`.
+    content: of a tokenizer.json; roles: the names of the cls_token, the mask_token, ... A model may
+    have more rows than `vocab_size`, padded to a multiple of 64; no token has those ids.
 
-    Raises UserError where a role that is needed is missing, ids do not fit into uint16, the content
+    Raises UserError where a role is missing that is needed, ids do not fit into uint16, the content
     is damaged, or the library is not installed.
     """
 
     def __init__(self, content: dict, roles: dict[str, str]):
-        # A limit on a text's length and padding to it are settings, not part of the vocabulary.
-        self.content, self.roles = content | dict(truncation=None, padding=None), roles
+        make = import_library("tokenizers").Tokenizer.from_str
         with damage("the tokenizer is damaged or of another version"):
-            self._library = import_library("tokenizers").Tokenizer.from_str(
-                json.dumps(self.content)
-            )
+            # A limit on a text's length and padding to it are settings, no part of the vocabulary.
+            self.content, self.roles = content | dict(truncation=None, padding=None), dict(roles)
+            self._library = make(json.dumps(self.content))
             self._added = {t["content"]: t for t in content.get("added_tokens") or []}
             self._ids = self._library.get_vocab(with_added_tokens=True)
         self._library.encode_special_tokens = True  # "[SEP]" in a text is a bracket and letters
@@ -67,8 +56,7 @@ class ForeignTokenizer:
         self.vocab_size = 1 + max(self.names, default=0)
         if self.vocab_size > MAX_VOCAB_SIZE:
             raise UserError(
-                f"the vocabulary has {self.vocab_size:,} tokens, of which {MAX_VOCAB_SIZE:,} fit "
-                f"into a token file (uint16): choose a model with a smaller one"
+                f"it has {self.vocab_size:,} tokens; only {MAX_VOCAB_SIZE:,} fit in uint16"
             )
         self.special = self._special()
         self.mask_token = self.names.get(self.special.mask)  # what a person writes: "[MASK]"
@@ -128,39 +116,28 @@ class ForeignTokenizer:
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def to_json(self) -> str:
-        """The tokenizer.json of a run, which `from_json` reads once it is parsed."""
+        """The tokenizer.json of a run: what the constructor takes, as {"foreign", "roles"}."""
         saved = {"foreign": self.content, "roles": self.roles}
         return json.dumps(saved, ensure_ascii=False, indent=1)
 
-    @classmethod
-    def from_json(cls, saved: dict) -> "ForeignTokenizer":
-        """From what `to_json` wrote. Raises UserError where it is damaged."""
-        if not all(isinstance(saved.get(name), dict) for name in ("foreign", "roles")):
-            raise UserError("the tokenizer is damaged (no content or no roles)")
-        return cls(saved["foreign"], saved["roles"])
-
 
 def read_tokenizer(folder: Path):
-    """The tokenizer of a Hugging Face folder: from tokenizer.json, or vocab.txt (BERT's), or
-    vocab.json with merges.txt (GPT-2's). That of a run that we exported is ours again.
-
-    Raises UserError where there is none of them, or one that cannot be used."""
+    """The tokenizer of a Hugging Face folder; that of an exported run is ours again. Raises
+    UserError where there is none, or one that cannot be used."""
     from minilm.runs.tokenizer_file import load_tokenizer  # which reads ForeignTokenizer's, too
 
     with contextlib.suppress(UserError):
         return load_tokenizer(folder / "tokenizer.json")
-    names = ("special_tokens_map.json", "tokenizer_config.json")
     settings = {}
-    for path in [folder / name for name in names if (folder / name).exists()]:
-        settings |= read_json(path)
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        settings |= read_json(folder / name) if (folder / name).exists() else {}
     with damage("the tokenizer cannot be read"):
         content = _content(folder, settings)
         wordpiece = content["model"].get("type") == "WordPiece"
         roles = dict(BERT_ROLES if wordpiece else GPT2_ROLES)
-        for name, token in settings.items():
+        for role, token in settings.items():
             token = token.get("content") if isinstance(token, dict) else token
-            if name.endswith("_token") and isinstance(token, str):
-                roles[name] = token
+            roles |= {role: token} if role.endswith("_token") and isinstance(token, str) else {}
         return ForeignTokenizer(content, roles)
 
 
@@ -168,20 +145,21 @@ def _content(folder: Path, settings: dict) -> dict:
     """What tokenizer.json says, or would say."""
     if (folder / "tokenizer.json").exists():
         return read_json(folder / "tokenizer.json")
-    library, paths = import_library("tokenizers"), [folder / "vocab.json", folder / "merges.txt"]
-    if (folder / "vocab.txt").exists():
+    library = import_library("tokenizers")
+    texts, vocab, merges = (str(folder / f) for f in ("vocab.txt", "vocab.json", "merges.txt"))
+    if Path(texts).exists():
         made = library.BertWordPieceTokenizer(
-            library.models.WordPiece.read_file(str(folder / "vocab.txt")),
+            library.models.WordPiece.read_file(texts),
             handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
             strip_accents=settings.get("strip_accents"),
             lowercase=settings.get("do_lower_case", True),
         )
-    elif paths[0].exists():
-        made = library.ByteLevelBPETokenizer.from_file(*map(str, paths))
-        if made.token_to_id(GPT2_ROLES["eos_token"]) is not None:
-            made.add_special_tokens([GPT2_ROLES["eos_token"]])
-    else:
+        return json.loads(made.to_str())
+    if not Path(vocab).exists():
         raise UserError("there is no tokenizer.json, vocab.txt, or vocab.json with merges.txt")
+    made = library.ByteLevelBPETokenizer.from_file(vocab, merges)
+    if made.token_to_id(GPT2_ROLES["eos_token"]) is not None:
+        made.add_special_tokens([GPT2_ROLES["eos_token"]])
     return json.loads(made.to_str())
 
 
@@ -193,8 +171,7 @@ def read_json(path: Path) -> dict:
 
 @contextlib.contextmanager
 def damage(what: str):
-    """Raise UserError, in one line that begins with `what`, for whatever goes wrong inside: other
-    people's files may be anything, and the libraries that read them raise whatever comes up."""
+    """Raise UserError, in one line, for whatever the libraries that read foreign files raise."""
     try:
         yield
     except UserError:

@@ -4,7 +4,6 @@ parameters. GPT-2's matrices lie transposed, BERT's queries, keys and values apa
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,44 +12,72 @@ from minilm.config import ModelConfig, UserError
 from minilm.huggingface.families import FAMILIES
 from minilm.huggingface.tokenizers import damage, import_library
 
+# What they call our modules. +: in their layer i; -: there is none; a|b: joined to one of ours.
+_BERT_AND_GPT2 = """
+embedding       embeddings.word_embeddings           wte
+positions       embeddings.position_embeddings       wpe
+embedding_norm  embeddings.LayerNorm                 -
+norm_1          +attention.output.LayerNorm          +ln_1
+qkv             +attention.self.query|key|value      +attn.c_attn
+out             +attention.output.dense              +attn.c_proj
+norm_2          +output.LayerNorm                    +ln_2
+up              +intermediate.dense                  +mlp.c_fc
+down            +output.dense                        +mlp.c_proj
+norm            -                                    ln_f
+head.dense      cls.predictions.transform.dense      -
+head.norm       cls.predictions.transform.LayerNorm  -
+head            cls.predictions                      -
+"""
+_MODERNBERT_AND_OURS = """
+embedding       embeddings.tok_embeddings  embeddings.tok_embeddings  embed_tokens
+embedding_norm  embeddings.norm            embeddings.norm            -
+norm_1          +attn_norm                 +attn_norm                 +input_layernorm
+qkv             +attn.Wqkv                 +attn.q_proj|k_proj|v_proj +self_attn.query_key_value
+norm_q          -                          -                          +self_attn.q_layernorm
+norm_k          -                          -                          +self_attn.k_layernorm
+out             +attn.Wo                   +attn.Wo                   +self_attn.dense
+norm_2          +mlp_norm                  +mlp_norm                  +post_attention_layernorm
+up              +mlp.Wi                    +mlp.Wi                    +mlp.dense_h_to_4h
+down            +mlp.Wo                    +mlp.Wo                    +mlp.dense_4h_to_h
+norm            final_norm                 final_norm                 final_layernorm
+head.dense      head.dense                 lm_head.dense              -
+head.norm       head.norm                  lm_head.norm               -
+head            decoder                    decoder                    -
+"""
+
+
+def _column(table: str, i: int) -> dict[str, str]:
+    rows = [line.split() for line in table.strip().split("\n")]
+    return {row[0]: row[i] for row in rows if row[i] != "-"}
+
 
 @dataclass(frozen=True)
 class Type:
     """One of Hugging Face's model types."""
 
     family: str
-    base: str  # what the names of all tensors but the head's begin with
+    called: str  # what the names of its classes begin with
     causal: bool  # which attention it was trained with
+    base: str  # what the names of all tensors but the head's begin with
+    layer: str  # what + stands for
+    names: dict[str, str]
     numbers: dict[str, str]  # our field of the shape -> their key in config.json
-    fixed: dict[str, Any]  # what config.json must say, if it says it
-    layer: str  # their layer i
-    names: dict[str, str]  # our module -> theirs; a + before what is in a layer; | between several
+    fixed: dict  # what config.json must say, if it says it
     unused: str = r"^$"  # tensors within the base that take no part in what we compute
 
 
-NUMBERS = dict(
+_NUMBERS = dict(
     vocab_size="vocab_size", max_length="max_position_embeddings", d_model="hidden_size",
     n_layers="num_hidden_layers", n_heads="num_attention_heads", d_ff="intermediate_size",
 )  # fmt: skip
 BERT = Type(
-    family="bert", base="bert.", causal=False, layer="encoder.layer.{i}.",
-    numbers=NUMBERS | dict(epsilon="layer_norm_eps"),
+    "bert", "Bert", False, "bert.", "encoder.layer.{i}.", _column(_BERT_AND_GPT2, 1),
+    numbers=_NUMBERS | dict(epsilon="layer_norm_eps"),
     fixed=dict(hidden_act="gelu", position_embedding_type="absolute", add_cross_attention=False),
-    names={
-        "embedding": "embeddings.word_embeddings",
-        "positions": "embeddings.position_embeddings",
-        "embedding_norm": "embeddings.LayerNorm",
-        "attention.qkv": "+attention.self.query|+attention.self.key|+attention.self.value",
-        "attention.out": "+attention.output.dense", "norm_1": "+attention.output.LayerNorm",
-        "feed_forward.up": "+intermediate.dense", "feed_forward.down": "+output.dense",
-        "norm_2": "+output.LayerNorm", "head": "cls.predictions",
-        "head.dense": "cls.predictions.transform.dense",
-        "head.norm": "cls.predictions.transform.LayerNorm",
-    },
     unused=r"pooler\.|position_ids$",
 )  # fmt: skip
 GPT2 = Type(
-    family="gpt2", base="transformer.", causal=True, layer="h.{i}.",
+    "gpt2", "GPT2", True, "transformer.", "h.{i}.", _column(_BERT_AND_GPT2, 2),
     numbers=dict(
         vocab_size="vocab_size", max_length="n_positions", d_model="n_embd", n_layers="n_layer",
         n_heads="n_head", d_ff="n_inner", epsilon="layer_norm_epsilon",
@@ -59,58 +86,31 @@ GPT2 = Type(
         activation_function="gelu_new", scale_attn_weights=True, add_cross_attention=False,
         scale_attn_by_inverse_layer_idx=False,
     ),
-    names={
-        "embedding": "wte", "positions": "wpe", "norm_1": "+ln_1", "attention.qkv": "+attn.c_attn",
-        "attention.out": "+attn.c_proj", "norm_2": "+ln_2", "feed_forward.up": "+mlp.c_fc",
-        "feed_forward.down": "+mlp.c_proj", "norm": "ln_f",
-    },
     unused=r"attn\.(masked_)?bias$",  # tables of who may see whom
 )  # fmt: skip
 MODERNBERT = Type(
-    family="modernbert", base="model.", causal=False, layer="layers.{i}.",
-    numbers=NUMBERS | dict(epsilon="norm_eps"),
+    "modernbert", "ModernBert", False, "model.", "layers.{i}.", _column(_MODERNBERT_AND_OURS, 1),
+    numbers=_NUMBERS | dict(epsilon="norm_eps"),
     fixed=dict(
         hidden_activation="gelu", classifier_activation="gelu", attention_bias=False,
         mlp_bias=False, norm_bias=False, classifier_bias=False, decoder_bias=True,
     ),
-    names={
-        "embedding": "embeddings.tok_embeddings", "embedding_norm": "embeddings.norm",
-        "norm_1": "+attn_norm", "attention.qkv": "+attn.Wqkv", "attention.out": "+attn.Wo",
-        "norm_2": "+mlp_norm", "feed_forward.up": "+mlp.Wi", "feed_forward.down": "+mlp.Wo",
-        "norm": "final_norm", "head": "decoder", "head.dense": "head.dense",
-        "head.norm": "head.norm",
-    },
 )  # fmt: skip
-DECODER_NAMES = {
-    "attention.qkv": "+attn.q_proj|+attn.k_proj|+attn.v_proj",
-    "head.dense": "lm_head.dense", "head.norm": "lm_head.norm",
-}  # fmt: skip
 # Our own model is a case of Persimmon (Elsen et al. 2023), whose biases are zero here.
 _ROPE = dict(rope_type="default", rope_theta=10_000.0, partial_rotary_factor=1.0)
 PERSIMMON = Type(
-    family="ours", base="model.", causal=True, layer="layers.{i}.", numbers=NUMBERS,
+    "ours", "Persimmon", True, "model.", "layers.{i}.", _column(_MODERNBERT_AND_OURS, 3), _NUMBERS,
     fixed=dict(
         hidden_act="relu2", qk_layernorm=True, layer_norm_eps=1e-5, rope_parameters=_ROPE, **_ROPE
     ),
-    names={
-        "embedding": "embed_tokens", "norm_1": "+input_layernorm", "norm": "final_layernorm",
-        "attention.qkv": "+self_attn.query_key_value", "attention.out": "+self_attn.dense",
-        "attention.norm_q": "+self_attn.q_layernorm", "attention.norm_k": "+self_attn.k_layernorm",
-        "norm_2": "+post_attention_layernorm", "feed_forward.up": "+mlp.dense_h_to_4h",
-        "feed_forward.down": "+mlp.dense_4h_to_h",
-    },
 )  # fmt: skip
+_DECODER = dict(called="ModernBertDecoder", causal=True, names=_column(_MODERNBERT_AND_OURS, 2))
 TYPES = {
-    "bert": BERT,
-    "gpt2": GPT2,
-    "modernbert": MODERNBERT,
-    "modernbert-decoder": replace(MODERNBERT, causal=True, names=MODERNBERT.names | DECODER_NAMES),
-    "persimmon": PERSIMMON,
-}
-TIED = dict.fromkeys(
-    ("cls.predictions.decoder.weight", "lm_head.weight", "decoder.weight"), "embedding.weight"
-)
-TIED["cls.predictions.decoder.bias"] = "head.bias"
+    "bert": BERT, "gpt2": GPT2, "modernbert": MODERNBERT, "persimmon": PERSIMMON,
+    "modernbert-decoder": replace(MODERNBERT, **_DECODER),
+}  # fmt: skip
+_REPEATED = ("lm_head.weight", "decoder.weight", "cls.predictions.decoder.weight")
+TIED = dict.fromkeys(_REPEATED, "embedding.weight") | {"cls.predictions.decoder.bias": "head.bias"}
 SENTENCE_TYPES = "bert.embeddings.token_type_embeddings.weight"
 
 
@@ -148,27 +148,27 @@ def write_shape(name: str, config: ModelConfig) -> dict:
     said = dict(model_type=name, tie_word_embeddings=True, **kind.fixed)
     said |= {key: shape[ours] for ours, key in kind.numbers.items()}
     if kind.family == "modernbert":
-        bases = [("full_attention", config.rotary_base)]
-        bases.append(("sliding_attention", config.local_rotary_base))
-        said |= dict(
-            local_attention=2 * (config.local_window + kind.causal),  # it counts the token itself
-            layer_types=[bases[i % config.global_every > 0][0] for i in range(config.n_layers)],
-            rope_parameters={n: dict(rope_type="default", rope_theta=b) for n, b in bases},
-        )  # fmt: skip
+        names, bases = (
+            ["full_attention", "sliding_attention"],
+            [config.rotary_base, config.local_rotary_base],
+        )
+        ropes = [dict(rope_type="default", rope_theta=base) for base in bases]
+        said["layer_types"] = [names[i % config.global_every > 0] for i in range(config.n_layers)]
+        said["local_attention"] = 2 * (
+            config.local_window + kind.causal
+        )  # it counts the token itself
+        said["rope_parameters"] = dict(zip(names, ropes, strict=True))
     return said
 
 
 def their_names(kind: Type, ours: str) -> list[str]:
-    """The tensors that make up one of our parameters.
-
-    >>> their_names(GPT2, "blocks.3.norm_1.bias")
-    ['transformer.h.3.ln_1.bias']
-    """
-    block, i, module = re.fullmatch(r"(blocks\.(\d+)\.)?(.*)", ours).groups()
-    module, _, suffix = module.rpartition(".")
+    """The tensors that make up one of our parameters."""
+    pattern = r"(?:blocks\.(\d+)\.)?(?:attention\.|feed_forward\.)?(.*)\.(\w+)"
+    i, module, suffix = re.fullmatch(pattern, ours).groups()
     base = "" if module.startswith("head") else kind.base
-    layer = kind.layer.replace("{i}", i) if block else ""
-    return [f"{base}{n.replace('+', layer)}.{suffix}" for n in kind.names[module].split("|")]
+    first, *others = kind.names[module].replace("+", kind.layer.replace("{i}", i or "")).split("|")
+    stem = first.rpartition(".")[0]  # of a.b|c: a.b and a.c
+    return [f"{base}{name}.{suffix}" for name in [first, *(f"{stem}.{o}" for o in others)]]
 
 
 def _turned(kind: Type, ours: str, tensor: Tensor, n_heads: int, back: bool = False) -> Tensor:
@@ -186,7 +186,7 @@ def to_ours(
     kind: Type, tensors: dict[str, Tensor], config: ModelConfig
 ) -> tuple[ModelConfig, dict[str, Tensor], list[str]]:
     """Our state_dict from their tensors. Returns the shape (with no head where theirs has none for
-    tokens), the weights, and the names of tensors that were left out, of a head for another task.
+    tokens), the weights, and the names of what was left out: the head for another task.
 
     Raises UserError for a tensor that is missing, is not finite, has another shape, or would take
     part in what theirs computes and has no place in ours.
@@ -195,7 +195,7 @@ def to_ours(
         tensors = {re.sub(old, new, name): tensor for name, tensor in tensors.items()}
     if not any(name.startswith(kind.base) for name in tensors):  # a model that was saved bare
         tensors = {kind.base + name: tensor for name, tensor in tensors.items()}
-    if config.n_layers > len(tensors):
+    if config.n_layers > len(tensors):  # before so many are built
         raise UserError(f"config.json speaks of {config.n_layers} layers, which are not there")
     if getattr(config, "head", False):
         parts = [f"{name}." for ours, name in kind.names.items() if ours.startswith("head")]
@@ -210,31 +210,23 @@ def to_ours(
             raise UserError(f"the tensor {missing[0]} is missing")
         joined = torch.cat([_turned(kind, name, tensors[p], config.n_heads) for p in parts])
         if joined.shape != wanted.shape or not joined.isfinite().all():
-            raise UserError(
-                f"the tensor {' + '.join(parts)} is not finite or makes the shape "
-                f"{tuple(joined.shape)}, where config.json asks for {tuple(wanted.shape)}"
+            wrong = (
+                f"has the shape {tuple(joined.shape)}, not {tuple(wanted.shape)}, or is not finite"
             )
+            raise UserError(f"the tensor {parts[0]} {wrong}")
         ours[name] = joined.to(torch.promote_types(joined.dtype, torch.float32))
     if kind is BERT:  # every text is a first sentence, whose vector is added at each position
-        first = left.pop(SENTENCE_TYPES, torch.zeros(0))[:1]
-        if first.shape != (1, config.d_model):
+        if (types := left.pop(SENTENCE_TYPES, None)) is None or types[0].shape != (config.d_model,):
             raise UserError(f"the tensor {SENTENCE_TYPES} is missing or has another shape")
-        ours["positions.weight"] = ours["positions.weight"] + first
-    for name, same in TIED.items():
-        if (
-            name in left
-            and same in ours
-            and not torch.equal(left.pop(name).to(ours[same]), ours[same])
-        ):
-            raise UserError(
-                f"the tensor {name} is not the embedding's: only models with one matrix for tokens "
-                f"that go in and come out can be imported"
-            )
-    for name in list(left):
-        zero = kind is PERSIMMON and name.endswith(".bias") and not left[name].any()
-        if name.startswith(kind.base) and (zero or re.search(kind.unused, name)):
-            left.pop(name)
-        elif name.startswith(kind.base):
+        ours["positions.weight"] = ours["positions.weight"] + types[0]
+    for name, tensor in list(left.items()):
+        same, inside = ours.get(TIED.get(name)), name.startswith(kind.base)
+        if same is not None and not torch.equal(tensor.to(same), same):
+            raise UserError(f"the tensor {name} is not {TIED[name]} again, which we cannot have")
+        zero = kind is PERSIMMON and name.endswith(".bias") and not tensor.any()
+        if same is not None or (inside and (zero or re.search(kind.unused, name))):
+            del left[name]
+        elif inside:
             raise UserError(f"the tensor {name} has no place in our {kind.family}")
     return config, ours, sorted(left)
 

@@ -1,14 +1,11 @@
-"""A checkpoint is a folder, step-00000200/, and what is in it can be trusted.
+"""A checkpoint is a folder, step-00000200/, and what is in it can be trusted: a crash at any moment
+leaves the older ones whole, and none that looks whole but is not.
 
-It is written so that a crash at any moment leaves the older ones whole, and never leaves a new one
-that looks whole but is not:
-
-1. write beside: the files go to a folder that ends in .part, which nobody reads;
-2. hash: each file's sha256 is that of the bytes in memory, so damage on the way to disk shows;
-3. manifest last: a folder without manifest.json, which carries a hash of its own, is no checkpoint;
-4. sync each file and the folder, so that a rename cannot reach the disk before what it names;
-5. rename, which happens wholly or not at all, and sync the parent, so that it lasts;
-6. only then rotate: delete older checkpoints, all but the newest two and the best.
+1. Write beside, into a folder that ends in .part, which nobody reads, and sync each file.
+2. Hash what is in memory, so that damage on the way to the disk shows; the manifest comes last.
+3. Sync the folder: a rename must not reach the disk before what it names.
+4. Rename, which happens wholly or not at all, and sync the parent, so that it lasts.
+5. Only then rotate: delete older checkpoints, all but the newest two and the best.
 
 Loading hashes the files, passes over a checkpoint that is damaged and says so. The scores that
 decide (which is best, when to stop early) are read from manifests, never from metrics.jsonl.
@@ -68,12 +65,14 @@ class Checkpoint:
 
 def save(run: Path, step: int, spent: dict, scores: list | None = None, **states) -> None:
     """Write a checkpoint into a run folder: named states (nested dicts and lists of tensors and
-    numbers); `scores`: [step, score] of each evaluation so far.
-
-    Raises NonFiniteError where a tensor is not finite, UserError where the disk refuses; then
-    nothing is written.
-    """
-    contents = {f"{name}.pt": _pack(state) for name, state in states.items()}
+    numbers); `scores`: [step, score] of each evaluation so far. Raises NonFiniteError where a
+    tensor is not finite, UserError where the disk refuses; then nothing is written."""
+    if bad := _not_finite(states):
+        raise NonFiniteError(f"{bad} is not finite, so it is not saved")
+    buffers = {f"{name}.pt": io.BytesIO() for name in states}
+    for state, buffer in zip(states.values(), buffers.values(), strict=True):
+        torch.save(state, buffer)
+    contents = {name: buffer.getbuffer() for name, buffer in buffers.items()}
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     facts = dict(run=run_id(run), step=step, score=None, values={}, spent=spent,
                  earlier=scores or [], files=files)  # fmt: skip
@@ -95,34 +94,28 @@ def save(run: Path, step: int, spent: dict, scores: list | None = None, **states
             raise
         sync(run)
     found = _manifests(run)
-    for old in found[:-2]:  # by their manifests: hashing gigabytes at every save would take long
+    for old in found[:-2]:  # by their manifests: to hash gigabytes at every save would take long
         if old is not min(found, key=_rank):
             _delete(old.folder)
 
 
 def rate(run: Path, step: int, score: float, values: dict) -> None:
     """Note in a checkpoint what its evaluation said; a lower score is better."""
-    path = _folder(run, step) / "manifest.json"
-    write_file(path, _seal(_unseal(path) | dict(score=score, values=values)))
-    sync(path.parent)
+    _change(_folder(run, step), score=score, values=values)
 
 
-def newest(run: Path) -> Checkpoint | None:
-    """The newest whole checkpoint, to go on from. Says which are damaged; raises UserError where
-    one was written by another run."""
-    return next(_whole(run, lambda c: -c.step), None)
-
-
-def good(run: Path) -> Checkpoint | None:
-    """The newest whole checkpoint that was evaluated: its weights and its score are finite."""
-    return next((c for c in _whole(run, lambda c: -c.step) if c.score is not None), None)
+def newest(run: Path, evaluated: bool = False) -> Checkpoint | None:
+    """The newest whole checkpoint, to go on from (`evaluated`: of those whose score is known to be
+    finite). Says which are damaged; raises UserError where one was written by another run."""
+    found = _whole(run, lambda c: -c.step)
+    return next((c for c in found if c.score is not None or not evaluated), None)
 
 
 def best(run: Path) -> Checkpoint:
     """The whole checkpoint with the lowest score, to use (without any score, the newest). Raises
     UserError where there is none, or one was written by another run."""
-    for checkpoint in _whole(run, _rank):
-        return checkpoint
+    if found := next(_whole(run, _rank), None):
+        return found
     raise UserError(f"{run} holds no whole checkpoint: train it first")
 
 
@@ -135,8 +128,7 @@ def delete_after(run: Path, step: int) -> None:
 
 def move(checkpoint: Checkpoint, run: Path) -> None:
     """Make a checkpoint one of another run."""
-    path = checkpoint.folder / "manifest.json"
-    write_file(path, _seal(_unseal(path) | dict(run=run_id(run))))
+    _change(checkpoint.folder, run=run_id(run))
     with writing(run / checkpoint.folder.name):
         os.replace(checkpoint.folder, run / checkpoint.folder.name)
         sync(run)
@@ -148,54 +140,41 @@ def run_id(run: Path) -> str | None:
         return json.loads(read_bounded(run / "config.json", LARGEST))["id"]
 
 
-def _pack(state) -> memoryview:
-    if bad := _not_finite(state):
-        raise NonFiniteError(f"{bad} is not finite, so it is not saved")
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getbuffer()
-
-
-def _not_finite(state, name: str = "") -> str | None:
+def _not_finite(state, name: str = "a number") -> str | None:
     """The name of a tensor, in nested dicts and lists, that is not finite."""
     if isinstance(state, torch.Tensor):
         return None if torch.isfinite(state).all() else name
-    if isinstance(state, list | tuple):
-        state = dict(enumerate(state))
     parts = state.items() if isinstance(state, dict) else ()
-    return next(filter(None, (_not_finite(part, f"{name}.{key}") for key, part in parts)), None)
+    parts = enumerate(state) if isinstance(state, list | tuple) else parts
+    return next(filter(None, (_not_finite(part, str(key)) for key, part in parts)), None)
 
 
-def _manifests(run: Path, say=lambda line: None) -> list[Checkpoint]:
+def _manifests(run: Path, say=lambda *_, **__: None) -> list[Checkpoint]:
     """The checkpoints whose manifest is as it was written, oldest first."""
     found = []
     for folder in sorted(run.glob("step-" + 8 * "[0-9]")):
         try:
-            facts = _unseal(folder / "manifest.json")
+            facts = _unseal(folder)
             if folder != _folder(run, facts["step"]):
                 raise ValueError("it has the name of another")
             found.append(Checkpoint(folder, **facts))
         except Exception as error:  # whatever is wrong with it
-            say(f"{folder} is damaged and not used: {error}")
+            say(f"{folder} is damaged and not used: {error}", file=sys.stderr)
     return found
 
 
 def _whole(run: Path, rank) -> Iterator[Checkpoint]:
-    """The checkpoints whose every file is as it was written, by rank. Hashes only those that are
-    asked for."""
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr)
-
-    found, own = _manifests(run, say), run_id(run)
+    """The checkpoints whose every file is as it was written, by rank. Hashes no more of them than
+    are asked for."""
+    found, own = _manifests(run, print), run_id(run)
     if foreign := next((c.folder for c in found if c.run != own), None):
         raise UserError(f"{foreign} was written by another run: move it out of {run}")
     for checkpoint in sorted(found, key=rank):
-        for name, sha256 in checkpoint.files.items():
-            path = checkpoint.folder / name
-            if not path.is_file() or _sha256(path) != sha256:
-                say(f"{checkpoint.folder} is damaged and not used: {name} is not what was saved")
-                break
+        changed = [name for name, sha256 in checkpoint.files.items()
+                   if _sha256(checkpoint.folder / name) != sha256]  # fmt: skip
+        if changed:
+            print(f"{checkpoint.folder} is damaged and not used: {changed[0]} is not what was "
+                  f"saved", file=sys.stderr)  # fmt: skip
         else:
             yield checkpoint
 
@@ -213,26 +192,30 @@ def _delete(folder: Path) -> None:
         shutil.rmtree(old)
 
 
+def _change(folder: Path, **facts) -> None:
+    write_file(folder / "manifest.json", _seal(_unseal(folder) | facts))
+    sync(folder)
+
+
 def _seal(facts: dict) -> bytes:
     """A manifest, with the sha256 of what it says."""
-    return json.dumps({**facts, "sha256": _digest(facts)}, indent=2, allow_nan=False).encode()
+    sha256 = hashlib.sha256(json.dumps(facts, allow_nan=False).encode()).hexdigest()
+    return json.dumps({**facts, "sha256": sha256}, indent=2).encode()
 
 
-def _unseal(path: Path) -> dict:
-    """Read a manifest. Raises ValueError, or another error, where it says anything else by now."""
-    facts = json.loads(read_bounded(path, LARGEST))
-    if facts.pop("sha256") != _digest(facts):
+def _unseal(folder: Path) -> dict:
+    """Read a manifest. Raises ValueError, or another error, where it is not as it was written."""
+    content = read_bounded(folder / "manifest.json", LARGEST)
+    facts = {name: value for name, value in json.loads(content).items() if name != "sha256"}
+    if _seal(facts) != content:
         raise ValueError("manifest.json is not what was saved")
     return facts
 
 
-def _digest(facts: dict) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(path: Path) -> str | None:
+    if path.is_file():  # no pipe, which has no end
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _folder(run: Path, step: int) -> Path:

@@ -26,13 +26,11 @@ class Machine:
 
     def tensors(self, values) -> list:
         """NumPy arrays as tensors on the device, without waiting for it; anything else as it is."""
-        return [self._tensor(value) if isinstance(value, np.ndarray) else value for value in values]
-
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        tensor = torch.from_numpy(array)
+        found = [torch.from_numpy(v) if isinstance(v, np.ndarray) else v for v in values]
         if self.device.type == "cuda":  # which copies beside its work from pinned memory only
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
+            found = [v.pin_memory() if isinstance(v, torch.Tensor) else v for v in found]
+        return [v.to(self.device, non_blocking=True) if isinstance(v, torch.Tensor) else v
+                for v in found]  # fmt: skip
 
     def total(self, *values: float) -> list[float]:
         """Each value summed over the processes."""
@@ -58,8 +56,6 @@ class Machine:
     def first(self, prepare):
         """Call prepare() in the first process, then in the others, which find its work done. What
         stops the first stops all; it alone says why."""
-        if self.world == 1:
-            return prepare()
         result = error = None
         if self.rank == 0:
             try:
@@ -73,10 +69,7 @@ class Machine:
 
 def choose_machine(device: str = "auto", precision: str = "auto") -> Machine:
     """Choose a device and a precision ("auto", "float32", "bfloat16"), and join the other processes
-    if `torchrun` started this one.
-
-    Raises UserError for a device that is not there.
-    """
+    if `torchrun` started this one. Raises UserError for a device that is not there."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         device = next((name for name, found in there.items() if found), "cpu")
@@ -92,15 +85,14 @@ def choose_machine(device: str = "auto", precision: str = "auto") -> Machine:
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     dtype, why = choose_precision(precision, chosen)
-    machine = Machine(chosen, dtype, f"{why} on {chosen}", rank, world)
+    machine = Machine(chosen, torch.float32, f"{why} on {chosen}", rank, world)
     is_bfloat16 = machine.agree(float(dtype == torch.bfloat16))
-    return dataclasses.replace(machine, dtype=torch.bfloat16 if is_bfloat16 else torch.float32)
+    return dataclasses.replace(machine, dtype=torch.bfloat16) if is_bfloat16 else machine
 
 
 def keep_freed_memory() -> None:
     """Ask glibc to keep freed memory for the next step instead of giving it back to the system,
-    which would clear every page of it again: faster steps. Nothing happens where the C library is
-    another."""
+    which would clear every page of it again: faster steps. Other C libraries do not mind."""
     mmap_threshold, trim_threshold = -3, -1  # of mallopt in <malloc.h>
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
@@ -118,10 +110,9 @@ def choose_precision(precision: str, device: torch.device) -> tuple[torch.dtype,
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # on a busy machine, two would mostly measure how they wait
     try:
-        speed = {dtype: matrix_rate(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
+        ratio = matrix_rate(torch.bfloat16, device) / matrix_rate(torch.float32, device)
     finally:
         torch.set_num_threads(threads)
-    ratio = speed[torch.bfloat16] / speed[torch.float32]
     if ratio > 1.2:
         return torch.bfloat16, f"bfloat16, {ratio:.1f} times as fast as float32,"
     return torch.float32, f"float32 (bfloat16 would be {ratio:.2g} times as fast)"
@@ -150,7 +141,5 @@ def _seconds(a: torch.Tensor) -> float:
 
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was given, so that a clock can be read."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).synchronize()

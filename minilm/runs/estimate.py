@@ -7,11 +7,9 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from minilm import training
 from minilm.config import ModelConfig, UserError
@@ -32,88 +30,69 @@ class Estimate:
     start: float  # seconds that the first steps take more than others: compiling, getting memory
     seconds: float  # in all
     memory: int  # bytes that must fit at once
-    memory_there: int | None  # None where the platform does not say (Windows)
     matrix_rate: float  # FLOP/s of this machine's matrix products
 
     def __str__(self):
-        there = f" of {_size(self.memory_there)}: it fits" if self.memory_there else ""
         rate, minutes = self.flops / self.seconds, self.seconds / 60
         rows = {
             "parameters": f"{self.parameters:,}",
             "steps": f"{self.steps:,} of {self.tokens // self.steps:,} tokens",
             "FLOPs": f"{self.flops:.2e}",
-            "memory": f"{_size(self.memory)}{there}",
+            "memory": f"{_size(self.memory)}, and there is as much",
             "speed": f"{self.tokens / self.seconds:,.0f} tokens/s, {rate / 1e9:,.0f} GFLOP/s, "
             f"{rate / self.matrix_rate:.0%} of what matrix products reach here",
-            "time": f"{minutes:.1f} minutes" if minutes < 60 else f"{minutes / 60:.1f} hours",
-            "": f"of which {self.start:.0f} seconds are to get started",
+            "time": (f"{minutes:.1f} minutes" if minutes < 60 else f"{minutes / 60:.1f} hours")
+            + f", of which {self.start:.0f} seconds to get started",
         }
         return "\n".join(f"  {name:12}{value}" for name, value in rows.items())
 
 
 def estimate(
-    model: nn.Module,
-    loss: training.Loss,
-    batch: Callable[[int], list[tuple]],
-    optimizers: list[torch.optim.Optimizer],
-    plan: training.Plan,
-    machine: Machine,
-    config: ModelConfig,
-    minutes: float | None = None,
-    measure: float = 4.0,
-) -> Estimate:
+    model, loss: training.Loss, batch, optimizers: list, plan: training.Plan, machine: Machine,
+    config: ModelConfig, minutes: float | None = None, measure: float = 4.0,
+) -> Estimate:  # fmt: skip
     """What training takes (the arguments of `loop.train`, before the first step) with `plan`, or
     with as many steps as fit into `minutes`. `measure`: for about how many seconds.
 
     Weights and optimizers are afterwards as they were. Raises UserError where more memory is needed
-    than there is.
-    """
+    than there is."""
     rounds = one_of_each_kind(batch, plan.steps // 2)  # where a rate that falls is at its mean
     rows, length = rounds[0][0][0].shape  # of a micro-batch
     memory = require_memory(config, machine, rows * length, length)
-    start, seconds, tokens, targets = measured(
-        model, loss, rounds, optimizers, plan, machine, measure
-    )
+    arguments = model, loss, rounds, optimizers, plan, machine
+    start, seconds, tokens, targets = measured(*arguments, measure)
     if machine.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(machine.device)
     steps = max(10, int((minutes * 60 - start) / seconds)) if minutes else plan.steps
+    parameters = sum(p.numel() for p in model.parameters())
     flops = training_flops(config, steps * tokens, steps * targets, length)
-    return Estimate(
-        sum(p.numel() for p in model.parameters()), steps, int(steps * tokens), flops, start,
-        start + steps * seconds, memory, memory_of(machine.device),
-        matrix_rate(machine.dtype, machine.device),
-    )  # fmt: skip
+    rate = matrix_rate(machine.dtype, machine.device)
+    seconds = start + steps * seconds
+    return Estimate(parameters, steps, int(steps * tokens), flops, start, seconds, memory, rate)
 
 
-def one_of_each_kind(batch: Callable[[int], list[tuple]], step: int) -> list[list[tuple]]:
+def one_of_each_kind(batch, step: int) -> list[list[tuple]]:
     """A batch of each kind that occurs from a step on: a masked step of the hybrid objective takes
-    less time than a causal one. They differ in the values that are no arrays."""
+    less time than a causal one. Kinds differ in a value that is True or False."""
     kinds: dict[tuple, list[tuple]] = {}
     for micro_batches in map(batch, range(step, step + 16)):
-        kind = tuple(v for v in micro_batches[0] if isinstance(v, bool | None))
-        kinds.setdefault(kind, micro_batches)
+        kinds.setdefault(tuple(v for v in micro_batches[0] if isinstance(v, bool)), micro_batches)
     return list(kinds.values())
 
 
-def measured(
-    model, loss, rounds: list, optimizers, plan, machine: Machine, seconds: float
-) -> tuple[float, float, float, float]:
+def measured(model, loss, rounds, optimizers, plan, machine, seconds: float) -> tuple:
     """Train for about `seconds`, in rounds of one step of each kind, and put everything back. The
     median round counts, and the first never: it compiles, and finds memory not yet at hand.
 
-    Returns the seconds that the first took more, and the mean seconds, tokens and targets of a
-    step."""
+    Returns the seconds that the first took more, and a step's mean seconds, tokens and targets."""
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     read, times, n = dict(tokens=0, targets=0), [], len(rounds)
-    plan = dataclasses.replace(plan, steps=10**9)  # endless, and slow: it only warms up
-    steps = loop.steps(
-        model, loss, lambda step: rounds[step % n], optimizers, plan, machine, 0, read
-    )
+    plan = dataclasses.replace(plan, steps=10**9)  # of which the first few only warm up
+    arguments = model, loss, lambda step: rounds[step % n], optimizers, plan, machine
+    steps = loop.steps(*arguments, start=0, read=read)
     try:
         while len(times) < 2 or sum(times) < seconds:
-            began = time.perf_counter()
-            for _ in itertools.islice(steps, n):
-                pass
+            began, _round = time.perf_counter(), list(itertools.islice(steps, n))
             synchronize(machine.device)
             times.append(machine.agree(time.perf_counter() - began))
     finally:
@@ -126,25 +105,22 @@ def measured(
     return max(0.0, times[0] - median), median / n, tokens / count, targets / count
 
 
-def require_memory(
-    config: ModelConfig, machine: Machine, positions: int = 0, length: int = 0
-) -> int:
+def require_memory(config: ModelConfig, machine: Machine, positions=0, length=0) -> int:
     """The bytes that training needs at once, with micro-batches of so many positions in windows of
     `length`. Raises UserError where the device has less; nothing needs to be built for that."""
-    D, at_once = config.d_model, 0.4e9  # Python, torch and its kernels
-    at_once += 16 * least_parameters(config)  # the weight, its gradient, the two moments of AdamW
+    needed = 4e8 + 16 * least_parameters(config)  # Python and torch; weight, gradient, two moments
     # What the forward pass keeps for the backward pass, which needs as much again, in each block:
-    # inputs and outputs of norms, products and attention; the scores, before and after softmax.
-    scores = 2 * config.n_heads * length * (machine.device.type == "cpu")
-    a_block = 13 * D + 3 * config.d_ff + scores
-    at_once += 2 * machine.dtype.itemsize * positions * config.n_layers * a_block
-    at_once += 3 * 4 * min(positions, 1024) * config.vocab_size  # a chunk of the logits
+    # inputs and outputs of norms, products and attention, and its weights.
+    weights = config.n_heads * length * (machine.device.type == "cpu")
+    a_block = 11 * config.d_model + 2 * config.d_ff + weights
+    needed += 2 * machine.dtype.itemsize * positions * config.n_layers * a_block
+    needed += 3 * 4 * min(positions, 1024) * config.vocab_size  # a chunk of the logits
     there = memory_of(machine.device)
-    if there is not None and at_once > there:
-        raise UserError(f"this run needs about {_size(at_once)} of memory, and there are "
+    if there is not None and needed > there:
+        raise UserError(f"this run needs about {_size(needed)} of memory, and there are "
                         f"{_size(there)}: give a smaller --size or --batch-size, or a larger "
                         f"--accumulate")  # fmt: skip
-    return int(at_once)
+    return int(needed)
 
 
 def memory_of(device: torch.device) -> int | None:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from minilm import training
@@ -23,6 +22,7 @@ from minilm.runs.durable import require_room, sync
 from minilm.runs.progress import Progress
 from minilm.runs.run import Run
 from minilm.runs.stopping import Stopped, StopSignal
+from minilm.view.run_page import write_run_page
 
 READ_EVERY = {"cuda": 10}  # steps; to read a loss is to wait for the device, which a CPU never does
 
@@ -54,47 +54,35 @@ def steps(model, loss, batch, optimizers, plan, machine: Machine, start: int, re
 
     if machine.device.type == "cuda":
         on_device = Prefetch(on_device)
-    how = dict(add_up=machine.add_up if machine.world > 1 else None,
-               check=machine.device.type not in READ_EVERY)  # fmt: skip
-    return training.train(
-        model, counted, on_device, optimizers, plan, start, rank=machine.rank, **how
-    )
+    how = dict(add_up=machine.add_up, check=machine.device.type not in READ_EVERY)
+    return training.train(model, counted, on_device, optimizers, plan, start, machine.rank, **how)
 
 
 def train(
-    model: nn.Module,
-    loss: training.Loss,
-    batch: Callable[[int], list[tuple]],
-    optimizers: list[torch.optim.Optimizer],
-    plan: training.Plan,
-    run: Run,
-    machine: Machine,
-    evaluate: Callable[[], tuple[float, dict]],
-    evaluate_every: int,
-    patience: int | None = None,
-    show: Callable[[], str] | None = None,
+    model: nn.Module, loss: training.Loss, batch: Callable[[int], list[tuple]], optimizers: list,
+    plan: training.Plan, run: Run, machine: Machine, evaluate: Callable[[], tuple[float, dict]],
+    evaluate_every: int, patience: int | None = None, show: Callable[[], str] | None = None,
     progress: Progress | None = None,
-) -> dict:
+) -> dict:  # fmt: skip
     """Train to the plan's end, from the run's newest checkpoint if it has one.
 
     batch(step): this process's micro-batches (see `share_out`). evaluate(): a score (lower is
     better) and values to note, every so many steps and at the end; show(): a text for people, which
     may fail. With `patience`, stop after that many evaluations without a better score. `progress`:
-    instead of a bar of its own.
+    instead of a bar of its own. Returns what the run has spent: {"tokens", "targets", "seconds"}.
 
     Every evaluation comes after a save, so that it can be broken off at once: a run that goes on
     from a checkpoint without a score begins with the evaluation that is due. Ctrl-C and SIGTERM
     save, then raise Stopped. Raises NonFiniteError where a loss, a gradient, a weight or a score is
-    not finite, UserError where the disk refuses. Returns what the run has spent: {"tokens",
-    "targets", "seconds"}.
-    """
+    not finite, UserError where the disk refuses."""
     saved, first = checkpoint.newest(run.folder), machine.rank == 0
     done, scores, spent, scored = 0, [], dict(tokens=0, targets=0, seconds=0.0), True
     if saved:
-        load(saved, model, optimizers)
+        _load(saved, model, optimizers)
         done, scores, spent = saved.step, saved.scores, dict(saved.spent)
         scored = saved.score is not None
     if first:
+        run.folder.mkdir(parents=True, exist_ok=True)
         # Four checkpoints at a time, each the weights and what the optimizers note of them.
         weights = sum(parameter.nbytes for parameter in model.parameters())
         require_room(run.folder, (2 if saved else 4) * 3 * weights)
@@ -116,16 +104,18 @@ def train(
         if not all(map(math.isfinite, (score, *values.values()))):
             raise NonFiniteError(f"the validation score is {score} ({values})")
         scores.append([step, score])
-        text = "validation: " + ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+        progress.best = f", best validation {min(value for _, value in scores):.3f}"
         try:
             sample = show() if show else ""
         except Exception as error:  # what only shows ends no training
             sample = f"\n    no sample: {type(error).__name__}: {error}"
-        progress.evaluated(step, min(score for _, score in scores), text + sample)
+        progress.say(f"step {step}/{plan.steps}  validation: {_listed(values)}{sample}")
         if first:
             run.log(step, score=score, **values, **spent, sample=sample)
             sync(run.folder / "metrics.jsonl")
             checkpoint.rate(run.folder, step, score, values)
+            with contextlib.suppress(Exception):  # nor does a page to look at
+                write_run_page(run)
 
     with StopSignal() as stop, contextlib.closing(progress), _advice(run, optimizers, progress):
         if done == plan.steps and scored:
@@ -135,7 +125,8 @@ def train(
         read = dict(tokens=0, targets=0)
         loop, began = steps(model, loss, batch, optimizers, plan, machine, done, read), None
         while done < plan.steps:
-            if patience and _evaluations_since_best(scores) >= patience:
+            best = min(scores, key=lambda pair: pair[1], default=None)
+            if patience and scores and len(scores) - 1 - scores.index(best) >= patience:
                 progress.say(f"no better for {patience} evaluations: stopping early")
                 break
             began = began or time.perf_counter()
@@ -146,19 +137,19 @@ def train(
             if not math.isfinite(value):
                 raise NonFiniteError(f"the loss is {value}. Try a lower --learning-rate, or "
                                      f"--precision float32")  # fmt: skip
-            tokens, targets, stopping = machine.total(
-                *map(float, (*read.values(), stop.number or 0))
-            )
-            spent["tokens"] += int(tokens)
-            spent["targets"] += int(targets)
-            spent["seconds"] += time.perf_counter() - began
+            new = machine.total(*map(float, (*read.values(), stop.number or 0)))
+            tokens, targets, stopping = map(int, new)
+            seconds, began = time.perf_counter() - began, None
+            spent = {name: spent[name] + more for name, more in
+                     dict(tokens=tokens, targets=targets, seconds=seconds).items()}  # fmt: skip
             read.update(tokens=0, targets=0)
-            began = None
-            progress.update(done, value, int(tokens))
+            progress.update(done, value, tokens)
             if first and (done == 1 or done % log_every == 0):
                 run.log(done, loss=value, **spent)
             if first and (due(done) or stopping):
-                checkpoint.save(run.folder, done, spent, scores, **states(model, optimizers))
+                states = [o.state_dict() for o in optimizers]
+                what = dict(model=model.state_dict(), optimizers=states)
+                checkpoint.save(run.folder, done, spent, scores, **what)
             if stopping:
                 raise Stopped(stop.number, done, run.folder)
             if due(done):
@@ -166,13 +157,7 @@ def train(
     return spent
 
 
-def states(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict:
-    """What a checkpoint holds."""
-    return dict(model=model.state_dict(), optimizers=[o.state_dict() for o in optimizers])
-
-
-def load(saved: checkpoint.Checkpoint, model, optimizers) -> None:
-    """Put back what a checkpoint holds. Raises UserError where it is that of another model."""
+def _load(saved: checkpoint.Checkpoint, model, optimizers) -> None:
     try:
         model.load_state_dict(saved.read("model"))
         for optimizer, state in zip(optimizers, saved.read("optimizers"), strict=True):
@@ -190,7 +175,7 @@ def _advice(run: Run, optimizers, progress: Progress):
         yield
     except NonFiniteError as error:
         rate = max(group["lr"] for o in optimizers for group in o.param_groups)
-        good = checkpoint.good(run.folder)
+        good = checkpoint.newest(run.folder, evaluated=True)
         checkpoint.delete_after(run.folder, good.step if good else -1)
         raise NonFiniteError(
             f"after step {progress.step}: {error}. The learning rate was {rate:g}; the last good "
@@ -198,9 +183,8 @@ def _advice(run: Run, optimizers, progress: Progress):
         ) from None
 
 
-def _evaluations_since_best(scores: list) -> int:
-    values = [score for _, score in scores]
-    return len(values) - 1 - values.index(min(values)) if values else 0
+def _listed(values: dict) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in values.items())
 
 
 class Summary(NamedTuple):
@@ -214,27 +198,20 @@ class Summary(NamedTuple):
     worse_since: int | None  # the step after which no evaluation was as good; None: it is the last
 
     def __str__(self):
-        values = ", ".join(f"{name} {value:.3f}" for name, value in self.values.items())
-        text = (
-            f"used from now on: step {self.step} of {self.last}, the best on validation: {values}"
-        )
-        if self.passes is not None:
+        text = f"used from now on: step {self.step} of {self.last}, {_listed(self.values)}"
+        if self.passes:
             text += f"\nthe text was read {self.passes:.1f} times"
-        if self.worse_since is not None:
-            text += (f"\nvalidation has got worse since step {self.worse_since}: more text, more "
-                     f"--dropout or fewer steps would help")  # fmt: skip
+        if self.worse_since:
+            text += f"\nvalidation has got worse since step {self.worse_since}: more text, more "
+            text += "--dropout or fewer steps would help"
         return text
 
 
 def summary(run: Run) -> Summary:
     """Which checkpoint of a run is used, and how the run went: from its manifests alone. `passes`
     needs "train_tokens" in config.json. Raises UserError where there is no checkpoint."""
-    best, newest, tokens = (
-        checkpoint.best(run.folder),
-        checkpoint.newest(run.folder),
-        run.config.get("train_tokens"),
-    )
-    worse = bool(newest.scores) and newest.scores[-1][0] > best.step
-    return Summary(best.step, best.score, best.values, newest.step,
-                   newest.spent["tokens"] / tokens if tokens else None,
-                   best.step if worse else None)  # fmt: skip
+    used, last = checkpoint.best(run.folder), checkpoint.newest(run.folder)
+    tokens = run.config.get("train_tokens")
+    passes = last.spent["tokens"] / tokens if tokens else None
+    worse_since = used.step if last.scores and last.scores[-1][0] > used.step else None
+    return Summary(used.step, used.score, used.values, last.step, passes, worse_since)

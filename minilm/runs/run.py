@@ -17,6 +17,7 @@ import weakref
 from pathlib import Path
 
 from minilm.config import ModelConfig, NonFiniteError, UserError
+from minilm.fast.attention import use_fast_attention
 from minilm.heads import Classifier
 from minilm.model import Transformer
 from minilm.runs import checkpoint
@@ -32,6 +33,7 @@ FORMAT = 3  # of the folder
 RUNS = Path("runs")
 LARGEST_METRICS = 2**28  # bytes; a run of a week writes a thousandth of it
 SCHEMA = {"id": str, "kind": str, "family": str, "model": dict, "flags": dict, "tokenizer": str}
+MORE = {"finetune": {"classes": list}}
 
 
 class Run:
@@ -52,10 +54,8 @@ class Run:
         except (ValueError, RecursionError, AttributeError) as error:
             raise UserError(f"{path} is damaged ({error}): use another run") from None
         if there != FORMAT:
-            raise UserError(f"{path} is of format {there!r:.9}, and only {FORMAT} can be read: "
-                            f"train the run anew")  # fmt: skip
-        needed = SCHEMA | ({"classes": list} if config.get("kind") == "finetune" else {})
-        for name, kind in needed.items():
+            raise UserError(f"{path} is of format {there!r:.9}, not {FORMAT}: train the run anew")
+        for name, kind in (SCHEMA | MORE.get(str(config.get("kind")), {})).items():
             if not isinstance(config.get(name), kind):
                 raise UserError(f"{path} is damaged ({name} is missing, or no {kind.__name__})")
         return config
@@ -86,24 +86,23 @@ class Run:
         would write over (or none to resume), or where nothing can be written."""
         if resume:
             _there_is_one = self.config
-        path, else_ = self.folder / "lock", "name another folder with --run"
+        path, or_else = self.folder / "lock", "name another folder with --run"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = _locked(path)
-        except BlockingIOError:
-            raise UserError(f"{self.folder} is in use by another process: wait for it, or "
-                            f"{else_}") from None  # fmt: skip
         except OSError as error:
-            raise UserError(f"{self.folder} cannot be written to ({error.strerror}): "
-                            f"{else_}") from None  # fmt: skip
+            why = f"cannot be written to ({error.strerror}):"
+            if isinstance(error, BlockingIOError):
+                why = "is in use by another process: wait for it, or"
+            raise UserError(f"{self.folder} {why} {or_else}") from None
         self.release = weakref.finalize(self, _release, path, file)
         if not resume and _holds_a_run(self.folder):  # only who holds the lock can know
             self.release()
-            raise UserError(f"{self.folder} already holds a run: continue it with --resume, or "
-                            f"{else_}")  # fmt: skip
+            why = "already holds a run: continue it with --resume, or"
+            raise UserError(f"{self.folder} {why} {or_else}")
 
     def release(self) -> None:
-        """Let other processes write here; a folder in which nothing was begun goes. (`claim` puts
+        """Let other processes write here; a folder in which nothing was begun goes. (A `claim` puts
         what does it in the place of this method.)"""
 
     def create(self, config: dict, tokenizer) -> None:
@@ -124,21 +123,21 @@ class Run:
         """Append a line to metrics.jsonl. Raises NonFiniteError where a value is not finite."""
         for name, value in values.items():
             if not _finite(value):
-                raise NonFiniteError(f"step {step}: {name} is {value}, so it is not noted")
+                raise NonFiniteError(f"{name} is {value}, so it is not noted")
         path, line = self.folder / "metrics.jsonl", json.dumps({"step": step, **values}) + "\n"
         with writing(path, len(line)), open(path, "a", encoding="utf-8", newline="\n") as file:
             file.write(line)
 
     def metrics(self) -> list[dict]:
         """The lines of metrics.jsonl, for curves and tables: {"step", "loss" or "score", ...}. Ends
-        before the first that cannot be read, which is said unless it is what a crash leaves: a last
+        before the first that cannot be read, and says so unless it is what a crash leaves, a last
         one without an end. What decides anything is in the checkpoints' manifests."""
         path, lines = self.folder / "metrics.jsonl", []
         whole = read_bounded(path, LARGEST_METRICS).split(b"\n")[:-1] if path.exists() else []
         for text in whole:
             try:
                 line = json.loads(text)
-                if not all(map(_finite, line.values())):
+                if type(line["step"]) is not int or not all(map(_finite, line.values())):
                     raise ValueError("not a finite number")
                 lines.append({"step": line.pop("step"), **line})
             except Exception as error:  # whatever is wrong with it
@@ -150,9 +149,8 @@ class Run:
     def cut_metrics(self, step: int, scored: bool) -> None:
         """Drop the lines after a step, which a resumed run writes again; also that with the step's
         own score, unless its checkpoint was scored."""
-        kept = [
-            line for line in self.metrics() if (line["step"], "score" in line) <= (step, scored)
-        ]
+        last = step, scored
+        kept = [line for line in self.metrics() if (line["step"], "score" in line) <= last]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_file(self.folder / "metrics.jsonl", text.encode())
 
@@ -172,30 +170,28 @@ class Run:
         """The pretrained Transformer, from the best checkpoint, its shape changed in places. Raises
         UserError where this is not a pretraining run, or its weights cannot be used."""
         name, shape = self.of_kind("pretrain")["family"], self.model_config(**changes)
-        return self._with_weights(shape, lambda: make_model(shape, name=name))
+        return self._with_weights(shape, name)
 
     def classifier(self) -> tuple[Classifier, dict]:
         """The fine-tuned classifier, from the best checkpoint, and the run's config. Raises
         UserError where this is not a fine-tuning run, or its weights cannot be used."""
         config, shape = self.of_kind("finetune"), self.model_config()
-        parts = len(config["classes"]), config["flags"].get("pooling", "mean")
+        n_classes, pooling = len(config["classes"]), config["flags"].get("pooling", "mean")
+        name, head = config["family"], lambda body: Classifier(body, n_classes, pooling)
+        return self._with_weights(shape, name, head, shape.d_model * n_classes), config
 
-        def make() -> Classifier:
-            return Classifier(make_model(shape, name=config["family"]), *parts)
-
-        return self._with_weights(shape, make, shape.d_model * parts[0]), config
-
-    def _with_weights(self, shape: ModelConfig, make, head: int = 0):
-        """make(), which has this shape and `head` weights more, with the best checkpoint's."""
+    def _with_weights(self, shape: ModelConfig, name: str, head=lambda body: body, more: int = 0):
+        """head(a model of this shape and family), which adds so many weights, with the weights of
+        the best checkpoint."""
         best = checkpoint.best(self.folder)
         weights = best.read("model")
         try:
-            if least_parameters(shape) + head > sum(weight.numel() for weight in weights.values()):
+            if least_parameters(shape) + more > sum(weight.numel() for weight in weights.values()):
                 raise ValueError("so many would be allocated before load_state_dict sees it")
-            model = make()
-            for name, table in weights.items():
-                if name.endswith("positions.weight"):  # a shorter window leaves its later rows out
-                    weights[name] = table[: shape.max_length]
+            model = head(make_model(shape, name=name))
+            for key, table in weights.items():
+                if key.endswith("positions.weight"):  # a shorter window leaves its later rows out
+                    weights[key] = table[: shape.max_length]
             model.load_state_dict(weights)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             raise UserError(f"the weights in {best.folder} do not have the shape that config.json "
@@ -208,10 +204,7 @@ def _finite(value) -> bool:
 
 
 def make_model(shape: ModelConfig, seed: int = 0, name: str = "ours") -> Transformer:
-    """A Transformer of the family `name` with new weights and the fast attention: every model is
-    made here."""
-    from minilm.fast.attention import use_fast_attention
-
+    """A new Transformer of the family `name`, with the fast attention: all models are made here."""
     return use_fast_attention(family(name)[0](shape, seed))
 
 
@@ -227,16 +220,14 @@ def family(name: str) -> tuple[type[Transformer], type[ModelConfig]]:
 
 
 def least_parameters(shape: ModelConfig) -> int:
-    """How many weights a model of this shape has at least, whatever its family; counted, so that
-    nothing needs to be built."""
+    """How many weights a model of this shape has at least, of whatever family; none is built."""
     a_block = shape.d_model * (4 * shape.d_model + 2 * shape.d_ff)
     return shape.vocab_size * shape.d_model + shape.n_layers * a_block
 
 
 def newest_run(kind: str) -> Path:
-    """The newest run of a kind ("pretrain", "finetune") in runs/. Raises UserError where there is
-    none."""
-    for path in sorted(RUNS.glob("*/config.json"), key=lambda p: p.stat().st_mtime_ns)[::-1]:
+    """The newest run of a kind ("pretrain", "finetune") in runs/. Raises UserError without one."""
+    for path in sorted(RUNS.glob("*/config.json"), key=lambda p: -p.stat().st_mtime_ns):
         with contextlib.suppress(UserError):
             if Run(path.parent).config["kind"] == kind:
                 return path.parent
@@ -256,12 +247,10 @@ def _holds_a_run(folder: Path) -> bool:
 def _locked(path: Path):
     """The file, open and locked. Raises BlockingIOError where another process has it locked."""
     while True:
-        file = open(path, "a+b")  # noqa: SIM115 - until it is released
-        if not fcntl:
-            return file
         with contextlib.ExitStack() as closing:
-            closing.callback(file.close)
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file = closing.enter_context(open(path, "a+b"))
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 closing.pop_all()
                 return file  # else who held it before has deleted it since it was opened

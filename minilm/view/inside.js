@@ -2,9 +2,8 @@
 // A text inside the model. Nothing is computed here: every number comes from passes that were
 // recorded when the page was written. `state` says what is pointed at; `show` draws it.
 const data = JSON.parse(document.getElementById("data").textContent);
-const { tokens, views, names, layers, heads } = data;
-const T = tokens.length, hideable = (i) => i > 0 && i < T - 1;
-const state = { at: T >> 1, hidden: 0, layer: layers - 1, head: 0 };
+const { tokens, views, layers, heads } = data;
+const T = tokens.length, state = { at: T >> 1, hidden: 0, layer: layers - 1, head: 0 };
 const updates = []; // functions that draw the part of the page that depends on `state`
 
 function el(tag, properties = {}, ...children) {
@@ -20,109 +19,101 @@ function el(tag, properties = {}, ...children) {
 
 const percent = (p) => (p >= 0.1 ? (100 * p).toFixed(0) : (100 * p).toPrecision(2)) + " %";
 const unpack = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-const spoken = (i) => `${names[tokens[i]]}, token ${i} of ${T - 1}`;
+const spoken = (i) => `${tokens[i].name}, token ${i} of ${T - 1}`;
+const note = (column) => column.appendChild(el("p", { className: "note" }));
 // What a view recorded for position i, in the pass that hides a token if it made a difference.
 const recorded = (values, i) => values[state.hidden]?.[i] ?? values[0][i];
 
 // One panel: a column for each view, filled by make(view, column), which returns its update.
 function panel(id, make) {
-  const root = document.getElementById(id);
   for (const view of views) {
     const title = view.name + (view.trained ? "" : " (not trained)");
     const column = el("div", { className: "column" }, el("h3", {}, title));
-    root.append(column);
+    document.getElementById(id).append(column);
     updates.push(make(view, column));
   }
 }
 
-// The text, each token as a button shaded by a weight from 0 to 1.
-function strip(column, label, onClick) {
-  const buttons = tokens.map((token, i) =>
-    el("button", { className: "token c0", type: "button", tabIndex: -1 }, names[token]));
-  const root = el("div", { className: "tokens", role: "group", "aria-label": label }, ...buttons);
+// The text, each token a button shaded by a weight from 0 to 1. Returns draw(weight, title).
+function strip(column, label) {
+  const buttons = tokens.map(({ name }) => el("button", { className: "token c0" }, name));
+  column.append(el("div", { className: "tokens", role: "group", "aria-label": label }, ...buttons));
   buttons.forEach((button, i) => {
     button.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && point(i));
     button.addEventListener("click", (event) => {
       // A finger cannot hover: its first tap points, its second one hides.
       if (event.pointerType === "touch" && state.at !== i) point(i);
-      else onClick(i);
+      else hide(i);
     });
   });
-  column.append(root);
   return (weight, title) => buttons.forEach((button, i) => {
     button.style.setProperty("--w", Math.min(1, weight(i)).toFixed(3));
     button.classList.toggle("at", i === state.at);
     button.classList.toggle("hidden", i === state.hidden && i > 0);
     button.tabIndex = i === state.at ? 0 : -1;
     button.title = title(i);
-    button.setAttribute("aria-label", `${spoken(i)}: ${title(i)}`);
+    button.ariaLabel = `${spoken(i)}: ${title(i)}`;
   });
 }
 
-// Likeliest tokens as bars. best: [[token, probability], ...]
-function bars(list, best, right) {
-  list.replaceChildren(...(best ?? []).map(([token, p]) =>
-    el("li", { "--w": p, className: token === right ? "right" : "" },
-      el("code", {}, names[token]), el("span", {}, percent(p)))));
-  if (!best?.length) list.append(el("li", { className: "note" }, "nothing is predicted here"));
-}
-
-function heading(column, text) {
-  const title = el("p", { className: "note" }, text), list = el("ol", { className: "bars" });
-  column.append(title, list);
-  return [list, title];
+// Likeliest tokens as bars: [[name, probability], ...]; the one that stands there is framed.
+function bars(column, title) {
+  note(column).textContent = title;
+  const list = column.appendChild(el("ol", { className: "bars" }));
+  return (best, right) => list.replaceChildren(...(best ?? []).map(([name, p]) =>
+    el("li", { "--w": p, className: name === right?.name ? "right" : "" },
+      el("code", {}, name), el("span", {}, percent(p)))));
 }
 
 // 1. Surprisal.
 panel("tokens", (view, column) => {
-  const draw = strip(column, `surprisal, ${view.name}`, hide);
-  const total = column.appendChild(el("p", { className: "note" }));
+  const draw = strip(column, `surprisal, ${view.name}`), total = note(column);
   return () => {
     const nats = tokens.map((_, i) => recorded(view.surprisal, i));
     draw((i) => (nats[i] ?? 0) / 12, (i) => nats[i] == null ? "not predicted" : `${nats[i]} nats`);
-    const known = nats.slice(1, -1), sum = known.reduce((a, b) => a + b, 0);
+    const known = nats.slice(1, -1).filter((x) => x != null);
+    const sum = known.reduce((a, b) => a + b, 0);
     total.textContent = `${sum.toFixed(2)} nats in ${known.length} tokens, ` +
       `${(sum / Math.max(1, known.length)).toFixed(3)} a token` +
       (state.hidden && view.surprisal.length > 1 ? `, with token ${state.hidden} hidden` : "");
   };
 });
+updates.push(() => {
+  const { name, id, bytes, parts, p } = tokens[state.at];
+  const facts = [`${spoken(state.at)}: id ${id}, bytes ${bytes}`];
+  if (parts.length) facts.push(`merged from ${parts.join(" and ")}`);
+  if (p) facts.push(`${percent(p)} of all tokens, ${(-Math.log(p)).toFixed(2)} nats by unigrams`);
+  for (const view of views) {
+    const nats = recorded(view.surprisal, state.at);
+    if (nats != null) facts.push(`${nats} nats ${view.name}`);
+  }
+  document.getElementById("facts").textContent = facts.join("; ");
+});
 
 // 2. What is expected at the position that is pointed at.
 panel("predictions", (view, column) => {
-  const after = view.surprisal.length > 1; // the causal view also says what comes next
-  const [here] = heading(column, after ? "expected here, from what stands before"
-    : "expected here, if it were hidden");
-  const [next] = after ? heading(column, "expected next") : [];
+  const forward = view.surprisal.length > 1; // then it also says what comes next
+  const here = bars(column, forward ? "here, from what stands before" : "here, if it were hidden");
+  const next = forward && bars(column, "next");
   return () => {
-    bars(here, recorded(view.top, state.at), tokens[state.at]);
-    if (after) bars(next, recorded(view.top, state.at + 1), tokens[state.at + 1]);
+    here(recorded(view.top, state.at), tokens[state.at]);
+    if (next) next(recorded(view.top, state.at + 1), tokens[state.at + 1]);
   };
 });
 {
   const column = el("div", { className: "column" }, el("h3", {}, "unigrams"));
   document.getElementById("predictions").append(column);
-  const [list, note] = heading(column, "expected anywhere");
-  if (!data.unigrams) note.textContent = "the text this run was trained on is not here to count";
-  else updates.push(() => bars(list, data.unigrams, tokens[state.at]));
-}
-updates.push(() => {
-  const token = tokens[state.at], parts = data.parts[token], p = data.frequency?.[state.at];
-  const facts = [`token ${state.at} of ${T - 1}: `, el("code", {}, names[token]),
-    `, id ${token}` + (data.bytes[token] ? `, bytes ${data.bytes[token]}` : "")];
-  if (parts) facts.push(", merged from ", el("code", {}, names[parts[0]]), " and ",
-    el("code", {}, names[parts[1]]));
-  if (p) facts.push(`; ${percent(p)} of all tokens, ${(-Math.log(p)).toFixed(2)} nats by unigrams`);
-  for (const view of views) {
-    const nats = recorded(view.surprisal, state.at);
-    if (nats != null) facts.push(`; ${nats} nats ${view.name}`);
+  if (!data.unigrams) note(column).textContent = "the text it was trained on is not here to count";
+  else {
+    const anywhere = bars(column, "anywhere");
+    updates.push(() => anywhere(data.unigrams, tokens[state.at]));
   }
-  document.getElementById("facts").replaceChildren(...facts);
-});
+}
 
 // A map of rows x columns bytes (255: all the weight) as a picture whose pixels are its cells.
 // Positions go down, or across where there are fewer rows.
 function picture(rows, columns, label) {
-  const canvas = el("canvas", { width: columns, height: rows, role: "img", "aria-label": label });
+  const canvas = el("canvas", { width: columns, height: rows, role: "img", ariaLabel: label });
   canvas.addEventListener("pointermove", ({ offsetX, offsetY }) => point(Math.floor(
     T * (rows < T ? offsetX / canvas.clientWidth : offsetY / canvas.clientHeight))));
   return [el("div", { className: "map" }, canvas), (bytes) => {
@@ -136,52 +127,51 @@ function picture(rows, columns, label) {
 // 3. Attention: layers x heads; the row of the position that is pointed at, in numbers below.
 panel("attention", (view, column) => {
   const weights = unpack(view.attention), rows = view.rows && unpack(view.rows);
-  const grid = el("div", { className: "grid", "--heads": heads });
-  const maps = [], caption = el("p", { className: "note" });
-  column.append(grid, caption);
-  for (let l = 0; l < layers; l++) for (let h = 0; h < heads; h++) {
-    const label = `layer ${l + 1}, head ${h + 1}`;
-    const [map, draw] = picture(T, T, label);
-    const button = el("button", { type: "button", className: "head", title: label }, map);
-    button.addEventListener("click", () => { state.layer = l; state.head = h; show(); });
+  const grid = column.appendChild(el("div", { className: "grid", "--heads": heads }));
+  const maps = [], caption = note(column);
+  for (let i = 0; i < layers * heads; i++) {
+    const layer = Math.floor(i / heads), head = i % heads;
+    const label = `layer ${layer + 1}, head ${head + 1}`, [map, draw] = picture(T, T, label);
+    const button = el("button", { className: "head", title: label }, map);
+    button.addEventListener("click", () => show(false, Object.assign(state, { layer, head })));
     grid.append(button);
-    maps.push({ button, draw, l, h });
+    maps.push({ button, draw, layer, head });
   }
-  const drawStrip = strip(column, `attention, ${view.name}`, hide);
-  // The recorded weights of one head; with a token hidden, the row that answers is of that pass.
-  view.head = (l, h) => {
-    const map = weights.slice((l * heads + h) * T * T, (l * heads + h + 1) * T * T);
+  const drawStrip = strip(column, `attention, ${view.name}`);
+  // The weights of one head; with a token hidden, the row that answers for it is of that pass.
+  function weightsOf(layer, head) {
+    const map = weights.slice((layer * heads + head) * T * T, (layer * heads + head + 1) * T * T);
     if (rows && state.hidden) {
-      const from = (((state.hidden - 1) * layers + l) * heads + h) * T;
+      const from = (((state.hidden - 1) * layers + layer) * heads + head) * T;
       map.set(rows.subarray(from, from + T), (state.hidden - view.shift) * T);
     }
     return map;
-  };
+  }
   return (redraw) => {
-    for (const { button, draw, l, h } of maps) {
-      if (redraw) draw(view.head(l, h));
-      button.setAttribute("aria-pressed", l === state.layer && h === state.head);
+    for (const { button, draw, layer, head } of maps) {
+      if (redraw) draw(weightsOf(layer, head));
+      button.ariaPressed = layer === state.layer && head === state.head;
     }
-    const answers = view.rows && state.hidden === state.at && state.hidden;
-    const row = answers ? state.hidden - view.shift : state.at;
-    const bytes = view.head(state.layer, state.head).subarray(row * T, (row + 1) * T);
+    const answers = rows && state.hidden && state.hidden === state.at;
+    const row = answers ? state.at - view.shift : state.at;
+    const bytes = weightsOf(state.layer, state.head).subarray(row * T, (row + 1) * T);
     drawStrip((i) => bytes[i] / 255, (i) => percent(bytes[i] / 255));
-    const best = [...bytes.keys()].sort((a, b) => bytes[b] - bytes[a]).slice(0, 3)
-      .map((i) => `${names[tokens[i]]} ${percent(bytes[i] / 255)}`).join(", ");
+    const best = [...bytes.keys()].sort((a, b) => bytes[b] - bytes[a]).slice(0, 3);
     caption.textContent = `layer ${state.layer + 1}, head ${state.head + 1}: position ${row}` +
-      `${answers ? ", which answers for the hidden token," : ""} looks at ${best}`;
+      `${answers ? ", which answers for the hidden token," : ""} looks at ` +
+      best.map((i) => `${tokens[i].name} ${percent(bytes[i] / 255)}`).join(", ");
   };
 });
 
 // 4. The mask: what `visibility` allowed in these passes.
 panel("mask", (view, column) => {
   const [map, draw] = picture(T, T, `attention mask, ${view.name}`), bytes = unpack(view.mask);
-  const note = el("p", { className: "note" });
-  column.append(map, note);
+  column.append(map);
+  const said = note(column);
   return (redraw) => {
     if (redraw) draw(bytes);
     const seen = bytes.subarray(state.at * T, (state.at + 1) * T).filter((byte) => byte).length;
-    note.textContent = `position ${state.at} may see ${seen} of ${T}`;
+    said.textContent = `position ${state.at} may see ${seen} of ${T}`;
   };
 });
 
@@ -189,38 +179,31 @@ panel("mask", (view, column) => {
 panel("lens", (view, column) => {
   const [map, draw] = picture(layers + 1, T, `P of the token after each layer, ${view.name}`);
   map.classList.add("lens");
-  const body = el("tbody");
-  const head = ["layer", "would say", "this token"].map((text) => el("th", {}, text));
-  column.append(map, el("table", {}, el("thead", {}, el("tr", {}, ...head)), body));
-  const cell = (l, i) => view.lens[l][i - 1]; // the first position is not predicted
+  const row = (tag, cells) => el("tr", {}, ...cells.map((cell) => el(tag, {}, ...cell)));
+  const body = el("tbody"), head = row("th", [["layer"], ["would say"], ["this token"]]);
+  column.append(map, el("table", {}, el("thead", {}, head), body));
   return (redraw) => {
-    if (redraw) {
-      const shares = view.lens.flatMap((_, l) => tokens.map((_, i) => cell(l, i)?.p ?? 0));
-      draw(shares.map((p) => 255 * p));
-    }
-    body.replaceChildren(...view.lens.map((_, l) => {
-      const { top = [], p } = cell(l, state.at) ?? {};
-      const said = top.flatMap(([token, q]) => [el("code", {}, names[token]), ` ${percent(q)}  `]);
-      return el("tr", {}, el("td", {}, l || "0 (embedding)"), el("td", {}, ...said),
-        el("td", {}, p == null ? "-" : percent(p)));
+    const shares = view.lens.flatMap((layer) => layer.map((place) => 255 * (place?.p ?? 0)));
+    if (redraw) draw(shares);
+    body.replaceChildren(...view.lens.map((layer, l) => {
+      const { top = [], p } = layer[state.at] ?? {};
+      const said = top.flatMap(([name, q]) => [el("code", {}, name), ` ${percent(q)}  `]);
+      return row("td", [[l || "0 (embedding)"], said, [p == null ? "-" : percent(p)]]);
     }));
   };
 });
 
 function point(i) {
   const at = Math.max(0, Math.min(T - 1, i));
-  if (at === state.at) return;
-  state.at = at;
-  show();
+  if (at !== state.at) show(false, Object.assign(state, { at }));
 }
 
-function hide(i) { // or show it again
-  state.at = i;
-  state.hidden = hideable(i) && state.hidden !== i ? i : 0;
-  show(true);
+function hide(i) { // or show it again; the marks around the text stay
+  const hidden = i > 0 && i < T - 1 && state.hidden !== i ? i : 0;
+  show(true, Object.assign(state, { at: i, hidden }));
 }
 
-function show(redraw = false) {
+function show(redraw) {
   document.body.style.setProperty("--row", state.at / T);
   document.body.style.setProperty("--cell", 1 / T);
   for (const update of updates) update(redraw);
@@ -229,8 +212,8 @@ function show(redraw = false) {
 }
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.altKey || event.metaKey) return;
   const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (event.ctrlKey || event.altKey || event.metaKey) return;
   if (event.key === "Escape" && state.hidden) hide(state.hidden);
   else if (event.key === "h") hide(state.at);
   else if (step) {

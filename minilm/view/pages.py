@@ -7,8 +7,9 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+from minilm.cli.terminal import escaped
+
 HERE = Path(__file__).parent
-SCRIPTS = ("inside.js",)
 
 
 def text_of(name: str) -> str:
@@ -16,7 +17,9 @@ def text_of(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
-def page(title: str, body: str, data: dict | None = None, script: str = "", refresh: int = 0) -> str:
+def page(
+    title: str, body: str, data: dict | None = None, script: str = "", refresh: int = 0
+) -> str:
     """A page as HTML. `title` and `data` may hold anything; `body` is HTML.
 
     The page's policy lets nothing be loaded, and no script run but `script`, which is named by its
@@ -39,9 +42,9 @@ def page(title: str, body: str, data: dict | None = None, script: str = "", refr
     return "".join([*parts, "</body></html>\n"])
 
 
-def inside_page(title: str, about: str, record: dict) -> str:
-    """The page about one text, from what `recording.inside` returns."""
+def inside_page(about: str, record: dict) -> str:
+    """The page about one text, from what `recording.inside` returns; `about`: which model it is."""
     left_out = record["left_out"]
-    cut = f"The text was cut: {left_out:,} more tokens are not shown." if left_out else ""
-    body = Template(text_of("inside.html")).substitute(about=escape(about), left_out=cut)
-    return page(title, body, record, text_of("inside.js"))
+    cut = f"The text was cut: {left_out:,} more tokens are not shown." if left_out > 0 else ""
+    body = Template(text_of("inside.html")).substitute(about=escape(escaped(about)), left_out=cut)
+    return page("A text inside the model", body, record, text_of("inside.js"))

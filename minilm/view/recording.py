@@ -6,11 +6,11 @@ import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from minilm.cli.terminal import escaped
+from minilm.config import UserError
 from minilm.data import frame
 from minilm.model import Transformer, attention, visibility
 
@@ -59,119 +59,119 @@ def recorded(model: Transformer, weights: bool = True) -> Iterator[Recording]:
             hook.remove()
 
 
-def shown_tokens(shape) -> int:
-    """How many positions of a text a page of less than a megabyte can show."""
-    maps = 4 * shape.n_layers * shape.n_heads  # about two views, each kept one and a half times
-    return min(MOST + 2, shape.max_length, int((ROOM / maps) ** 0.5))
-
-
-def inside(model: Transformer, tokenizer, text: str, shift: int, objective: str, unigrams) -> dict:
+def inside(model, tokenizer, text: str, shift: int, objective: str, unigrams=None, **more) -> dict:
     """What the page about a text needs: every pass that its controls can ask for.
 
     shift: where a masked token is predicted, as in `objectives.masked`. objective: what the run was
-    trained on. unigrams: the probability of each token (V,), or None.
+    trained on. unigrams: the probability of each token (V,), or None. more: prefix, a number of
+    tokens that all may see, where the run has learnt that. Raises UserError for an empty text.
     """
     model.eval()
-    special = tokenizer.special
-    whole = tokenizer.encode(text)
-    ids = frame(whole[: shown_tokens(model.config) - 2], model.config.max_length, special)
-    tokens = torch.from_numpy(ids.astype(np.int64)).to(model.embedding.weight.device)  # (T,)
-    T = len(tokens)
-    record = Recorder(model, tokens, special.mask, shift)
+    shape, whole = model.config, tokenizer.encode(text)
+    if not len(whole):
+        raise UserError("the text has no token to look at")
+    maps = 4 * shape.n_layers * shape.n_heads  # two views, each with its maps and hidden rows
+    most = min(MOST, shape.max_length - 2, int((ROOM / maps) ** 0.5))
+    ids = frame(whole[:most], shape.max_length, tokenizer.special).tolist()  # T of them
+    record = Recorder(model, tokenizer, ids, shift)
     with torch.inference_mode():
-        views = [record.causal(objective != "masked"), record.bidirectional(objective != "causal")]
-    likeliest = None if unigrams is None else _top(torch.from_numpy(unigrams), TOP)
-    used = set(ids.tolist()) | {i for i, _ in likeliest or []}
-    for view in views:
-        used.update(i for row in view["top"] for best in row if best for i, _ in best)
-        used.update(i for layer in view["lens"] for place in layer for i, _ in place["top"])
+        views = [dict(name="causal", trained=objective != "masked", **record.causal())]
+        views.append(dict(name="bidirectional", trained=objective != "causal"))
+        views[1] |= record.bidirectional()
+        if prefix := more.get("prefix"):
+            views.append(dict(name="prefix", trained=True, **record.causal(prefix)))
     merges = getattr(tokenizer, "merges", [])  # of the last ids, as they were learnt
     merges = dict(enumerate(merges, tokenizer.vocab_size - len(merges)))
-    used.update(part for i in tuple(used) for part in merges.get(i, ()))
-    return dict(
-        tokens=ids.tolist(), views=views, left_out=len(whole) + 2 - T, mask_id=special.mask,
-        layers=model.config.n_layers, heads=model.config.n_heads, unigrams=likeliest,
-        frequency=None if unigrams is None else [float(f"{unigrams[i]:.4g}") for i in ids],
-        names={i: token_name(tokenizer, i) for i in sorted(used)},
-        bytes={i: tokenizer.token_bytes[i].hex(" ") for i in sorted(used)},
-        parts={i: merges[i] for i in sorted(used) if i in merges},
+    tokens = [
+        dict(id=i, name=token_name(tokenizer, i), bytes=tokenizer.token_bytes[i].hex(" "),
+             parts=[token_name(tokenizer, part) for part in merges.get(i, ())],
+             p=None if unigrams is None else _short(unigrams[i]))
+        for i in ids
+    ]  # fmt: skip
+    return dict(tokens=tokens, views=views, left_out=len(whole) - most, layers=shape.n_layers,
+                heads=shape.n_heads,
+                unigrams=None if unigrams is None else record.top(torch.as_tensor(unigrams), TOP),
     )  # fmt: skip
 
 
 class Recorder:
-    """Passes of one text (T,) through a model."""
+    """Passes of one text, T ids, through a model."""
 
-    def __init__(self, model: Transformer, tokens: Tensor, mask: int | None, shift: int):
-        self.model, self.tokens, self.mask, self.shift = model, tokens, mask, shift
+    def __init__(self, model: Transformer, tokenizer, ids: list[int], shift: int):
+        self.model, self.tokenizer, self.shift = model, tokenizer, shift
+        self.tokens = torch.tensor(ids, device=model.embedding.weight.device)  # (T,)
 
-    def causal(self, trained: bool) -> dict:
-        """Position t is predicted from those before it. To hide a token is to let no position see
-        it: then what follows is predicted without it."""
-        T = len(self.tokens)
+    def run(self, tokens: Tensor, causal: bool, hide: int = 0, prefix: int = 0):
+        """A pass in which no position sees `hide` (0: every token is seen). Returns hidden (T, D),
+        attention weights (L, H, T, T), states (L + 1, T, D), and the mask as a picture."""
+        T = len(tokens)
+        positions = torch.arange(T, device=tokens.device)[None]
+        how = dict(prefix=torch.tensor([prefix], device=tokens.device)) if prefix else {}
+        with recorded(self.model) as kept:
+            is_real = positions != hide if hide else None
+            hidden = self.model(tokens[None], causal=causal, is_real=is_real, **how)[0]
+        mask = torch.ones(1, 1, T, T) if kept.masks[0] is None else kept.masks[0].float()
+        states = torch.stack(kept.states)[:, 0]
+        return hidden, torch.stack(kept.weights)[:, 0], states, _packed(mask.expand(1, 1, T, T))
+
+    def causal(self, prefix: int = 0) -> dict:
+        """Position t is predicted from those before it (or in the prefix). To hide a token is to
+        let no position see it: then what follows is predicted without it."""
         surprisal, top = [], []
-        for hide in range(T - 1):  # position 0 is <doc>: to "hide" it is to hide nothing
-            is_real = torch.ones(1, T, dtype=torch.bool, device=self.tokens.device)
-            is_real[0, hide] = hide == 0
-            with recorded(self.model) as kept:
-                hidden = self.model(self.tokens[None], causal=True, is_real=is_real)[0, :-1]
-            nats, best = self.predictions(hidden[hide:], self.tokens[1 + hide :])
-            surprisal.append([None] * (hide + 1) + nats)  # what stands before is as in pass 0
-            top.append([None] * (hide + 1) + best)
+        for hide in range(len(self.tokens) - 1):  # 0 is <doc>: to "hide" it is to hide nothing
+            begin = max(hide, prefix - 1)  # from here on predictions differ from those of pass 0
+            hidden, weights, states, mask = self.run(self.tokens, True, hide, prefix)
+            nats, best = self.predictions(hidden[begin:-1], self.tokens[begin + 1 :])
+            surprisal.append([None] * (begin + 1) + nats)
+            top.append([None] * (begin + 1) + best)
             if hide == 0:
-                weights, mask = torch.stack(kept.weights)[:, 0], kept.masks[0]  # (L, H, T, T)
-                lens = self.lens([state[0, :-1] for state in kept.states], self.tokens[1:])
-        return dict(name="causal", trained=trained, surprisal=surprisal, top=top, lens=lens,
-                    attention=_packed(weights), mask=_grid(mask, T), shift=1)  # fmt: skip
+                lens = [
+                    [None] * (begin + 1) + layer
+                    for layer in self.lens(states[:, begin:-1], self.tokens[begin + 1 :])
+                ]
+                whole = dict(lens=lens, attention=_packed(weights), mask=mask, shift=1)
+        return dict(surprisal=surprisal, top=top, **whole)
 
-    def bidirectional(self, trained: bool) -> dict:
+    def bidirectional(self) -> dict:
         """Every position sees all others; each token is predicted in a pass in which it alone is
         hidden behind <mask> (or, where the vocabulary has none, seen by no position)."""
-        T, shift = len(self.tokens), self.shift
-        with recorded(self.model) as kept:
-            self.model(self.tokens[None], causal=False)
-        weights, mask = torch.stack(kept.weights)[:, 0], kept.masks[0]  # (L, H, T, T)
-        rows, states, hidden = [], [], []
-        for hide in range(1, T - 1):
-            corrupted, is_real = self.tokens.clone()[None], None
-            if self.mask is None:
-                is_real = torch.arange(T, device=self.tokens.device)[None] != hide
-            else:
-                corrupted[0, hide] = self.mask
-            with recorded(self.model) as kept:
-                out = self.model(corrupted, causal=False, is_real=is_real)[0, hide - shift]
-            hidden.append(out)
-            rows.append(torch.stack(kept.weights)[:, 0, :, hide - shift])  # (L, H, T)
-            states.append(torch.stack([state[0, hide - shift] for state in kept.states]))
-        targets = self.tokens[1:-1]
-        if hidden:
-            nats, best = self.predictions(torch.stack(hidden), targets)
-            lens = self.lens(torch.stack(states, dim=1), targets)  # of (L + 1, T - 2, D)
-            packed_rows = _packed(torch.stack(rows))  # (T - 2, L, H, T)
-        else:
-            nats, best, packed_rows = [], [], ""
-            lens = [[] for _ in kept.states]
-        return dict(name="bidirectional", trained=trained, surprisal=[[None, *nats, None]],
-                    top=[[None, *best, None]], lens=lens, attention=_packed(weights),
-                    rows=packed_rows, mask=_grid(mask, T), shift=shift)  # fmt: skip
+        _, weights, _, mask = self.run(self.tokens, False)
+        special, answers = self.tokenizer.special.mask, []
+        for hide in range(1, len(self.tokens) - 1):
+            tokens, at = self.tokens.clone(), hide - self.shift
+            if special is not None:
+                tokens[hide] = special
+            hidden, rows, states, _ = self.run(tokens, False, hide if special is None else 0)
+            answers.append((hidden[at], rows[:, :, at], states[:, at]))
+        hidden, rows, states = (torch.stack(part) for part in zip(*answers, strict=True))
+        nats, best = self.predictions(hidden, self.tokens[1:-1])
+        lens = self.lens(states.transpose(0, 1), self.tokens[1:-1])
+        return dict(surprisal=[[None, *nats, None]], top=[[None, *best, None]],
+                    lens=[[None, *layer, None] for layer in lens], attention=_packed(weights),
+                    rows=_packed(rows), mask=mask, shift=self.shift)  # fmt: skip
 
     def predictions(self, hidden: Tensor, targets: Tensor) -> tuple[list, list]:
         """- log P(target) in nats, and the likeliest tokens, of hidden (N, D), targets (N,)."""
         log_p = self.model.logits(hidden).float().log_softmax(-1)  # (N, V)
         nats = -log_p.gather(1, targets[:, None])[:, 0]
-        return [round(x, 3) for x in nats.tolist()], [_top(row.exp(), TOP) for row in log_p]
+        return [round(x, 3) for x in nats.tolist()], [self.top(row.exp(), TOP) for row in log_p]
 
-    def lens(self, states, targets: Tensor) -> list[list[dict]]:
+    def lens(self, states: Tensor, targets: Tensor) -> list[list[dict]]:
         """What the model would predict if it ended after each layer: logits(norm(state)).
 
-        states: L + 1 of (N, D). Returns for each, and each position, the likeliest tokens and P of
-        the token that stands there."""
-        layers = []
-        for state in states:
-            p = self.model.logits(self.model.norm(state)).float().softmax(-1)  # (N, V)
-            right = p.gather(1, targets[:, None])[:, 0].tolist()
-            best = [_top(row, LENS_TOP) for row in p]
-            layers.append([dict(top=b, p=_short(r)) for b, r in zip(best, right, strict=True)])
-        return layers
+        states (L + 1, N, D). For each and each position the likeliest tokens, and P of targets."""
+        p = self.model.logits(self.model.norm(states)).float().softmax(-1)  # (L + 1, N, V)
+        right = p.gather(2, targets[None, :, None].expand(len(p), -1, 1))[..., 0].tolist()
+        return [
+            [dict(top=self.top(row, LENS_TOP), p=_short(x)) for row, x in zip(*layer, strict=True)]
+            for layer in zip(p, right, strict=True)
+        ]
+
+    def top(self, p: Tensor, n: int) -> list[tuple[str, float]]:
+        """The n likeliest tokens by name, with their probabilities. p (V,)."""
+        best = p[: self.tokenizer.vocab_size].topk(n)  # a matrix may have more rows than tokens
+        return [(token_name(self.tokenizer, i), _short(x))
+                for x, i in zip(*(part.tolist() for part in best), strict=True)]  # fmt: skip
 
 
 def token_name(tokenizer, token: int) -> str:
@@ -180,19 +180,8 @@ def token_name(tokenizer, token: int) -> str:
     return escaped(text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣"))
 
 
-def _top(p: Tensor, n: int) -> list[tuple[int, float]]:
-    """The n likeliest of probabilities (V,), with them."""
-    values, tokens = p.topk(min(n, len(p)))
-    return [(i, _short(x)) for i, x in zip(tokens.tolist(), values.tolist(), strict=True)]
-
-
 def _short(x: float) -> float:
     return float(f"{x:.3g}")
-
-
-def _grid(mask: Tensor | None, T: int) -> str:
-    """The mask of a pass over T positions, (T, T), packed."""
-    return _packed(torch.ones(T, T) if mask is None else mask.expand(1, 1, T, T)[0, 0].float())
 
 
 def _packed(shares: Tensor) -> str:

@@ -17,13 +17,12 @@ RAW = dict(temperature=1.0, top_k=None, top_p=None)
 
 def steer(model, **scores):
     """Replace the model's scores for some special tokens at every position; note its inputs."""
-    logits, forward, ids = model.logits, model.forward, dict(PAD=PAD, MASK=MASK, DOC=DOC)
-    model.inputs = []
+    logits, forward, model.inputs = model.logits, model.forward, []
 
     def steered(hidden):
         result = logits(hidden).clone()
         for name, score in scores.items():
-            result[:, ids[name]] = score
+            result[:, dict(PAD=PAD, MASK=MASK, DOC=DOC)[name]] = score
         return result
 
     def noted(tokens, causal, **how):
@@ -45,11 +44,9 @@ def draw(prompt=(), n=20, model=None, **how):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("length", [0, 1, LENGTH - 1, LENGTH, 3 * LENGTH])
 def test_a_cache_changes_no_token(length, temperature):
-    prompt, cases = random_tokens(length, seed=length), []
-    for cached in (True, False):
-        cases.append(draw(prompt, 2 * LENGTH + 3, temperature=temperature, cached=cached))
-    assert cases[0] == cases[1] and len(cases[0]) == 2 * LENGTH + 3
-    assert temperature == 0 or len(set(cases[0])) > 10
+    prompt = random_tokens(length, seed=length)
+    one, other = (draw(prompt, 35, temperature=temperature, cached=c) for c in (True, False))
+    assert one == other and len(one) == 35 and (temperature == 0 or len(set(one)) > 10)
 
 
 @pytest.mark.parametrize("length", [0, 1, 5, 6, 20])
@@ -81,15 +78,11 @@ def test_where_one_token_is_left_it_is_the_likeliest(only):
 @pytest.mark.parametrize(
     ("top_k", "top_p", "kept"),
     [
-        (None, None, [1, 2, 3, 4]),
-        (2, None, [1, 3]),
-        (9, None, [1, 2, 3, 4]),
-        (None, 0.45, [1]),
-        (None, 0.75, [1, 3]),  # 0.5 is too little, 0.5 + 0.3 is enough
-        (None, 0.9, [1, 3, 4]),
-        (2, 0.6, [1]),  # of the two that top_k leaves, 0.5 is more than 0.6
+        (None, None, [1, 2, 3, 4]), (2, None, [1, 3]), (9, None, [1, 2, 3, 4]),
+        (None, 0.45, [1]), (None, 0.75, [1, 3]),  # 0.5 is too little, 0.5 + 0.3 is enough
+        (None, 0.9, [1, 3, 4]), (2, 0.6, [1]),  # of the two that top_k leaves, 0.5 is over 0.6
     ],
-)
+)  # fmt: skip
 def test_the_filters_keep_the_fewest_tokens_by_hand(top_k, top_p, kept):
     probabilities = torch.tensor([0.0, 0.5, 0.05, 0.3, 0.15])  # of tokens 0 to 4
     both = torch.stack([probabilities, probabilities.flip(0)]).log()  # each row is filtered alone

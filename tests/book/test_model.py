@@ -19,34 +19,25 @@ both_directions = pytest.mark.parametrize("causal", [True, False], ids=["causal"
 close = dict(rtol=0, atol=1e-11)
 
 
-def encoder_of_torch(model: Transformer) -> nn.TransformerEncoder:
+def encoder_of_torch(model):
     """torch's own layers with the weights of ours."""
-    D, F, H = model.config.d_model, model.config.d_ff, model.config.n_heads
     layer = nn.TransformerEncoderLayer(
-        D, H, F, dropout=0.0, batch_first=True, norm_first=True, bias=False,
-        activation=lambda x: torch.relu(x) ** 2,
+        model.config.d_model, model.config.n_heads, model.config.d_ff, dropout=0.0, bias=False,
+        activation=lambda x: torch.relu(x) ** 2, norm_first=True, batch_first=True,
     )  # fmt: skip
-    encoder = nn.TransformerEncoder(
-        layer, model.config.n_layers, nn.LayerNorm(D, bias=False), False
-    )
-    weights = {}
-    for name, weight in model.state_dict().items():
-        for ours, theirs in {
-            "blocks": "layers", "norm_1": "norm1", "norm_2": "norm2", "feed_forward.up": "linear1",
-            "attention.qkv.weight": "self_attn.in_proj_weight", "feed_forward.down": "linear2",
-            "attention.out": "self_attn.out_proj",
-        }.items():  # fmt: skip
-            name = name.replace(ours, theirs)
-        weights[name] = weight
-    del weights["embedding.weight"]
-    encoder.double().load_state_dict(weights)
+    encoder = nn.TransformerEncoder(layer, len(model.blocks), model.norm, False)
+    for block, layer in zip(model.blocks, encoder.layers, strict=True):
+        ours = block.attention.qkv, block.attention.out, block.feed_forward.up
+        ours += block.feed_forward.down, block.norm_1, block.norm_2
+        for theirs, module in zip(layer.parameters(), ours, strict=True):
+            theirs.data = module.weight.data
     return encoder
 
 
 @both_directions
 @pytest.mark.parametrize("is_real", [None, IS_REAL], ids=["full", "padded"])
 def test_the_model_equals_the_encoder_of_torch(causal, is_real):
-    model = make_model()  # but torch's encoder has no rotation and no norm of queries and keys
+    model = make_model()  # torch's has no rotation, and no norm of queries and keys
     for block in model.blocks:
         block.attention.norm_q = block.attention.norm_k = nn.Identity()
     model.cos.fill_(1), model.sin.fill_(0)
@@ -55,8 +46,8 @@ def test_the_model_equals_the_encoder_of_torch(causal, is_real):
         mask=torch.ones(6, 6, dtype=torch.bool).triu(1) if causal else None,
         src_key_padding_mask=None if is_real is None else ~is_real,
     )
-    where = torch.ones_like(IS_REAL) if is_real is None else is_real
     ours = model(TOKENS, causal=causal, is_real=is_real)
+    where = torch.ones_like(IS_REAL) if is_real is None else is_real
     torch.testing.assert_close(ours[where], theirs[where], **close)
 
 
@@ -72,16 +63,15 @@ def test_the_future_has_no_gradient_under_causal_attention(causal):
 
 @both_directions
 def test_padding_and_its_length_change_nothing_at_real_positions(causal):
-    model = make_model()
-    padded = model(TOKENS, causal=causal, is_real=IS_REAL)
+    padded = make_model()(TOKENS, causal=causal, is_real=IS_REAL)
     for row, n in enumerate(IS_REAL.sum(1)):
-        alone = model(TOKENS[row : row + 1, :n], causal=causal)[0]
+        alone = make_model()(TOKENS[row : row + 1, :n], causal=causal)[0]
         torch.testing.assert_close(padded[row, :n], alone, **close)
 
 
 def test_visibility_is_a_triangle_and_hides_padding_and_is_none_where_all_is_visible():
     assert visibility(3, 0, causal=False) is None and visibility(1, 5, causal=True) is None
-    assert visibility(2, 1, causal=True)[0, 0].tolist() == [[True, True, False], [True] * 3]
+    assert visibility(2, 1, causal=True).tolist() == [[[[True, True, False], [True] * 3]]]
     rows = visibility(2, 0, True, torch.tensor([[True, True], [False, True]]))[:, 0].tolist()
     assert rows == [[[True, False], [True, True]], [[False, False], [False, True]]]
 
@@ -93,7 +83,7 @@ def test_rotary_scores_depend_on_the_signed_distance_of_two_positions_only():
     scores = q @ k.T
     torch.testing.assert_close(scores[1:, 1:], scores[:-1, :-1], **close)
     assert len(scores[0].unique()) == 16 and not torch.allclose(scores[0], scores[:, 0])
-    a_radian = rotate(torch.eye(8)[0].double(), model.cos[1, 0], model.sin[1, 0])
+    a_radian = rotate(torch.eye(8)[0], model.cos[1, 0], model.sin[1, 0])
     assert a_radian[[0, 4]].tolist() == pytest.approx([math.cos(1), math.sin(1)])
 
 
@@ -116,24 +106,24 @@ def test_initial_weights_are_a_function_of_the_seed_alone():
         torch.manual_seed(others_draw)
         weights.append(Transformer(make_model().config, seed).state_dict())
     for name, weight in weights[0].items():
-        assert torch.equal(weight, weights[1][name])
         is_zero, is_gain = name.endswith(("out.weight", "down.weight")), "norm" in name
+        assert torch.equal(weight, weights[1][name])
         assert torch.equal(weight, weights[2][name]) is (is_zero or is_gain)
-        spread = 0.3 if name == "embedding.weight" else 0.0 if is_zero or is_gain else 1.0
-        assert weight.std() == pytest.approx(spread / 16**0.5, rel=0.15)
+        spread = 0.0 if is_zero or is_gain else 0.3 if name == "embedding.weight" else 1.0
+        assert weight.std() == pytest.approx(spread / math.sqrt(16), rel=0.15)
         assert weight.mean() == pytest.approx(float(is_gain), abs=0.03)
 
 
 def test_dropout_is_applied_in_training_only_at_the_rate_of_the_config():
     model = make_model(dropout=0.5)
-    assert not torch.equal(model(TOKENS, causal=False), model(TOKENS, causal=False))
-    model.blocks = nn.ModuleList()
-    model.norm = nn.Identity()
-    assert 0.3 < (model(TOKENS, causal=False) == 0).double().mean() < 0.7
-    model = make_model(dropout=0.5).eval()
-    torch.testing.assert_close(
-        model(TOKENS, causal=False), make_model()(TOKENS, causal=False), **close
-    )
+    at_rest = model.eval()(TOKENS, causal=False)
+    torch.testing.assert_close(at_rest, make_model()(TOKENS, causal=False), **close)
+    for part in (model, *model.blocks):  # behind the embedding, and in each block
+        part.dropout.train()
+        assert not torch.equal(model(TOKENS, causal=False), at_rest)
+        part.dropout.eval()
+    model.blocks, model.norm = nn.ModuleList(), nn.Identity()
+    assert 0.3 < (model.train()(TOKENS, causal=False) == 0).double().mean() < 0.7
 
 
 @torch.no_grad()
@@ -142,27 +132,26 @@ def test_a_text_in_pieces_with_a_cache_equals_the_text_at_once():
     cache = model.new_cache()
     pieces = [model(piece, causal=True, cache=cache) for piece in TOKENS.split([3, 1, 2], dim=1)]
     torch.testing.assert_close(torch.cat(pieces, dim=1), model(TOKENS, causal=True), **close)
+    model(TOKENS[:, :1].expand(3, 10), causal=True, cache=cache)  # 6 + 10 are its 16
+    with pytest.raises(UserError, match="17 tokens do not fit the window of 16"):
+        model(TOKENS[:, :1], causal=True, cache=cache)
 
 
-@pytest.mark.parametrize("n_targets", [12, 5])
-def test_the_formula_for_flops_equals_a_count_of_the_products_done(n_targets):
+def test_the_formula_for_flops_equals_a_count_of_the_products_done():
     model = make_model()
     with FlopCounterMode(display=False) as counter:
         hidden = model(TOKENS[:2], causal=True).flatten(0, 1)  # (12, D)
-        model.logits(hidden[:n_targets]).sum().backward()
-    assert training_flops(model.config, 12, n_targets, length=6) == counter.get_total_flops()
+        model.logits(hidden[:5]).sum().backward()
+    assert training_flops(model.config, 12, 5, length=6) == counter.get_total_flops()
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
+def test_a_shape_that_cannot_be_is_refused():
+    for changes, named in (
         (dict(d_model=34, n_heads=4), "multiple of 8"),
         (dict(d_model=6, n_heads=2), "even width"),  # 3 a head: no pairs
         (dict(n_layers=0), "n_layers is 0"),
         (dict(max_length=2**16 + 1), "max_length is 65537"),
         (dict(dropout=1.0), "dropout is 1.0"),
-    ],
-)
-def test_a_shape_that_cannot_be_is_refused(changes, named):
-    with pytest.raises(UserError, match=named):
-        make_model(**changes)
+    ):
+        with pytest.raises(UserError, match=named):
+            make_model(**changes)

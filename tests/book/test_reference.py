@@ -35,49 +35,29 @@ def differences(function, inputs, i, h=1e-5):
     return gradient / (2 * h)
 
 
-def feed_forward(x, up, down):
-    return reference.feed_forward(x, {"feed_forward.up": up, "feed_forward.down": down})
-
-
 def feed_forward_backward(dy, saved):
     dx, gradients = reference.feed_forward_backward(dy, saved)
     return dx, gradients["feed_forward.up"], gradients["feed_forward.down"]
 
 
-def residual_backward(dy, saved):
-    return reference.residual_backward(dy, saved, lambda dz, W: (W @ dz, {}))[:2]
-
-
 PAIRS = {  # forward(*inputs) -> y, saved; backward(dy, saved) -> gradients; the inputs' shapes
     "linear": (reference.linear, reference.linear_backward, (2, 3, 4), (5, 4)),
     "layer_norm": (reference.layer_norm, reference.layer_norm_backward, (2, 3, 4), (4,)),
-    "rotate": (
-        lambda x: (reference.rotate(x), None),
-        lambda dy, _: (reference.rotate_backward(dy),),
-        (2, 3, 4),
-    ),
-    "softmax": (
-        lambda scores: (reference.softmax(scores),) * 2,
-        lambda dp, p: (reference.softmax_backward(dp, p),),
-        (2, 3, 4),
-    ),
-    "attention": (
-        lambda q, k, v: reference.attention(q, k, v, VISIBLE),
-        reference.attention_backward,
-        *[(B, 2, T, 4)] * 3,
-    ),
-    "feed_forward": (feed_forward, feed_forward_backward, (2, 3, 4), (5, 4), (4, 5)),
-    "residual": (
-        lambda x, gain: reference.residual(x, gain, lambda z: (normal(3, 3) @ z, normal(3, 3).T)),
-        residual_backward,
-        *[(3, 4), (4,)],
-    ),
-    "embedding": (
-        lambda E: reference.embedding(np.array([[1, 3, 1], [0, 3, 3]]), E),
-        lambda dy, saved: (reference.embedding_backward(dy, saved),),
-        (5, 4),
-    ),
-}
+    "rotate": (lambda x: (reference.rotate(x), None),
+               lambda dy, _: [reference.rotate_backward(dy)], (2, 3, 4)),
+    "softmax": (lambda scores: [reference.softmax(scores)] * 2,
+                lambda dp, p: [reference.softmax_backward(dp, p)], (2, 3, 4)),
+    "attention": (lambda *qkv: reference.attention(*qkv, VISIBLE),
+                  reference.attention_backward, *[(B, 2, T, 4)] * 3),
+    "feed_forward": (lambda x, up, down: reference.feed_forward(
+                         x, {"feed_forward.up": up, "feed_forward.down": down}),
+                     feed_forward_backward, (2, 3, 4), (5, 4), (4, 5)),
+    "residual": (lambda *inputs: reference.residual(*inputs[:2], reference.linear, inputs[2]),
+                 lambda *saved: reference.residual_backward(*saved, reference.linear_backward),
+                 (2, 3, 4), (4,), (4, 4)),
+    "embedding": (lambda E: reference.embedding(np.array([[1, 3, 1], [0, 3, 3]]), E),
+                  lambda dy, saved: [reference.embedding_backward(dy, saved)], (5, 4)),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -92,36 +72,30 @@ def test_each_backward_is_the_derivative_of_its_forward(name):
         np.testing.assert_allclose(gradient, found, rtol=1e-6, atol=1e-7, err_msg=formula)
 
 
-def language_model(batch, is_real=None):
-    """A loss twice: by hand, parameters -> (loss, count, gradients); by torch -> (loss, count)."""
-    targets = batch.targets if is_real is None else np.where(is_real, batch.targets, -100)
-
-    def by_hand(parameters):
-        parameters = {n: p for n, p in parameters.items() if not n.startswith("head.")}
-        visible = reference.visibility(T, batch.causal, is_real)
-        return reference.language_model_loss(parameters, CONFIG, batch.inputs, targets, visible)
-
-    def by_torch(classifier):
-        model = classifier.transformer
-        if is_real is not None:  # running text never has padding
-            model.forward = functools.partial(model.forward, is_real=torch.from_numpy(is_real))
-        tensors = map(torch.from_numpy, (batch.inputs, targets))
-        return objectives.language_model_nll(model, *tensors, batch.causal)
-
-    return by_hand, by_torch
+def by_hand(task, parameters):
+    """A task's (loss, count, gradients)."""
+    what, is_real, causal = task
+    visible = reference.visibility(T, causal, is_real)
+    if isinstance(what, str):
+        how = TOKENS, LABELS, is_real, what, causal
+        return reference.classification_loss(parameters, CONFIG, *how)
+    parameters = {n: p for n, p in parameters.items() if not n.startswith("head.")}
+    targets = np.where(True if is_real is None else is_real, what.targets, -100)
+    return reference.language_model_loss(parameters, CONFIG, what.inputs, targets, visible)
 
 
-def classification(pooling, causal):
-    def by_hand(parameters):
-        task = TOKENS, LABELS, AT_THE_END, pooling, causal
-        return reference.classification_loss(parameters, CONFIG, *task)
-
-    def by_torch(classifier):
-        classifier.pooling = pooling
-        logits = classifier(torch.from_numpy(TOKENS), torch.from_numpy(AT_THE_END), causal)
+def by_torch(task, classifier):
+    """A task's (loss, count), as the book trains it."""
+    what, is_real, causal = task
+    real, model = None if is_real is None else torch.from_numpy(is_real), classifier.transformer
+    if isinstance(what, str):
+        classifier.pooling = what
+        logits = classifier(torch.from_numpy(TOKENS), real, causal)
         return classification_nll(logits, torch.from_numpy(LABELS))
-
-    return by_hand, by_torch
+    model.forward = functools.partial(model.forward, is_real=real)  # running text has no padding
+    targets = np.where(True if is_real is None else is_real, what.targets, -100)
+    tensors = map(torch.from_numpy, (what.inputs, targets))
+    return objectives.language_model_nll(model, *tensors, causal)
 
 
 def masked(seed=0, shift=1):
@@ -130,17 +104,17 @@ def masked(seed=0, shift=1):
 
 CONFIG = make_model(d_model=8, d_ff=12).config
 CAUSAL = objectives.causal(WINDOWS)
-LOSSES = {
-    "causal": language_model(CAUSAL),
-    "causal, padded": language_model(CAUSAL, ANYWHERE),
-    "masked": language_model(masked(shift=0)),
-    "masked, padded": language_model(masked(shift=0), ANYWHERE),
-    "hybrid's masked": language_model(masked(shift=1)),
-    "classification, mean": classification("mean", causal=False),
-    "classification, first": classification("first", causal=False),
-    "classification, last": classification("last", causal=True),
+TASKS = {  # a Batch or a pooling, is_real, causal
+    "causal": (CAUSAL, None, True),
+    "causal, padded": (CAUSAL, ANYWHERE, True),
+    "masked": (masked(shift=0), None, False),
+    "masked, padded": (masked(shift=0), ANYWHERE, False),
+    "hybrid's masked": (masked(shift=1), None, False),
+    "classification, mean": ("mean", AT_THE_END, False),
+    "classification, first": ("first", AT_THE_END, False),
+    "classification, last": ("last", AT_THE_END, True),
 }
-every_loss = pytest.mark.parametrize(("by_hand", "by_torch"), LOSSES.values(), ids=LOSSES)
+every_loss = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 
 
 def make_classifier(pooling="mean"):
@@ -157,22 +131,23 @@ def random_parameters():
 
 
 @every_loss
-def test_the_gradient_of_each_loss_equals_finite_differences(by_hand, by_torch):
+def test_the_gradient_of_each_loss_equals_finite_differences(task):
     parameters = random_parameters()
-    for name, gradient in by_hand(parameters)[2].items():
+    for name, gradient in by_hand(task, parameters)[2].items():
         way = normal(*gradient.shape)  # one number for each tensor: its derivative along this way
-        found = differences(
-            lambda s, n=name, way=way: by_hand(parameters | {n: parameters[n] + s * way})[0],
-            [np.zeros(())], 0, 1e-6,
-        )  # fmt: skip
+
+        def loss(h, name=name, way=way):
+            return by_hand(task, parameters | {name: parameters[name] + h * way})[0]
+
+        found = differences(loss, [np.zeros(())], 0, 1e-6)
         assert (gradient * way).sum() == pytest.approx(found, rel=1e-5, abs=1e-6), name
 
 
 @every_loss
-def test_the_gradient_of_each_loss_equals_autograd(by_hand, by_torch):
-    loss, count, gradients = by_hand(random_parameters())
+def test_the_gradient_of_each_loss_equals_autograd(task):
+    loss, count, gradients = by_hand(task, random_parameters())
     classifier, named = make_classifier()
-    torch_loss, torch_count = by_torch(classifier)
+    torch_loss, torch_count = by_torch(task, classifier)
     torch_loss.backward()
     assert (loss, count) == (pytest.approx(torch_loss.item(), rel=1e-12), torch_count)
     assert gradients.keys() == {name for name, p in named.items() if p.grad is not None}
@@ -198,13 +173,13 @@ def test_the_gradient_of_the_tied_embedding_is_the_input_paths_plus_the_output_p
     inputs, targets = map(torch.from_numpy, CAUSAL[:2])
     hidden = torch.func.functional_call(model, {"embedding.weight": E_in}, (inputs, True))
     objectives.token_nll((hidden @ E_out.T).flatten(0, 1), targets.flatten())[0].backward()
-    tied = language_model(CAUSAL)[0](random_parameters())[2]["embedding.weight"]
+    tied = by_hand(TASKS["causal"], random_parameters())[2]["embedding.weight"]
     np.testing.assert_allclose(tied, (E_in.grad + E_out.grad).numpy(), atol=1e-10)
 
 
 def test_the_gradient_of_the_hybrid_is_the_mean_of_its_two_halves():
     def gradient(batch):  # of the mean loss
-        _, count, gradients = language_model(batch)[0](random_parameters())
+        _, count, gradients = by_hand((batch, None, batch.causal), random_parameters())
         return gradients["norm.weight"] / count
 
     def hybrid(seed):
@@ -221,8 +196,8 @@ def test_padding_gets_no_gradient(pooling):
     tokens, (classifier, named) = np.where(AT_THE_END, TOKENS, PAD), make_classifier(pooling)
     classifier(torch.from_numpy(tokens), torch.from_numpy(AT_THE_END)).square().sum().backward()
     task = tokens, LABELS, AT_THE_END, pooling, False
-    _, _, by_hand = reference.classification_loss(random_parameters(), CONFIG, *task)
-    for gradient in (by_hand["embedding.weight"], named["embedding.weight"].grad):
+    *_, gradients = reference.classification_loss(random_parameters(), CONFIG, *task)
+    for gradient in (gradients["embedding.weight"], named["embedding.weight"].grad):
         assert not gradient[PAD].any() and gradient[tokens[1, 0]].any()
 
 
@@ -233,9 +208,9 @@ def test_a_text_of_nothing_but_padding_makes_no_nan(causal):
     hidden.square().sum().backward()
     parameters = {name: p.detach().numpy() for name, p in model.named_parameters()}
     visible = reference.visibility(T, causal, nothing)
-    by_hand, saved = reference.transformer(parameters, model.config, TOKENS, visible)
-    np.testing.assert_allclose(by_hand, hidden.detach(), atol=1e-12)
-    for name, gradient in reference.transformer_backward(2 * by_hand, saved).items():
+    ours, saved = reference.transformer(parameters, model.config, TOKENS, visible)
+    np.testing.assert_allclose(ours, hidden.detach(), atol=1e-12)
+    for name, gradient in reference.transformer_backward(2 * ours, saved).items():
         np.testing.assert_allclose(gradient, dict(model.named_parameters())[name].grad, atol=1e-9)
 
 

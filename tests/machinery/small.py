@@ -17,7 +17,7 @@ SHAPE = dict(max_length=24, d_model=16, n_layers=2, n_heads=2, d_ff=32)
 
 
 def stirred(model, seed: int = 1):
-    """The model with weights that are no zeros anywhere, so that every part of it does something."""
+    """The model, no weight of which is zero any more, so that every part of it does something."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -53,7 +53,10 @@ def everything(run):
 
 def test_what_is_read_is_what_was_saved(tmp_path):
     checkpoint.save(tmp_path, 7, SPENT, [[3, 2.0]], **states(7))
-    assert checkpoint.newest(tmp_path).scores == [[3, 2.0]] and checkpoint.good(tmp_path) is None
+    assert (
+        checkpoint.newest(tmp_path).scores == [[3, 2.0]]
+        and checkpoint.newest(tmp_path, evaluated=True) is None
+    )
     checkpoint.rate(tmp_path, 7, 1.0, {"loss": 1.0})
     found = checkpoint.newest(tmp_path)
     assert holds_what_was_saved(found) and found.scores == [[3, 2.0], [7, 1.0]]
@@ -68,7 +71,11 @@ def test_the_newest_two_and_the_best_are_kept_and_the_later_of_equals_is_best(
         save(tmp_path, step, score=score)
     monkeypatch.undo()
     assert steps_in(tmp_path) == [3, 6, 7] == [int(p.name[5:]) for p in sorted(tmp_path.iterdir())]
-    found = checkpoint.newest(tmp_path), checkpoint.best(tmp_path), checkpoint.good(tmp_path)
+    found = (
+        checkpoint.newest(tmp_path),
+        checkpoint.best(tmp_path),
+        checkpoint.newest(tmp_path, evaluated=True),
+    )
     assert [c.step for c in found] == [7, 3, 6]
 
 
@@ -104,10 +111,9 @@ def test_numbers_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path, valu
     broken["model"]["b"][5, 1] = value
     with pytest.raises(NonFiniteError, match=r"b is not finite"):
         checkpoint.save(tmp_path, 2, SPENT, **broken)
-    with pytest.raises(NonFiniteError, match=r"0\.state\.0 is not finite"):
+    with pytest.raises(NonFiniteError, match="^0 is not finite"):
         checkpoint.save(tmp_path, 2, SPENT, optimizers=broken["optimizers"])
     assert everything(tmp_path) == before
-    monkeypatch.setattr(checkpoint, "NonFiniteError", lambda text: SystemError(text))
     with monkeypatch.context() as patch:  # a stranger's
         patch.setattr(checkpoint, "_not_finite", lambda state: None)
         checkpoint.save(tmp_path, 2, SPENT, **broken)
@@ -183,7 +189,7 @@ def test_a_hostile_checkpoint_whose_hashes_fit_runs_nothing(tmp_path):
     save(tmp_path, 1)
     folder, exploded = tmp_path / "step-00000001", tmp_path / "exploded"
     torch.save({"w": Bomb(exploded)}, folder / "model.pt")
-    facts = checkpoint._unseal(folder / "manifest.json")
+    facts = checkpoint._unseal(folder)
     facts["files"]["model.pt"] = hashlib.sha256((folder / "model.pt").read_bytes()).hexdigest()
     (folder / "manifest.json").write_bytes(checkpoint._seal(facts))
     with pytest.raises(UserError, match=r"model\.pt is not what minilm saves"):

@@ -157,13 +157,11 @@ def test_the_cache_gives_what_the_whole_text_gives(family):
 
 
 @each_family
-def test_first_weights_are_a_function_of_the_seed_and_say_nothing_of_any_token(family):
+def test_first_weights_are_a_function_of_the_seed(family):
     made, shape = FAMILIES[family]
     models = [made(shape(11, 12, 6, 3, 1, 5), seed) for seed in (1, 1, 2)]
     one, same, other = (torch.cat([p.flatten() for p in m.parameters()]) for m in models)
     assert torch.equal(one, same) and not torch.equal(one, other)
-    nll, count = language_model_nll(made(shape(11, 12, 64, 3, 1, 5)), *TOKENS[None, :2] % 11, True)
-    assert nll.item() / count.item() == pytest.approx(torch.tensor(11.0).log().item(), abs=0.2)
 
 
 def test_only_every_third_layer_of_modernbert_sees_beyond_the_window():

@@ -1,5 +1,7 @@
 """Trainings that take a fraction of a second, and what to compare of the runs they leave."""
 
+import dataclasses
+
 import numpy as np
 import torch
 
@@ -7,7 +9,7 @@ from minilm.config import ModelConfig
 from minilm.data import draws
 from minilm.heads import Classifier, classification_nll
 from minilm.model import Transformer
-from minilm.objectives import OBJECTIVES, causal, language_model_nll
+from minilm.objectives import OBJECTIVES, language_model_nll
 from minilm.optim import make_optimizers
 from minilm.runs import checkpoint
 from minilm.runs.device import Machine
@@ -27,13 +29,13 @@ class Training:
     the batch of a step is made."""
 
     def __init__(self, objective="hybrid", steps=8, every=2, machine=CPU, optimizer="muon",
-                 accumulate=2, before=lambda step: None, learning_rate=0.01, **more):  # fmt: skip
+                 accumulate=2, before=lambda step: None, dropout=0.1, **more):  # fmt: skip
         self.objective, self.machine = objective, machine
         self.accumulate, self.before = accumulate, before
-        self.model = Transformer(SHAPE)
+        self.model = Transformer(dataclasses.replace(SHAPE, dropout=dropout))
         if objective == "labels":
             self.model = Classifier(self.model, 3)
-        self.optimizers = make_optimizers(self.model, optimizer, learning_rate, 0.1)
+        self.optimizers = make_optimizers(self.model, optimizer, 0.01, 0.1)
         self.plan = Plan(steps, warmup=0.1, cooldown=0.4, seed=3)
         self.more = dict(evaluate=self.evaluate, evaluate_every=every) | more
 
@@ -78,7 +80,3 @@ def saved(folder):
     bits = [(last.folder / name).read_bytes() for name in ("model.pt", "optimizers.pt")]
     lines = [{k: v for k, v in line.items() if k != "seconds"} for line in Run(folder).metrics()]
     return bits, lines, last.scores, last.values
-
-
-def some_windows(n):
-    return causal(draws(0, 0, "windows").integers(3, V, (n, T + 1)))

@@ -1,0 +1,214 @@
+"""What gpu.sh runs: correctness, speed, IMDB. Every part is noted as soon as it is there, so that a
+call that is cut short leaves what it has."""
+
+import functools
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from minilm.cli.options import PretrainConfig
+from minilm.config import SIZES, ModelConfig
+from minilm.data import Windows
+from minilm.model import training_flops
+from minilm.runs.device import choose_machine, matrix_rate, synchronize
+from minilm.runs.loop import steps
+from minilm.runs.pretraining import Pretraining
+from minilm.runs.run import make_model
+from minilm.tokenizer import Tokenizer
+
+TOY = "TOY" in os.environ
+RUNS = Path("runs", "gpu")
+DRAWS = 2 if TOY else 10
+IMDB = dict(
+    pretrain="--data imdb --size base --objective hybrid --max-length 512 --batch-size 128 "
+    "--steps 4200 --dropout 0.1 --learning-rate 4e-3 --evaluations 4",
+    finetune="--data imdb --epochs 3 --max-length 512 --learning-rate 1e-3 --baselines bag",
+    few="--data imdb --labels 100 --max-length 512 --learning-rate 1e-3 --baselines bag",
+)
+if TOY:
+    small = "--max-length 64 --vocab-size 400"
+    IMDB = dict(
+        pretrain=f"--data imdb --d-model 32 --n-layers 1 --n-heads 2 {small} --steps 4",
+        finetune="--data imdb --labels 60 --max-length 64 --epochs 1 --baselines bag",
+        few="--data imdb --labels 40 --max-length 64 --epochs 1 --baselines bag",
+    )
+
+
+def correctness() -> dict:
+    """The default tests, on the device that `auto` picks."""
+    workers = ["-n", "12"] if _has("xdist") and not TOY else []
+    what = ["tests/book/test_model.py"] if TOY else ["tests"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *workers, *what]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return dict(last=done.stdout.strip().splitlines()[-1:], failed=lines[:30])
+
+
+def _has(module: str) -> bool:
+    try:
+        __import__(module)
+    except ImportError:
+        return False
+    return True
+
+
+def step_speed(size: str, optimizer: str, objective: str = "causal", batch: int | None = None):
+    """Tokens/s of training steps as train_pretrain.py does them by default, and the seconds until
+    the first was done."""
+    machine = choose_machine()
+    config = PretrainConfig(size=size, objective=objective, optimizer=optimizer, batch_size=batch)
+    config = config.with_defaults(machine.device.type)
+    if TOY:
+        config.batch_size = 2
+    torch.compiler.reset()
+    tokenizer = Tokenizer([])
+    ordinary = range(3, config.vocab_size)
+    tokenizer.special = tokenizer.special._replace(ordinary=ordinary)
+    text = np.random.default_rng(0).integers(3, config.vocab_size, 2**22).astype(np.uint16)
+    model = make_model(config.model(config.vocab_size, config.max_length)).to(machine.device)
+    training = Pretraining(model, config, Windows(text, config.max_length, 0), tokenizer, machine)
+    read = dict(tokens=0, targets=0)
+    loop = steps(model, training.loss, training.batch, training.optimizers, training.plan,
+                 machine, 0, read)  # fmt: skip
+    first, seconds = timed(lambda: next(loop), machine.device)
+    tokens = config.batch_size * config.max_length
+    targets = tokens if objective == "causal" else tokens * 0.22
+    flops = training_flops(model.config, tokens, targets, config.max_length)
+    return dict(batch=config.batch_size, length=config.max_length, first_step=first,
+                tokens_per_second=tokens / seconds, flops_per_second=flops / seconds)  # fmt: skip
+
+
+def peer_speed(size: str, batch: int, compiled: bool) -> dict:
+    """The same shape as Hugging Face's GPT-2, under autocast, with AdamW."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    machine, shape = choose_machine(), ModelConfig(**_shape(size))
+    length, V = shape.max_length, shape.vocab_size
+    config = GPT2Config(
+        vocab_size=V, n_positions=length, n_embd=shape.d_model, n_layer=shape.n_layers,
+        n_head=shape.n_heads, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, bos_token_id=0,
+        eos_token_id=0,
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config).to(machine.device)
+    torch.compiler.reset()
+    called = torch.compile(model) if compiled else model
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    tokens = torch.randint(0, V, (batch, length), device=machine.device)
+
+    def step():
+        with torch.autocast(machine.device.type, torch.bfloat16):
+            loss = called(input_ids=tokens, labels=tokens).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    first, seconds = timed(step, machine.device)
+    return dict(batch=batch, first_step=first, tokens_per_second=tokens.numel() / seconds)
+
+
+def _shape(size: str) -> dict:
+    return {k: v for k, v in SIZES[size].items() if k in ModelConfig.__dataclass_fields__}
+
+
+def timed(step, device, n: int = 15) -> tuple[float, float]:
+    """Seconds of the first call, and of one call later: the median of five rounds."""
+    if TOY:
+        n = 1
+    began = time.perf_counter()
+    step()
+    synchronize(device)
+    first, rounds = time.perf_counter() - began, []
+    for _ in range(3):
+        step()
+    for _ in range(5):
+        synchronize(device)
+        began = time.perf_counter()
+        for _ in range(n):
+            step()
+        synchronize(device)
+        rounds.append((time.perf_counter() - began) / n)
+    return first, statistics.median(rounds)
+
+
+def script(name: str, arguments: str, run: Path) -> dict:
+    """Run a script of ours; its result.json, and the seconds that it took."""
+    shutil.rmtree(run, ignore_errors=True)
+    began = time.perf_counter()
+    command = [sys.executable, f"train_{name}.py", *arguments.split(), "--run", str(run)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        return dict(error=(done.stderr or done.stdout)[-2000:])
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    seconds = time.perf_counter() - began
+    command = f"python train_{name}.py {arguments}"
+    return dict(command=command, wall=seconds, output=done.stdout.splitlines()[-30:], **result)
+
+
+def few_labels() -> dict:
+    """Accuracy from 100 labels, validation among them, and of a bag of tokens, by draw."""
+    found, waiting = {}, list(range(DRAWS))
+    while waiting:
+        some, waiting = waiting[:5], waiting[5:]
+        started = {}
+        for seed in some:
+            run = RUNS / f"few-{seed}"
+            shutil.rmtree(run, ignore_errors=True)
+            arguments = f"{IMDB['few']} --seed {seed} --pretrained {RUNS / 'pretrain'} --run {run}"
+            command = [sys.executable, "train_finetune.py", *arguments.split()]
+            environment = os.environ | dict(OMP_NUM_THREADS="3")
+            started[run] = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+            )
+        for run, process in started.items():
+            error = process.communicate()[1].decode()[-500:]
+            path = run / "result.json"
+            found[run.name] = json.loads(path.read_text())["rows"] if path.exists() else error
+    return found
+
+
+def main(out: Path) -> None:
+    """Run all parts, noting each."""
+    machine = choose_machine()
+    on_card = machine.device.type == "cuda"
+    name = torch.cuda.get_device_name() if on_card else "CPU"
+    batch, pieces = 2 if TOY else 256, functools.partial
+    parts = {
+        "matrix rate": lambda: matrix_rate(torch.bfloat16 if on_card else torch.float32,
+                                           machine.device),
+        "base, AdamW": pieces(step_speed, "base", "adamw"),
+        "base, Muon": pieces(step_speed, "base", "muon"),
+        "base, hybrid, Muon": pieces(step_speed, "base", "muon", "hybrid"),
+        "small, Muon": pieces(step_speed, "small", "muon"),
+        "base, AdamW, batch 64": pieces(step_speed, "base", "adamw", batch=64),
+        "base, Hugging Face GPT-2, compiled": pieces(peer_speed, "base", batch, True),
+        "base, Hugging Face GPT-2": pieces(peer_speed, "base", batch, False),
+        "correctness": correctness,
+        "imdb pretrain": lambda: script("pretrain", IMDB["pretrain"], RUNS / "pretrain"),
+        "imdb finetune": lambda: script(
+            "finetune", f"{IMDB['finetune']} --pretrained {RUNS / 'pretrain'}", RUNS / "finetune"
+        ),
+        "imdb 100 labels": few_labels,
+    }  # fmt: skip
+    found: dict = dict(device=name, torch=torch.__version__, parts={}, seconds={})
+    for part, measure in parts.items():
+        began = time.perf_counter()
+        try:
+            found["parts"][part] = measure()
+        except Exception as error:  # the parts that follow are worth having all the same
+            found["parts"][part] = dict(error=f"{type(error).__name__}: {error}"[:2000])
+        found["seconds"][part] = round(time.perf_counter() - began, 1)
+        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        print(part, found["seconds"][part], str(found["parts"][part])[:300], flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

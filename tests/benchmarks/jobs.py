@@ -1,0 +1,59 @@
+"""Run the jobs behind README's figures and RESULTS.md, one after the other, and note what came out.
+
+    python -m tests.benchmarks.jobs                # all jobs that have no result yet
+    python -m tests.benchmarks.jobs NAME ...       # these jobs, again
+    python -m tests.benchmarks.report              # then write RESULTS.md and README's figures
+
+Each job is a command that anyone can type; results/NAME.json keeps it beside its figures and its
+last lines of output. The IMDB jobs need `python -m minilm fetch imdb` first.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).with_name("results")
+
+PRETRAIN, FINETUNE = "train_pretrain.py", "train_finetune.py"
+JOBS = {
+    **{f"pretrain-{o}-{s}": f"{PRETRAIN} --objective {o} --seed {s}"
+       for o, seeds in (("hybrid", 5), ("causal", 1), ("masked", 1)) for s in range(seeds)},
+    **{f"finetune-hybrid-{s}": f"{FINETUNE} --pretrained runs/pretrain-hybrid-{s} --seed {s}"
+       for s in range(5)},
+    **{f"finetune-{o}-0": f"{FINETUNE} --pretrained runs/pretrain-{o}-0"
+       for o in ("causal", "masked")},
+    "labels-1000": f"{FINETUNE} --pretrained runs/pretrain-hybrid-0 --labels 1000",
+    "labels-3000": f"{FINETUNE} --pretrained runs/pretrain-hybrid-0 --labels 3000 --baselines all",
+    "pretrain-imdb": f"{PRETRAIN} --data imdb --size small --minutes 40",
+    "finetune-imdb": f"{FINETUNE} --data imdb --pretrained runs/pretrain-imdb --epochs 2",
+}  # fmt: skip
+
+
+def run_job(name: str) -> dict:
+    """Run a job's command in a run folder of its own. Returns what came out."""
+    command, run = JOBS[name], Path("runs", name)
+    shutil.rmtree(ROOT / run, ignore_errors=True)
+    print(f"--- {name}: python {command} --run {run.as_posix()}", flush=True)
+    start = time.perf_counter()
+    arguments = [sys.executable, *command.split(), "--run", run.as_posix()]
+    done = subprocess.run(arguments, cwd=ROOT, check=True, capture_output=True, text=True)
+    minutes = (time.perf_counter() - start) / 60
+    result = json.loads((ROOT / run / "result.json").read_text(encoding="utf-8"))
+    output = done.stdout.splitlines()
+    return {"command": f"python {command}", "minutes": minutes, "output": output, **result}
+
+
+def main(names: list[str]) -> None:
+    """Run the jobs named, or else those that have no result yet."""
+    RESULTS.mkdir(exist_ok=True)
+    for name in names or [name for name in JOBS if not (RESULTS / f"{name}.json").exists()]:
+        text = json.dumps(run_job(name), indent=1) + "\n"
+        (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,54 @@
+// Added to a page by test_view.py: walks every control, as a person would, and prints sums of what
+// the page shows then, to be held against PyTorch's numbers.
+const number = (text) => parseFloat(text) || 0;
+const shown = (selector, root = document) => [...root.querySelectorAll(selector)];
+const columnsOf = (id) => views.map((_, v) => document.getElementById(id).children[v]);
+const press = (key) => document.dispatchEvent(new KeyboardEvent("keydown", { key }));
+const pointAt = (button) =>
+  button.dispatchEvent(new PointerEvent("pointerenter", { pointerType: "mouse" }));
+const zero = () => views.map(() => 0);
+const out = { surprisal: zero(), hidden: zero(), top: zero(), lens: zero(), attention: zero(),
+  hiddenAttention: zero(), pixels: zero(), seen: zero(), together: 0, keys: [], faults: 0 };
+const nats = (column) =>
+  shown(".token", column).reduce((sum, token, i) => sum + (i + 1) * number(token.title), 0);
+const weights = (column) =>
+  shown(".tokens .token", column).reduce((sum, token, i) => sum + (i + 1) * number(token.title), 0);
+
+const strips = shown(".tokens"), first = shown(".token", columnsOf("tokens")[0]);
+const listed = (column) => shown(".bars", column)[0].querySelectorAll("li span");
+columnsOf("tokens").forEach((column, v) => (out.surprisal[v] = nats(column)));
+first.forEach((button, i) => {
+  pointAt(button);
+  out.together += strips.every((strip) => strip.children[i].classList.contains("at"));
+  columnsOf("predictions").forEach((column, v) =>
+    listed(column).forEach((p, k) => (out.top[v] += (k + 1) * number(p.textContent))));
+  columnsOf("lens").forEach((column, v) => shown("tr td:last-child", column)
+    .forEach((p, k) => (out.lens[v] += (k + 1) * number(p.textContent))));
+  columnsOf("mask").forEach((column, v) =>
+    (out.seen[v] += number(column.querySelector("p").textContent.split("may see ")[1])));
+});
+columnsOf("attention").forEach((column, v) => {
+  shown(".head", column).forEach((head, h) => {
+    head.click();
+    first.forEach((button) => { pointAt(button); out.attention[v] += (h + 1) * weights(column); });
+    const { data: pixels } = head.querySelector("canvas").getContext("2d").getImageData(0, 0, T, T);
+    for (let i = 0; i < T * T; i++) out.pixels[v] += (h + 1) * (i % T + 1) * pixels[4 * i + 3] / 255;
+  });
+});
+first.slice(1, -1).forEach((button, i) => { // hide each: it is pointed at then, too
+  button.click();
+  columnsOf("tokens").forEach((column, v) => (out.hidden[v] += nats(column)));
+  columnsOf("attention").forEach((column, v) => (out.hiddenAttention[v] += weights(column)));
+  button.click();
+});
+first[0].click(); // <doc> cannot be hidden
+out.keys.push(state.hidden);
+press("ArrowRight"); press("h");
+out.keys.push(state.at, state.hidden);
+press("Escape"); press("ArrowLeft"); press("ArrowLeft");
+out.keys.push(state.at, state.hidden);
+out.requests = performance.getEntriesByType("resource").length;
+out.hacked = String(window.hacked);
+out.text = shown(".token", columnsOf("tokens")[0]).map((token) => token.textContent);
+document.body.append(Object.assign(document.createElement("pre"), {
+  id: "result", textContent: JSON.stringify(out) }));

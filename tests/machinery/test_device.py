@@ -1,0 +1,83 @@
+"""What processes that train together agree on, and how a precision is chosen."""
+
+import numpy as np
+import pytest
+import torch
+
+from minilm.config import UserError
+from minilm.runs import device
+from minilm.runs.device import Machine, choose_machine, choose_precision, matrix_rate
+
+CPU = torch.device("cpu")
+float32, bfloat16 = torch.float32, torch.bfloat16
+
+
+@pytest.mark.parametrize("failed", [False, True])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_others_prepare_after_the_first_or_stop_with_it_without_a_word(
+    monkeypatch, capsys, rank, failed
+):
+    told = []
+    monkeypatch.setattr(Machine, "total", lambda _, *values: told.append(values) or [float(failed)])
+
+    def prepare():
+        if failed and rank == 0:
+            raise UserError("no such file")
+        return len(told)
+
+    machine = Machine(CPU, rank=rank, world=2)
+    if failed:
+        with pytest.raises((UserError, SystemExit)) as caught:
+            machine.first(prepare)
+        assert caught.type == (SystemExit if rank else UserError)
+    else:
+        assert machine.first(prepare) == rank
+    assert told == [(float(failed and rank == 0),)] and capsys.readouterr() == ("", "")
+
+
+def test_arrays_become_tensors_and_other_values_stay():
+    array, flag = Machine(CPU).tensors((np.arange(3), True))
+    assert array.tolist() == [0, 1, 2] and flag is True
+
+
+def test_a_device_that_is_not_there_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"--device cuda: torch finds none here; .* has cpu"):
+        choose_machine("cuda")
+
+
+def slow_at(monkeypatch, gflops):
+    """Let a clock say that products run at so many GFLOP/s for each dtype; returns what was run,
+    and on how many threads."""
+    done = []
+
+    def seconds(a):
+        done.append((2 * len(a) ** 3 / (1e9 * gflops[a.dtype]), torch.get_num_threads()))
+        return done[-1][0]
+
+    monkeypatch.setattr(device, "_seconds", seconds)
+    return done
+
+
+@pytest.mark.parametrize("fast, chosen", [(1, float32), (110, float32), (400, bfloat16)])
+def test_bfloat16_is_chosen_where_it_is_faster_and_measured_briefly_on_one_thread(
+    monkeypatch, fast, chosen
+):
+    # Many processors emulate bfloat16 a hundred times slower than they multiply float32; and two
+    # threads on a busy machine wait for each other, which once made bfloat16 look faster.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        done = slow_at(monkeypatch, {float32: 100, bfloat16: fast})
+        assert choose_machine("cpu").dtype == choose_precision("auto", CPU)[0] == chosen
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert sum(seconds for seconds, _ in done) < 1 and {threads for _, threads in done} == {1}
+    assert choose_precision("bfloat16", CPU) == (bfloat16, "bfloat16, as asked,")
+
+
+def test_the_matrix_rate_is_that_of_the_first_product_long_enough_to_be_timed(monkeypatch):
+    done = slow_at(monkeypatch, {float32: 50})
+    assert matrix_rate(float32, CPU) == pytest.approx(50e9)
+    assert done[-1][0] > 0.01 > done[-4][0]

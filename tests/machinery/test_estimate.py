@@ -1,0 +1,93 @@
+"""An estimate: what can be counted is counted right, and what is measured is put together right."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from minilm.config import ModelConfig, UserError
+from minilm.model import Transformer, training_flops
+from minilm.objectives import language_model_nll
+from minilm.runs import estimate as page
+from minilm.runs.device import Machine
+from minilm.runs.estimate import estimate, measured, one_of_each_kind, require_memory
+from minilm.runs.run import make_model
+from tests.machinery.tiny import CPU, SHAPE, Training, saved
+
+
+def planned(training, **options):
+    t = training
+    return estimate(
+        t.model, t.loss, t.batch, t.optimizers, t.plan, CPU, SHAPE, measure=0, **options
+    )
+
+
+def test_an_estimate_leaves_no_trace_in_the_training(tmp_path):
+    training = Training()
+    planned(training)
+    training.run(tmp_path / "estimated")
+    Training().run(tmp_path / "plain")
+    assert saved(tmp_path / "estimated") == saved(tmp_path / "plain")
+
+
+def test_the_median_round_counts_and_what_the_first_takes_more_is_the_start(monkeypatch):
+    times = [30, 50, 1, 3, 50, 70, 2, 6]  # seconds of each step; a round is two of them
+    now, training = [0.0], Training("causal", accumulate=1)
+    rounds = one_of_each_kind(training.batch, 0) * 2
+
+    def slow(*batch):
+        now[0] += times.pop(0)
+        return training_loss(*batch)
+
+    training_loss = training.loss
+    monkeypatch.setattr(page.time, "perf_counter", lambda: now[0])
+    arguments = training.model, slow, rounds, training.optimizers, training.plan, CPU
+    assert measured(*arguments, seconds=211.5) == (72, 4, 6 * 12, 6 * 12) and not times
+
+
+def test_the_plan_and_the_measurement_make_the_estimate(monkeypatch):
+    monkeypatch.setattr(page, "measured", lambda *_: (60.0, 0.5, 72.0, 20.0))
+    found = planned(Training(steps=7200))
+    assert (found.steps, found.seconds, found.tokens) == (7200, 3660, 7200 * 72)
+    assert found.flops == pytest.approx(training_flops(SHAPE, 7200 * 72, 7200 * 20, 12))
+    assert found.parameters == sum(p.numel() for p in Transformer(SHAPE).parameters())
+    for fact in ("7,200 of 72 tokens", "1.0 hours", "60 seconds to get started", "142 tokens/s"):
+        assert fact in str(found)
+    assert planned(Training(), minutes=2).steps == 120
+    assert planned(Training(), minutes=0.01).steps == 10
+
+
+@pytest.mark.parametrize("objective, kinds", [("causal", [True]), ("hybrid", [False, True])])
+def test_a_round_has_a_step_of_each_kind(objective, kinds):
+    rounds = one_of_each_kind(Training(objective).batch, 4)
+    assert sorted(micro_batches[0][2] for micro_batches in rounds) == kinds
+
+
+@pytest.mark.parametrize("d_model, length", [(64, 256), (128, 64)])
+def test_the_memory_of_activations_is_twice_what_the_forward_pass_keeps(d_model, length):
+    shape = ModelConfig(8, length, d_model, n_layers=3, n_heads=4, d_ff=3 * d_model)
+    model, kept = make_model(shape), {}
+    tokens = torch.zeros(8, length, dtype=torch.int64)
+
+    def note(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with saved_tensors_hooks(note, lambda tensor: tensor):
+        _result = language_model_nll(model, tokens, tokens, True)
+    for weight in model.parameters():
+        kept.pop(weight.untyped_storage().data_ptr(), None)
+    predicted = require_memory(shape, CPU, tokens.numel(), length) - require_memory(shape, CPU)
+    assert predicted == pytest.approx(2 * sum(kept.values()), rel=0.1)
+
+
+def test_a_run_that_does_not_fit_is_refused_before_anything_is_built(monkeypatch):
+    monkeypatch.setattr(page, "memory_of", lambda _: 10**9)
+    require_memory(SHAPE, CPU)
+    with pytest.raises(UserError, match=r"needs about 1\.\d GB of memory, and there are 1\.0 GB"):
+        require_memory(dataclasses.replace(SHAPE, d_model=1024, n_layers=4, d_ff=4096), CPU)
+    half = Machine(CPU.device, torch.bfloat16)
+    full, halved = (require_memory(SHAPE, machine, 10**5, 12) for machine in (CPU, half))
+    assert halved < full < math.inf

@@ -1,0 +1,149 @@
+"""Texts become files of tokens: the same for every way there, whole or not there, and Ctrl-C ends it
+at once."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minilm.config import UserError
+from minilm.corpora import decoding, tokens
+from minilm.corpora.workers import parallel
+from minilm.tokenizer import DOC, Tokenizer
+
+ROOT = Path(__file__).parents[2]
+WORDS = [
+    "the",
+    "cat",
+    "dog",
+    "bird",
+    "sees",
+    "likes",
+    "hears",
+    "a",
+    "red",
+    "small",
+    "old",
+    "tree",
+    "house",
+    "river",
+]
+
+
+def some_text(path: Path, lines: int, seed=0) -> str:
+    rng = random.Random(seed)
+    path.write_text("".join(" ".join(rng.choices(WORDS, k=8)) + ".\n" for _ in range(lines)))
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    decoding.note.cache_clear()
+    monkeypatch.chdir(tmp_path)
+
+
+def names() -> list[str]:
+    return sorted(path.name for path in tokens.PREPARED.iterdir())
+
+
+def test_the_tokens_are_those_of_every_document_and_its_end(monkeypatch):
+    monkeypatch.setattr(tokens, "_BLOCK", tokens.re.compile(r"(?s:.{50})[^ \t-\r]{0,50}"))
+    text = Path(some_text(Path("a.txt"), 400)).read_text().replace("\n", "\n<|endoftext|>", 200)
+    Path("a.txt").write_text(text + "x" * 400)
+    found = tokens.prepare(["a.txt"], 300)
+    documents = text.split("<|endoftext|>")
+    documents = [d.strip("\n") for d in documents[:-1]] + [documents[-1] + "x" * 400]
+    encoded = [*map(found.tokenizer.encode, documents[:-1])]
+    both = np.concatenate([found.train, found.valid])
+    assert found.tokenizer.vocab_size == 300 and (both == DOC).sum() == 201
+    ends = np.flatnonzero(both == DOC)
+    prepared = {tuple(part[part != DOC]) for part in np.split(both, ends)}
+    assert {tuple(part) for part in encoded} <= prepared
+    assert 0.01 < len(found.valid) / len(both) < 0.2
+    assert tokens.unigram_entropy(np.array([0, 0, 1]), np.array([0]), 2) == np.log(5 / 3)
+
+
+def test_three_hundred_short_lines_are_enough_and_less_is_refused(capsys):
+    found = tokens.prepare([some_text(Path("a.txt"), 300)], 400)
+    assert len(found.valid) == 256 < len(found.train)
+    assert "its last 256 are the validation part" in capsys.readouterr().err
+    Path("b.txt").write_text("hi")
+    with pytest.raises(UserError, match="3 tokens in all, too few"):
+        tokens.prepare(["b.txt"], 300)
+
+
+def test_a_text_is_prepared_once_and_anew_where_it_or_a_file_has_changed(monkeypatch, capsys):
+    some_text(Path("a.txt"), 400)
+    first = tokens.prepare(["a.txt"], 300)
+    (name,) = names()
+    os.utime("a.txt", (1, 1))  # a time is not content
+    with monkeypatch.context() as patched:
+        patched.setattr(tokens, "_write_tokens", lambda *_: pytest.fail("again"))
+        assert tokens.prepare(["a.txt"], 300).train.tolist() == first.train.tolist()
+    for file in (tokens.PREPARED / name).iterdir():
+        file.write_bytes(b"{" + file.read_bytes()[1:-1])
+        assert tokens.prepare(["a.txt"], 300).train.tolist() == first.train.tolist()
+    assert "is damaged and made anew" in capsys.readouterr().err
+    some_text(Path("a.txt"), 400, seed=1)
+    os.utime("a.txt", (1, 1))
+    tokens.prepare(["a.txt"], 300)
+    assert names() != [name] and len(names()) == 1  # the older copy is gone
+    tokens.prepare(["a.txt"], 0, tokenizer=Tokenizer([]))
+    tokens.prepare(["a.txt"], 300, separator="red")
+    assert len(names()) == 3
+
+
+@pytest.mark.skipif(tokens.fcntl is None, reason="no such locks here")
+def test_what_a_killed_preparation_left_is_removed_but_not_what_another_holds():
+    some_text(Path("a.txt"), 400)
+    with tokens._beside(tokens.PREPARED / "other") as held:
+        (tokens.PREPARED / "killed.part").mkdir()
+        tokens.prepare(["a.txt"], 300)
+        assert held.exists() and len(names()) == 2
+        (held / "file").write_text("kept")
+        held.rename(tokens.PREPARED / "other")
+    with pytest.raises(KeyboardInterrupt), tokens._beside(tokens.PREPARED / "third"):
+        raise KeyboardInterrupt
+    assert len(names()) == 2 and (tokens.PREPARED / "other" / "file").exists()
+
+
+def test_work_on_all_cores_comes_back_in_order_and_a_dead_worker_is_one_line():
+    assert list(parallel(str.upper, map(chr, range(97, 123)))) == [*map(chr, range(65, 91))]
+    with pytest.raises(UserError, match="a worker process ended"):
+        list(parallel(os._exit, range(1, 20)) if (os.cpu_count() or 1) > 1 else pytest.skip())
+
+
+SCRIPT = """
+import sys
+from minilm.corpora.tokens import prepare
+if __name__ == "__main__":
+    try:
+        print("ready", flush=True)
+        prepare(["long.txt"], 300)
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a terminal's signal as Unix has it")
+@pytest.mark.parametrize("wait", [0.1, pytest.param(0, marks=pytest.mark.slow)])
+def test_ctrl_c_ends_it_at_once_without_tracebacks(tmp_path, wait):
+    Path("script.py").write_text(SCRIPT)
+    some_text(Path("long.txt"), 300_000)
+    for turn in range(3 if wait else 30):
+        child = subprocess.Popen(
+            [sys.executable, "script.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            start_new_session=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        child.stdout.readline()
+        time.sleep(3 * turn if wait else random.Random(turn).uniform(0, 8))
+        os.killpg(child.pid, signal.SIGINT)  # as a terminal does: the workers, too
+        _, said = child.communicate(timeout=20)
+        assert child.returncode in (130, 0) and b"Traceback" not in said
+        assert not [name for name in names() if name.endswith(".part")]

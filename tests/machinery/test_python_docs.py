@@ -1,0 +1,155 @@
+"""The corpora known by name: no test text is ever pretrained on, no text is in two parts."""
+
+import gzip
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+
+from minilm.config import UserError
+from minilm.corpora import documents, fingerprint, labelled, python_docs
+from minilm.corpora.splitting import normalised
+
+SENTENCE = "It takes numbers and returns {} numbers, as the examples below will show."
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch) -> dict[str, Path]:
+    """Two small libraries in place of the installed ones, and a folder for the cache."""
+    monkeypatch.chdir(tmp_path)
+    folders = {name: tmp_path / "lib" / name for name in ("torch", "numpy")}
+    monkeypatch.setattr(python_docs, "roots", lambda: folders)
+    for number in range(100):
+        place = ["torch/nn", "numpy/lib", "torch/other"][number % 3]
+        strings = [f'"""{SENTENCE.format(f"{number}.{i}")} More {i}."""' for i in range(4)]
+        write(tmp_path / "lib" / place / f"{number:03}.py", "\n".join(strings))
+    return folders
+
+
+def test_prose_is_taken_and_data_fragments_and_tests_are_not(tmp_path):
+    prose = SENTENCE.format("more")
+    body = f'''
+"""{prose}"""
+class A:
+    """First line of the documentation, which is followed by
+
+        an indented one.
+    """
+    table = """{"0x1f, 0x2e, 17; " * 9}"""
+    code = """{"int the_answer_to_the_question;" * 3}
+int another_answer_to_it;"""
+    page = """A page from a template, about {{{{ name }}}}, which is filled in later by others."""
+    short = """Too short."""
+    half = """Half of a pair, \\ud800, which no file in UTF-8 can hold, whatever comes after."""
+    def f(x):
+        raise ValueError(f"""A fragment. {prose} {{x}}""", """{prose.upper()}""")
+'''
+    write(tmp_path / "a.py", body)
+    write(tmp_path / "tests" / "b.py", f'"""A test. {prose}"""')
+    write(tmp_path / "broken.py", f'"""A broken file. {prose}""" def')
+    write(tmp_path / "code.py", f'"""Code. {prose}"""\n' + "x = 1\n" * 200)
+    second = "First line of the documentation, which is followed by\n\nan indented one."
+    found = python_docs.extract({"numpy": tmp_path})
+    assert found == [("numpy/a.py", prose), ("numpy/a.py", second)]
+
+
+@pytest.mark.parametrize("text, sentence", [
+    ("abs(x, *, out=None) -> Tensor\n\nThe absolute value\nof x. See sign.", "The absolute value of x."),
+    ("Return a, i.e. the first.\n\nMore.", "Return a, i.e. the first."),
+    ("=====\n\nTitle of it", "Title of it"),
+    ("f(x)", ""),
+])  # fmt: skip
+def test_the_first_sentence_of_a_docstring_is_on_one_line(text, sentence):
+    assert python_docs.first_sentence(text) == sentence
+
+
+@pytest.mark.parametrize("task", ["python-docs", "python-docs-whole"])
+def test_files_are_on_one_side_and_nothing_held_out_is_pretrained_on(library, task):
+    first = python_docs.first_sentence if task == "python-docs" else str
+    if task == "python-docs":  # two sentences of numpy that torch has, too
+        write(library["torch"] / "nn" / "new.py", f'"""{SENTENCE.format("1.0").upper()}"""')
+        write(library["torch"] / "other" / "new.py", f'"""{SENTENCE.format("4.0")} Longer."""')
+    parts = labelled(task)
+    rows = python_docs.load()
+    part_of = python_docs.parts_of(rows)
+    assert {label for part in parts.values() for _, label in part} == {"torch.nn", "numpy arrays"}
+    for label in ("torch/nn", "numpy/lib"):
+        counts = Counter(part_of[source] for source, _ in rows if source.startswith(label))
+        assert {p: round(n / counts.total(), 1) for p, n in counts.items()} == python_docs.SHARES
+    sources = defaultdict(set)
+    for source, text in rows:
+        sources[normalised(first(text))].add(source)
+    pretrained = "\n".join(normalised(text) for text in documents(["python-docs"]))
+    keys = [normalised(text) for examples in parts.values() for text, _ in examples]
+    assert len(keys) == len(set(keys)) > 250
+    for part, examples in parts.items():
+        for text, label in examples:
+            found = sources[normalised(text)]
+            assert {part_of.get(s, "train") for s in found} == {part}
+            assert {python_docs.label_of(s) for s in found} == {label}
+            assert (normalised(text) in pretrained) == (part == "train")
+
+
+def test_the_texts_are_read_once_and_nothing_half_written_is_left(library, monkeypatch):
+    first, before = python_docs.load(), fingerprint(["python-docs"])
+    (cache,) = Path("data/python-docs").iterdir()
+    assert cache.name == f"{python_docs.version()}.jsonl"
+    monkeypatch.setattr(python_docs, "extract", lambda folders: pytest.fail("read again"))
+    assert python_docs.load() == first
+    monkeypatch.setattr(python_docs.metadata, "version", lambda name: "another")
+    assert fingerprint(["python-docs"]) != before
+
+
+def review(number: int, label: str) -> str:
+    return f"A film, number {number}.<br />I found it {label}."
+
+
+@pytest.mark.parametrize("official", [True, False])
+def test_imdb_reads_the_same_in_both_layouts_and_keeps_its_test_reviews_apart(
+    tmp_path, monkeypatch, official
+):
+    monkeypatch.chdir(tmp_path)
+    rows = {
+        "train": [(review(i, label), label) for i in range(4) for label in ("pos", "neg")],
+        "test": [(review(i, label), label) for i in range(3, 6) for label in ("pos", "neg")],
+        "unsup": [(review(i, "dull"), "unsup") for i in range(3)] + [(review(5, "pos"), "unsup")],
+    }
+    for part, examples in rows.items():
+        lines = [json.dumps({"text": text, "label": label}) for text, label in examples]
+        for number, (text, label) in enumerate(examples if official else []):
+            top = Path("data/imdb/aclImdb", "train" if part == "unsup" else part)
+            write(top / label / f"{number}_7.txt", text)
+        if not official:
+            Path("data/imdb").mkdir(parents=True, exist_ok=True)
+            Path(f"data/imdb/{part}.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    parts = labelled("imdb")
+    assert {part: len(examples) for part, examples in parts.items()} == {"train": 8, "test": 6}
+    assert ("A film, number 0.\nI found it pos.", "pos") in parts["train"]
+    labels = [example.label for example in parts["train"]]
+    assert labels not in (sorted(labels), sorted(labels, reverse=True))
+    seen = list(documents(["imdb"]))  # 2 train reviews and an unlabelled one repeat test reviews
+    assert len(seen) == 9 and not set(seen) & {text for text, _ in parts["test"]}
+
+
+def test_the_other_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("imdb", "sms-spam", "tinyshakespeare"):
+        with pytest.raises(UserError, match=f"python -m minilm fetch {name}"):
+            list(documents([name]))
+    lines = [f"ham\tCall me at \"{i} o'clock" for i in range(300)]
+    lines += [f"spam\tWIN {i} pounds" for i in range(100)] + ["spam\twin  7 POUNDS"]
+    write(Path("data/sms-spam/SMSSpamCollection"), "\n".join(lines) + "\n")
+    parts = labelled("sms-spam")
+    assert sum(map(len, parts.values())) == 400 and 50 < len(parts["test"]) < 110
+    assert list(documents(["sms-spam"])) == [example.text for example in parts["train"]]
+    write(Path("data/tinyshakespeare/input.txt"), "First Citizen:\nBefore we proceed\n")
+    assert list(documents(["tinyshakespeare"])) == ["First Citizen:\nBefore we proceed\n"]
+    for name, words in (("tinyshakespeare", "has no labels"), ("nonsense", "no known corpus")):
+        with pytest.raises(UserError, match=words):
+            labelled(name)

@@ -1,0 +1,204 @@
+"""Run folders: never written over, never shared by two, and never believed when damaged."""
+
+import dataclasses
+import gc
+import json
+import math
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+from minilm.config import NonFiniteError, UserError
+from minilm.heads import Classifier
+from minilm.model import Transformer
+from minilm.runs import checkpoint, run
+from minilm.runs.run import Run
+from tests.machinery.tiny import SHAPE
+
+FACTS = dict(kind="pretrain", family="ours", model=dataclasses.asdict(SHAPE), flags={})
+
+
+@pytest.fixture(autouse=True)
+def plain_tokenizers(monkeypatch):
+    """tokenizer.json holds the fingerprint alone."""
+    module = types.ModuleType("tokenizer_file")
+    module.to_json = lambda tokenizer: tokenizer.fingerprint
+    module.load_tokenizer = lambda path: types.SimpleNamespace(fingerprint=path.read_text())
+    monkeypatch.setitem(sys.modules, "minilm.runs.tokenizer_file", module)
+
+
+def make_run(folder, model=None, **changes):
+    new = Run(folder)
+    new.claim(resume=False)
+    new.create(FACTS | changes, types.SimpleNamespace(fingerprint="abc"))
+    new.release()
+    if model:
+        checkpoint.save(folder, 1, {}, model=model.state_dict())
+    return new
+
+
+def everything(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("left", ["config.json", "metrics.jsonl", "step-00000002"])
+def test_what_is_left_of_a_run_is_not_written_over(tmp_path, monkeypatch, left):
+    monkeypatch.chdir(tmp_path)
+    folder = run.new_folder("pretrain")
+    assert folder == Path("runs", "pretrain-1")
+    (folder / left).mkdir(parents=True)
+    with pytest.raises(UserError, match="already holds a run: continue it with --resume"):
+        Run(folder).claim(resume=False)
+    assert run.new_folder("pretrain") == Path("runs", "pretrain-2")
+
+
+def test_two_cannot_write_to_one_run_until_the_first_lets_it_go(tmp_path):
+    make_run(tmp_path)
+    first = Run(tmp_path)
+    first.claim(resume=True)
+    with pytest.raises(UserError, match="in use by another process"):
+        Run(tmp_path).claim(resume=True)
+    first.release()
+    second = Run(tmp_path)
+    second.claim(resume=True)
+    second.release()
+
+
+def test_a_failed_start_leaves_no_folder_and_who_waited_for_it_looks_again(tmp_path, monkeypatch):
+    folder, flock = tmp_path / "run", run.fcntl.flock
+    first, second = Run(folder), Run(folder)
+    first.claim(resume=False)
+
+    def first_goes(file, how):  # between the second's opening of the lock and its locking
+        monkeypatch.undo()
+        first.release()
+        assert not folder.exists()
+        folder.mkdir()
+        flock(file, how)
+
+    monkeypatch.setattr(run.fcntl, "flock", first_goes)
+    second.claim(resume=False)
+    with pytest.raises(UserError, match="in use"):
+        Run(folder).claim(resume=False)
+    del second
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_a_run_that_began_before_the_lock_was_held_is_seen(tmp_path, monkeypatch):
+    flock = run.fcntl.flock
+
+    def late(file, how):
+        (tmp_path / "config.json").touch()
+        flock(file, how)
+
+    monkeypatch.setattr(run.fcntl, "flock", late)
+    with pytest.raises(UserError, match="already holds a run"):
+        Run(tmp_path).claim(resume=False)
+
+
+def test_a_killed_process_holds_no_run(tmp_path):
+    code = "import sys; from minilm.runs.run import Run; run = Run(sys.argv[1]); " \
+           "run.claim(resume=False); print('claimed', flush=True); input()"  # fmt: skip
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    command, root = [sys.executable, "-c", code, str(tmp_path)], Path(run.__file__).parents[2]
+    with subprocess.Popen(command, cwd=root, **pipes) as process:
+        assert process.stdout.readline().strip() == b"claimed"
+        with pytest.raises(UserError, match="in use by another process"):
+            Run(tmp_path).claim(resume=False)
+        process.kill()
+        process.wait()
+    Run(tmp_path).claim(resume=False)
+
+
+@pytest.mark.parametrize("changes, says", [
+    (b"", "damaged"), (b"\xff", "damaged"), (b"[" * 100_000, "damaged"), (b"[]", "damaged"),
+    (dict(format=2), "format 2, not 3"), (dict(format=4), "format 4"),
+    (dict(flags=1), "flags is missing, or no dict"), (dict(id=None), "id is missing"),
+    (dict(kind="finetune"), "classes is missing"), (dict(family="other"), "family 'other'"),
+    (dict(kind="finetune", classes=["a"]), "this needs a pretrain run"),
+    (dict(model=FACTS["model"] | dict(n_layers=20_000)), "do not have the shape"),
+    (dict(model=FACTS["model"] | dict(d_ff=2**20)), "do not have the shape"),
+    (dict(model=FACTS["model"] | dict(n_heads=1)), "do not have the shape"),
+    (dict(model=FACTS["model"] | dict(d_model=8.5)), "d_model is 8.5"),
+    (dict(model=dict(depth=3)), "damaged .*depth"),
+    (dict(id="another"), "written by another run"),
+])  # fmt: skip
+def test_a_config_that_cannot_be_used_is_refused_before_anything_is_built(
+    tmp_path, monkeypatch, changes, says
+):
+    make_run(tmp_path, Transformer(SHAPE))
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_bytes())
+    bad = changes if isinstance(changes, bytes) else json.dumps(config | changes).encode()
+    path.write_bytes(bad)
+    if b"20000" in bad or b"1048576" in bad:
+        monkeypatch.setattr(run, "make_model", lambda *_, **__: pytest.fail("it is built"))
+    with pytest.raises(UserError, match=says):
+        Run(tmp_path).transformer()
+
+
+def test_what_is_no_run_is_called_no_run(tmp_path):
+    (tmp_path / "file").touch()
+    for name in ("nowhere", "file", ""):
+        with pytest.raises(UserError, match="is not a run"):
+            Run(tmp_path / name).claim(resume=True)
+    with pytest.raises(UserError, match="cannot be written to"):
+        Run(tmp_path / "file").claim(resume=False)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_the_tokenizer_is_the_one_that_the_run_began_with(tmp_path):
+    made = make_run(tmp_path)
+    assert made.tokenizer.fingerprint == "abc"
+    (tmp_path / "tokenizer.json").write_text("abd")
+    with pytest.raises(UserError, match="not the tokenizer that this run was trained with"):
+        _ = made.tokenizer
+
+
+def test_models_come_with_the_best_weights_and_in_a_longer_window(tmp_path):
+    model, classifier = Transformer(SHAPE, seed=1), Classifier(Transformer(SHAPE, seed=2), 3)
+    found = make_run(tmp_path / "a", model).transformer(max_length=99)
+    assert found.config.max_length == 99 and torch.equal(
+        found.embedding.weight, model.embedding.weight
+    )
+    finetuned = make_run(tmp_path / "b", classifier, kind="finetune", classes=["a", "b", "c"])
+    found, config = finetuned.classifier()
+    assert found.head.weight.shape == (3, 16) and config["classes"] == ["a", "b", "c"]
+    assert torch.equal(found.transformer.embedding.weight, classifier.transformer.embedding.weight)
+
+
+def test_metrics_end_before_what_is_damaged_and_are_cut_back_to_a_step(tmp_path, capsys):
+    made, path = Run(tmp_path), tmp_path / "metrics.jsonl"
+    assert made.metrics() == []
+    for bad in (b"\0", b"[]", b'{"step": "2"}', b'{"loss": 1}', b'{"step": NaN}', b"\xff", b"{}"):
+        path.write_bytes(b'{"step": 1, "loss": 2.0}\n' + bad + b'\n{"step": 3}\n')
+        assert made.metrics() == [{"step": 1, "loss": 2.0}]
+        assert "line 2 is damaged and not used" in capsys.readouterr().err
+    path.write_bytes(b'{"step": 1}\n{"st')  # what a kill leaves
+    assert made.metrics() == [{"step": 1}] and not capsys.readouterr().err
+    made.cut_metrics(1, scored=True)
+    made.log(2, loss=0.5)
+    made.log(2, score=0.5)
+    made.cut_metrics(2, scored=False)
+    assert made.metrics() == [{"step": 1}, {"step": 2, "loss": 0.5}]
+    with pytest.raises(NonFiniteError, match="loss is nan"):
+        made.log(3, loss=math.nan)
+
+
+def test_the_newest_run_of_a_kind_is_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no pretrain run in runs/ yet"):
+        run.newest_run("pretrain")
+    for i, name in enumerate(("2", "own", "1", "damaged", "other"), 1):
+        kind = dict(kind="finetune", classes=[]) if name == "other" else {}
+        make_run(run.RUNS / name, **kind)
+        os.utime(run.RUNS / name / "config.json", (i, i))
+    (run.RUNS / "damaged" / "config.json").write_text("{")
+    assert run.newest_run("pretrain") == run.RUNS / "1"
+    assert run.newest_run("finetune") == run.RUNS / "other"

@@ -1,0 +1,90 @@
+"""Real processes: killed, asked to leave, or training together."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from minilm.runs import checkpoint
+from tests.machinery.tiny import Training, saved
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+ROOT = Path(__file__).parents[2]
+LONG = dict(steps=60, every=10)
+CODE = """
+import signal, sys, torch
+from pathlib import Path
+from minilm.config import UserError
+from minilm.runs.device import choose_machine
+from tests.machinery.tiny import Training
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what runs behind nohup
+torch.set_num_threads(1)
+kind, folder, options = sys.argv[1:]
+training = Training(kind, machine=choose_machine("cpu", "float32"), **eval(options))
+try:
+    training.run(Path(folder))
+except UserError as error:
+    sys.exit(error.status)
+"""
+
+
+def start(kind, folder, options, **environment):
+    folder.mkdir(exist_ok=True)
+    arguments = [sys.executable, "-c", CODE, kind, str(folder), repr(options)]
+    with open(folder.with_suffix(".log"), "w") as log:
+        return subprocess.Popen(arguments, cwd=ROOT, stdout=log, stderr=log,
+                                env=os.environ | environment)  # fmt: skip
+
+
+def interrupt_and_go_on(folder, kind, number, rng):
+    """Send a signal at a random moment, then let the run go on. Returns the exit status."""
+    process, lines = start(kind, folder, LONG), folder / "metrics.jsonl"
+    until = rng.randrange(1, 50)
+    while not (lines.exists() and lines.read_bytes().count(b"\n") >= until):
+        time.sleep(0.001)
+        assert process.poll() is None, folder.with_suffix(".log").read_text()
+    time.sleep(rng.uniform(0, 0.02))
+    process.send_signal(number)
+    status = process.wait(60)
+    done = checkpoint.newest(folder)
+    assert (done.step if done else 0) > until - 2 * 10
+    Training(kind, **LONG).run(folder)
+    log = folder.with_suffix(".log").read_text()
+    assert "Traceback" not in log and "damaged" not in log
+    return status
+
+
+@pytest.mark.parametrize("n", [1, pytest.param(25, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_interrupted_at_random_moments_a_run_ends_as_if_it_had_never_been(tmp_path, number, n):
+    kinds, whole, rng = ["hybrid", "labels"], {}, random.Random(n + number)
+    for i in range(n):
+        kind = kinds[i % 2]
+        if kind not in whole:
+            Training(kind, **LONG).run(tmp_path / kind)
+            whole[kind] = saved(tmp_path / kind)
+        status = interrupt_and_go_on(tmp_path / str(i), kind, number, rng)
+        assert status == (-number if number == signal.SIGKILL else 128 + number)
+        assert saved(tmp_path / str(i)) == whole[kind]
+
+
+def test_two_processes_learn_what_one_learns(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    places = dict(WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=port)
+    folder, options = tmp_path / "two", dict(steps=4, dropout=0.0)
+    both = [start("hybrid", folder, options, RANK=str(rank), **places) for rank in range(2)]
+    assert [process.wait(120) for process in both] == [0, 0], (tmp_path / "two.log").read_text()
+    Training(**options).run(tmp_path / "one")
+    one, two = (checkpoint.newest(tmp_path / name) for name in ("one", "two"))
+    assert (one.step, one.spent["targets"]) == (two.step, two.spent["targets"])
+    for name, weight in one.read("model").items():
+        torch.testing.assert_close(two.read("model")[name], weight, rtol=1e-4, atol=1e-5)

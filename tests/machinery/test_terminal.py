@@ -1,0 +1,102 @@
+"""What models and files contribute cannot command a terminal; tokenize and chat say what is so."""
+
+import io
+
+import pytest
+
+from minilm.cli import terminal
+from minilm.config import UserError
+from tests.machinery.small import finetuned, pretrained
+
+ATTACKS = [
+    "\x1b[2J",
+    "\x1b]0;title\x07",
+    "\x9b31m",
+    "a\rb",
+    "\x7f",
+    "\u202egnp.exe",
+    "\ud800",
+    "\x00",
+]
+
+
+class Terminal(io.StringIO):
+    """Standard output that is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return str(pretrained(tmp_path_factory.mktemp("terminal") / "run").folder)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_control_sequences_are_written_out_on_a_terminal_and_untouched_in_files(attack):
+    shown = terminal.printable(f"x{attack}y", Terminal())
+    assert shown.isprintable() and shown.isascii() and "\\" in shown
+    assert terminal.printable(f"x{attack}y", io.StringIO()) == f"x{attack}y"
+
+
+@pytest.mark.parametrize("text", ["é ü 漢字 🙂\n\tok", "ab\\x1b", ""])
+def test_ordinary_text_is_printed_as_it_is(text):
+    assert terminal.printable(text, Terminal()) == text
+
+
+def test_tokenize_shows_each_token_with_its_id_and_bytes(run, capsys):
+    terminal.tokenize(run, "the é")
+    first, count, *rows = capsys.readouterr().out.splitlines()
+    assert first.replace("][", "")[1:-1].encode().decode() in ("the é", "the \\xc3\\xa9")
+    assert count == f"{len(rows)} tokens, 6 bytes"
+    assert bytes.fromhex("".join(row[9:33] for row in rows)).decode() == "the é"
+
+
+def test_tokenize_colours_tokens_on_a_terminal_unless_asked_not_to(run, monkeypatch):
+    for no_color, coloured in (("", False), (None, True)):
+        out = Terminal()
+        monkeypatch.setattr("sys.stdout", out)
+        if no_color is None:
+            monkeypatch.delenv("NO_COLOR", raising=False)
+        else:
+            monkeypatch.setenv("NO_COLOR", no_color)
+        terminal.tokenize(run, "the \x1b[2J array")
+        assert ("\x1b[30;4" in out.getvalue()) == coloured
+        assert "\x1b[2J" not in out.getvalue()
+
+
+def test_tokenize_counts_a_file(run, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("the array of the elements\n" * 3)
+    terminal.tokenize(run, file=tmp_path / "a.txt")
+    first, used, *longest = capsys.readouterr().out.splitlines()
+    tokens = int(first.split(": ")[1].split(" ")[0])
+    assert f"{3 * 26 / tokens:.2f} bytes a token" in first and "of the 280 tokens" in used
+    assert len(longest) == 5
+    with pytest.raises(UserError, match="either"):
+        terminal.tokenize(run)
+
+
+def test_chat_continues_fills_and_changes_the_draws(run, monkeypatch, capsys):
+    lines = iter(["Return the", "/seed 5", "Return the", "/seed 0", "Return the", "",
+                  "/fill the <mask>", "/fill no mask", "/seed x", "/what"])  # fmt: skip
+
+    def read(prompt):
+        line = next(lines, None)
+        if line is None:
+            raise EOFError
+        print(f"@@{line}")
+        return line
+
+    monkeypatch.setattr("builtins.input", read)
+    terminal.chat(run, tokens=8, device="cpu")
+    help, *parts = capsys.readouterr().out.split("@@")
+    answers = [part.partition("\n")[2].strip("\n") for part in parts]
+    assert answers[0] == answers[4] != answers[2]  # the same seed, the same continuation
+    assert answers[5] and answers[5] != answers[4]  # an empty line goes on
+    assert answers[6].count("%") == 5 and "there is no <mask>" in answers[7]
+    assert "invalid literal" in answers[8] and answers[9] == help.strip()
+
+
+def test_a_classifier_cannot_chat(tmp_path):
+    with pytest.raises(UserError, match="continues no text: use predict"):
+        terminal.chat(str(finetuned(tmp_path / "run").folder), device="cpu")

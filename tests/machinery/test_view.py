@@ -1,0 +1,212 @@
+"""The pages of `python -m minilm view`: their numbers are PyTorch's; only their script runs."""
+
+import base64
+import html
+import json
+import re
+import shutil
+import subprocess
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import minilm
+from minilm.config import ModelConfig
+from minilm.data import frame
+from minilm.model import Transformer, visibility
+from minilm.tokenizer import Tokenizer
+from minilm.view import classifier, pages, recording, run_page
+from tests.machinery.small import TEXTS, finetuned, pretrained, stirred
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
+HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='hacked=2'>\u202e \x1b[2J\""
+SELF_CHECK = Path(__file__).with_name("self_check.js")
+Example = namedtuple("Example", "text label")
+browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
+
+
+def opened(path) -> str:
+    """The page's elements as a browser has made them, with no way to the network."""
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
+               "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={path.parent}/profile",
+               path.as_uri()]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+
+
+def checked(record: dict, folder) -> dict:
+    """What self_check.js found on the page about a text."""
+    own = pages.inside_page("about", record)
+    script = pages.text_of("inside.js") + SELF_CHECK.read_text()
+    body = own[own.index("<main>") + 6 : own.index("</main>")]
+    (folder / "check.html").write_text(pages.page("t", body, record, script), encoding="utf-8")
+    found = re.search('<pre id="result">(.*?)</pre>', opened(folder / "check.html"), re.DOTALL)
+    return json.loads(html.unescape(found[1]))
+
+
+@pytest.fixture(scope="module", params=["hybrid", "masked", "causal"])
+def lm(request, tmp_path_factory):
+    """A language model of each objective."""
+    folder = tmp_path_factory.mktemp(request.param) / "run"
+    pretrained(folder, request.param)
+    return minilm.load(str(folder), device="cpu")
+
+
+def record_of(lm, text="Return the array.", unigrams=None):
+    return recording.inside(lm.model, lm.tokenizer, text, lm.shift, lm.objective, unigrams)
+
+
+def expected(lm, text):
+    """The sums that self_check.js prints, by plain forward passes: causal, then bidirectional."""
+    tokens = torch.from_numpy(
+        frame(lm.tokenizer.encode(text), lm.max_length, lm.tokenizer.special).astype(np.int64)
+    )[None]
+    T, s = tokens.shape[1], lm.shift
+    place = torch.arange(1, T + 1)
+
+    def p_of(hidden):
+        return lm.model.logits(hidden).softmax(-1)
+
+    def natural(p, at):  # position-weighted surprisal
+        return sum((t + 1) * -p[t][tokens[0, t]].log().item() for t in at)
+
+    seen = p_of(lm.model(tokens, True)[0])
+    causal = {t: seen[t - 1] for t in range(1, T)}
+    masked, answers = {}, 0.0
+    for t in range(1, T - 1):
+        hidden = tokens.clone()
+        hidden[0, t] = lm.tokenizer.special.mask
+        masked[t] = p_of(lm.model(hidden, False)[0])[t - s]
+        with recording.recorded(lm.model) as kept:
+            lm.model(hidden, False)
+        answers += (kept.weights[-1][0, -1, t - s] * place).sum().item()
+    without = 0.0
+    for t in range(1, T - 1):
+        is_real = torch.arange(T)[None] != t
+        p = p_of(lm.model(tokens, True, is_real)[0])
+        without += natural({i: p[i - 1] for i in range(1, T)}, range(1, T))
+    top = [sum((k + 1) * x for p in view.values() for k, x in enumerate(p.topk(5)[0].tolist()))
+           for view in (causal, masked)]  # fmt: skip
+    attention = [torch.from_numpy(lm.attention(text, c)[0]).flatten(0, 1) for c in (True, False)]
+    heads = torch.arange(1, len(attention[0]) + 1)[:, None, None]
+    weighted = [(heads * w * place).sum().item() for w in attention]
+    of_hidden = [(attention[0][-1][1:-1] * place).sum().item(), answers]
+    surprisal = [natural(causal, causal), natural(masked, masked)]
+    return dict(surprisal=surprisal, hidden=[without, (T - 2) * surprisal[1]], top=top,
+                attention=weighted, pixels=weighted, hiddenAttention=of_hidden,
+                seen=[T * (T + 1) // 2, T * T], T=T)  # fmt: skip
+
+
+@browser
+@torch.inference_mode()
+def test_every_control_of_the_page_shows_pytorchs_numbers(lm, tmp_path):
+    found, wanted = checked(record_of(lm), tmp_path), expected(lm, "Return the array.")
+    T = wanted["T"]
+    assert found["surprisal"] == pytest.approx(wanted["surprisal"], rel=1e-3)
+    assert found["hidden"] == pytest.approx(wanted["hidden"], rel=1e-3)
+    assert np.array(found["top"]) / 100 == pytest.approx(wanted["top"], rel=0.02)
+    assert np.array(found["attention"]) / 100 == pytest.approx(wanted["attention"], rel=0.02)
+    assert found["pixels"] == pytest.approx(wanted["pixels"], rel=0.01)
+    assert np.array(found["hiddenAttention"]) / 100 == pytest.approx(
+        wanted["hiddenAttention"], rel=0.02
+    )
+    assert found["seen"] == wanted["seen"]
+    assert found["together"] == T  # one token lights up in all strips
+    assert found["keys"] == [0, 1, 1, 0, 0] and found["requests"] == 0
+
+
+@torch.inference_mode()
+def test_after_the_last_layer_the_lens_says_what_the_model_says(lm):
+    record = record_of(lm)
+    for view in record["views"]:
+        for t, place in enumerate(view["lens"][-1]):
+            if place is None:
+                continue
+            assert -np.log(place["p"]) == pytest.approx(view["surprisal"][0][t], abs=0.01)
+            assert place["top"] == view["top"][0][t][:3]
+        assert len(view["lens"]) == lm.model.config.n_layers + 1
+
+
+def test_the_picture_of_the_mask_is_visibility(lm):
+    record = record_of(lm)
+    T = len(record["tokens"])
+    for view, causal in zip(record["views"], (True, False), strict=True):
+        packed = np.frombuffer(base64.b64decode(view["mask"]), np.uint8)
+        mask = visibility(T, 0, causal)
+        wanted = torch.ones(T, T, dtype=torch.bool) if mask is None else mask[0, 0]
+        assert np.array_equal(packed.reshape(T, T) == 255, wanted.numpy())
+
+
+@browser
+def test_no_text_becomes_markup_or_script(tmp_path):
+    pretrained(tmp_path / "run", texts=TEXTS + [HOSTILE] * 3)
+    lm = minilm.load(str(tmp_path / "run"), device="cpu")
+    found = checked(record_of(lm, HOSTILE[:60], np.full(lm.tokenizer.vocab_size, 0.1)), tmp_path)
+    assert found["hacked"] == "undefined" and found["requests"] == 0
+    text = "".join(found["text"])
+    assert "<script>" in text.replace("␣", " ") and "\u202e" not in text
+    line = dict(step=3, score=1.0, causal_loss=1.0, sample=HOSTILE)
+    run = finetuned(tmp_path / HOSTILE[:14].replace("/", ""), [HOSTILE, "b"], [line])
+    clf = minilm.load(str(run.folder), device="cpu")
+    examples = [Example(HOSTILE, label) for label in (HOSTILE, "b")]
+    more = classifier.of_examples(clf, examples, HOSTILE) + classifier.of_text(clf, HOSTILE)
+    path = run_page.write_run_page(run, more)
+    dom = opened(path)
+    assert "<script" not in dom and "<img" not in dom and "\u202e" not in dom
+    assert html.escape("<script>window.hacked=1</script>", quote=False) in dom
+
+
+def test_a_large_model_and_a_long_text_stay_below_a_megabyte():
+    tokenizer = Tokenizer.train(TEXTS, 280)
+    model = stirred(Transformer(ModelConfig(16384, 256, 24, 12, 6, 48)))
+    record = recording.inside(model, tokenizer, "Return the array. " * 50, 1, "hybrid", None)
+    page = pages.inside_page("about", record)
+    assert record["left_out"] > 0 and "more tokens are not shown" in page
+    assert 100_000 < len(page.encode()) < 1_000_000
+
+
+METRICS = [
+    dict(step=1, loss=5.0, tokens=10, targets=9, seconds=1.0),
+    dict(step=2, loss=4.0, tokens=20, targets=18, seconds=2.0),
+    dict(step=2, score=3.0, causal_loss=3.0, tokens=20, targets=18, seconds=2.0, sample="first"),
+    dict(step=3, loss=3.0, tokens=30, targets=27, seconds=3.0),
+    dict(step=3, score=3.5, causal_loss=3.5, tokens=30, targets=27, seconds=3.0, sample="then"),
+]
+
+
+def test_a_runs_page_names_the_best_step_and_that_validation_got_worse(tmp_path):
+    run = pretrained(tmp_path / "run", metrics=METRICS)
+    page = run_page.write_run_page(run).read_text()
+    assert "Step 2 is the best on validation" in page and "after step 2 the run overfits" in page
+    assert "first" in page and "then" in page and "not finished" in page
+    assert 'http-equiv="refresh"' in page  # a browser shows a run that goes on
+    run.finish(dict(parameters=1234))
+    page = run_page.write_run_page(run).read_text()
+    assert 'http-equiv="refresh"' not in page and "1234" in page
+    assert "http://" not in page and "https://" not in page and "src=" not in page
+
+
+def test_a_run_that_has_just_begun_has_a_page(tmp_path):
+    page = run_page.write_run_page(pretrained(tmp_path / "run")).read_text()
+    assert "Nothing is measured yet" in page
+
+
+def test_each_word_is_shaded_by_what_its_deletion_does(tmp_path):
+    clf = minilm.load(str(finetuned(tmp_path / "run").folder), device="cpu")
+    with_it, without = clf.predict_proba(["an error", "error"])[:, 1]
+    shaded = classifier.without_each_word(clf, "an error", 1)
+    assert f'title="{100 * (with_it - without):+.1f} points"' in shaded
+
+
+def test_the_classifiers_page_counts_what_it_takes_for_what(tmp_path):
+    clf = minilm.load(str(finetuned(tmp_path / "run").folder), device="cpu")
+    texts = ["an error", "the array", "index " * 5, "of"]
+    predicted = clf.predict(texts).tolist()
+    wrong = next(name for name in clf.classes_ if name != predicted[0])
+    examples = [Example(*pair) for pair in zip(texts, [wrong, *predicted[1:]], strict=True)]
+    page = classifier.of_examples(clf, examples, "Test texts")
+    assert "accuracy 75.0 %" in page and f"{wrong}, taken for {predicted[0]}" in page
+    many = np.eye(40, dtype=int)
+    assert "<table" not in classifier.confusion_table(many, [f"label {i}" for i in range(40)])
