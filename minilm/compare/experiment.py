@@ -3,13 +3,14 @@
 config.json, tokenizer.json   what was asked
 plan.json                     learning rates, steps of each arm, facts about texts and machine
 pretrain/                     a run for each arm and seed, as train_pretrain.py makes them
-jobs/                         the result of each job, per pair and text: another analysis needs no
-                              training
+jobs/                         what each job found, per pair and text, for any other analysis
 report.html
 """
 
+import functools
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,9 +26,10 @@ from minilm.corpora.splits import splits
 from minilm.corpora.splitting import normalised
 from minilm.corpora.tokens import prepare
 from minilm.model import Transformer
-from minilm.runs.device import Machine
+from minilm.runs.device import Machine, choose_machine
 from minilm.runs.durable import write_file
 from minilm.runs.run import Run
+from minilm.runs.stopping import Stopped
 
 FACTORS = (0.5, 1.0, 2.0, 4.0)  # of the size's learning rate, tried by --sweep
 FINETUNING = (0.0015, 0.003, 0.006, 0.012, 0.024)  # learning rates tried by --sweep
@@ -58,7 +60,7 @@ class Experiment:
         shape = ModelConfig(text.tokenizer.vocab_size, length, *width)
         most = min(options.max_length or length, length)
         self.task = task = labels.read_task(options.data, text.tokenizer, most, options.rows)
-        self.grammar = scores.read_blimp(options.blimp) if options.blimp else []
+        self.grammar = scores.read_blimp(options.blimp, text.tokenizer, length)
         swaps = scores.make_swaps(text.valid, options.pairs, text.tokenizer.special)
         self.bench = arms.Bench(text, shape, options.size, batch_size, machine, swaps)
         sums = [checksum(text.train), checksum(task.train)]
@@ -70,78 +72,64 @@ class Experiment:
         elif run.config["checksums"] != sums:
             raise UserError(f"{self.folder} was started with other texts: start a new one")
         if not (self.folder / "plan.json").exists():
-            row = next((i for i, t in enumerate(task.test.tokens) if 14 < len(t) < 30), 0)
+            lengths = [len(text) for text in task.test.tokens]
             found = self.sweep(steps) if options.sweep else rates()
-            lengths = [len(t) for t in task.test.tokens]
             self.plan = dict(
                 rates=found, steps=arms.budgets(self.bench, self.arms, steps, options.budget),
                 batch_size=batch_size, machine=machine.why, train_tokens=len(text.train),
                 valid_tokens=len(text.valid), unigram=text.unigram_entropy, classes=task.classes,
                 rows=len(lengths), pairs=len(swaps.windows), mean_length=float(np.mean(lengths)),
-                model=asdict(shape), longest=most, row=row, command=" ".join(sys.argv[1:]),
+                row=next((i for i, n in enumerate(lengths) if 14 < n < 30), 0), longest=most,
                 share_cut=task.test.share_cut, grammar=[p.phenomenon for p in self.grammar],
+                model=asdict(shape), command=" ".join(sys.argv[1:]),
             )  # fmt: skip
             write_file(self.folder / "plan.json", json.dumps(self.plan, indent=1).encode())
 
     def carry_out(self) -> None:
         """Every job, one seed after the other, so that what is there can be looked at early."""
-        plan, F = self.plan, self.options.finetunings
-        self.work.begin(len(self.seeds) * (
-            sum(map(self._training, self.arms)) + len(self.arms) * (F + 1) * self._tuning()
-            + len(self.arms) * JUDGE * plan["pairs"]))  # fmt: skip
+        costs = [cost for each in self.arms for _, _, cost, _ in self.jobs(each)]
+        self.work.begin(len(self.seeds) * sum(costs))
         for seed in self.seeds:
             self.baseline(seed)
             for each in self.arms:
                 self.measure(each, seed)
-        self.work.bar.close()
 
-    def _training(self, each: Arm) -> float:
-        a_step = self.plan["batch_size"] * self.plan["model"]["max_length"] * TRAIN
-        return self.plan["steps"].get(each.name, 0) * a_step
-
-    def _tuning(self) -> float:
-        return labels.TEXTS * self.plan["mean_length"] * TRAIN
+    def jobs(self, each: Arm) -> Iterator[tuple]:
+        """The jobs of a pretraining of an arm: name, words for people, cost, what to do."""
+        plan = self.plan
+        tuning = labels.TEXTS * plan["mean_length"] * TRAIN
+        if each.objective:
+            a_step = plan["batch_size"] * plan["model"]["max_length"] * TRAIN
+            yield "pretraining", "pretraining", plan["steps"][each.name] * a_step, self.pretrain
+        yield "swapped", "judging swapped neighbours", JUDGE * plan["pairs"], self.swapped
+        for i in range(self.options.finetunings):
+            do = functools.partial(self.finetune, i)
+            yield f"labels-{i}", f"fine-tuning {i + 1}", tuning, do
+        yield "frozen", "classifying its frozen features", tuning, self.frozen
+        yield "inside", "writing, filling in, attending", 0, self.inside
+        if plan["grammar"]:
+            yield "grammar", "judging minimal pairs", 0, self.judge_grammar
 
     def measure(self, each: Arm, seed: int) -> dict:
-        """What the jobs of one pretraining found, by their names."""
-        number = f"{self.seeds.index(seed) + 1} of {len(self.seeds)}"
-        found = {}
-
-        def job(name: str, words: str, cost: float, do, *arguments) -> dict:
-            """do(arm, seed, advance, *arguments), once."""
-            return self.work.job(
-                f"{name}-{each.name}-{seed}", f"{each.name}, seed {number}: {words}", cost,
-                lambda advance: do(each, seed, advance, *arguments),
-            )  # fmt: skip
-
-        if each.objective:
-            cost = self._training(each)
-            found["pretraining"] = job("pretraining", "pretraining", cost, self.pretrain)
-        judging = JUDGE * self.plan["pairs"]
-        found["swapped"] = job("swapped", "judging swapped neighbours", judging, self.swapped)
-        found["labels"] = [
-            job(f"labels-{i}", f"fine-tuning {i + 1}", self._tuning(), self.finetune, i)
-            for i in range(self.options.finetunings)
-        ]
-        found["frozen"] = job("frozen", "its frozen features", self._tuning(), self.frozen)
-        found["inside"] = job("inside", "how it writes and attends", 0, self.inside)
-        if self.options.blimp:
-            found["grammar"] = job("grammar", "judging minimal pairs", 0, self.grammatical)
+        """What the jobs of one pretraining found, by their names; "labels": one a fine-tuning."""
+        found, number = {}, f"{self.seeds.index(seed) + 1} of {len(self.seeds)}"
+        for name, words, cost, do in self.jobs(each):
+            words = f"{each.name}, seed {number}: {words}"
+            job = functools.partial(do, each, seed)
+            found[name] = self.work.job(f"{name}-{each.name}-{seed}", words, cost, job)
+        found["labels"] = [found.pop(f"labels-{i}") for i in range(self.options.finetunings)]
         return found
 
     def baseline(self, seed: int) -> dict:
         """What the bag of tokens does with the same labels, and with swapped neighbours."""
 
         def do(advance: Advance) -> dict:
-            """Count, and fit."""
             task, text, draws = self.task, self.bench.text, self.draws(seed)
             counts = np.bincount(text.train, minlength=text.tokenizer.vocab_size)
-            drawn = [task.draw(self.options.labels, draw) for draw in draws]
-            sizes = {n: labels.bag_of_tokens(task, task.draw(n, draws[0]))["right"]
-                     for n in self.curve()}  # fmt: skip
-            return {"labels": [labels.bag_of_tokens(task, texts) for texts in drawn],
+            bag = lambda n, draw: labels.bag_of_tokens(task, task.draw(n, draw))  # noqa: E731
+            return {"labels": [bag(self.options.labels, draw) for draw in draws],
                     "swapped": scores.swapped_bag(self.bench.swaps, counts).tolist(),
-                    "sizes": sizes}  # fmt: skip
+                    "sizes": {n: bag(n, draws[0])["right"] for n in self.curve()}}  # fmt: skip
 
         return self.work.job(f"bag-{seed}", "bag of tokens", 0, do)
 
@@ -161,8 +149,6 @@ class Experiment:
             self._last = folder, arms.pretrained(self.bench, each, seed, folder)
         return self._last[1]
 
-    # The jobs
-
     def pretrain(self, each: Arm, seed: int, advance: Advance) -> dict:
         """See `arms.pretrain`."""
         folder = self.folder / "pretrain" / f"{each.name}-{seed}"
@@ -175,13 +161,12 @@ class Experiment:
         found = scores.swapped(self.model(each, seed), each, self.bench.swaps, special)
         return {how: right.tolist() for how, right in found.items()}
 
-    def finetune(self, each: Arm, seed: int, advance: Advance, i: int) -> dict:
+    def finetune(self, i: int, each: Arm, seed: int, advance: Advance) -> dict:
         """`labels.results` of a fine-tuning; the very first also deletes tokens."""
         rate = self.plan["rates"]["finetuning"][each.objective or "scratch"]
-        draw, task = self.draws(seed)[i], self.task
-        texts, model = task.draw(self.options.labels, draw), self.model(each, seed)
-        how = rate, draw, self.bench.machine, advance
-        classifier = labels.finetune(model, task, texts, *how)
+        draw, task, model = self.draws(seed)[i], self.task, self.model(each, seed)
+        texts = task.draw(self.options.labels, draw)
+        classifier = labels.finetune(model, task, texts, rate, draw, self.bench.machine, advance)
         p = labels.probabilities(classifier, task, task.test.tokens)
         found = labels.results(task.test, p)
         if (seed, i) == (self.seeds[0], 0):
@@ -193,92 +178,90 @@ class Experiment:
     def frozen(self, each: Arm, seed: int, advance: Advance) -> dict:
         """{"layers": right or not of each test text by each layer's features, "sizes": by the last
         layer's, with other numbers of labels}."""
-        model, task, draw, n = self.model(each, seed), self.task, self.draws(seed)[0], None
+        model, task, asked = self.model(each, seed), self.task, self.options.labels
         of_test, right = labels.features(model, task, task.test), {}
-        for n in [self.options.labels, *self.curve()]:
-            texts = task.draw(n, draw)
+        for n in [asked, *self.curve()]:
+            texts = task.draw(n, self.draws(seed)[0])
             of_train = labels.features(model, task, texts)
-            layers = range(len(of_test)) if n == self.options.labels else [-1]
+            layers = range(len(of_test)) if n == asked else [-1]
             guesses = [labels.probe(of_train[i], texts.labels, of_test[i]) for i in layers]
             right[n] = [(guess == task.test.labels).tolist() for guess in guesses]
-        layers = right.pop(self.options.labels)
-        return {"layers": layers, "sizes": {n: values[0] for n, values in right.items()}}
+        return {"layers": right.pop(asked), "sizes": {n: last for n, (last,) in right.items()}}
 
     def inside(self, each: Arm, seed: int, advance: Advance) -> dict:
         """How far attention reaches; of the first seed also what it writes and fills in."""
-        model, text = self.model(each, seed), self.bench.text
-        found: dict = {"distance": {
-            how: inside.attention_distance(model, text.valid, how == "causal") for how in each.reads
-        }}  # fmt: skip
+        model, text, found = self.model(each, seed), self.bench.text, {}
         if seed == self.seeds[0]:
             tokens = self.task.test.tokens[self.plan["row"]][1:-1].astype(np.int64)
-            found |= inside.samples(model, each, tokens, text.tokenizer)
-        return found
+            found = inside.samples(model, each, tokens, text.tokenizer)
+        far = {h: inside.attention_distance(model, text.valid, h == "causal") for h in each.reads}
+        return {**found, "distance": far}
 
-    def grammatical(self, each: Arm, seed: int, advance: Advance) -> dict:
+    def judge_grammar(self, each: Arm, seed: int, advance: Advance) -> dict:
         """{"right": right or not of each minimal pair}."""
         how = self.model(each, seed), each, self.grammar, self.bench.text.tokenizer
         return {"right": scores.minimal_pairs(*how).tolist()}
 
     def sweep(self, steps: int) -> dict:
         """Learning rates for this data and size, in rates.json: the lowest validation loss after
-        whole pretrainings, the fewest validation texts wrong after fine-tunings of these."""
-        found: dict = {"pretraining": {}, "finetuning": {}}
-        base, task = SIZES[self.options.size]["learning_rate"], self.task
-        kinds = dict.fromkeys(each.objective for each in self.arms if each.objective)
-        self.work.begin((len(FACTORS) + len(FINETUNING)) * 2 * len(kinds) + 2 * len(FINETUNING))
-
-        def one(name: str, rate: float, seed: int, tuning: float = 0.0) -> float:
-            """A pretraining's validation loss, or the error of a fine-tuning of it."""
-            each = arm(name)
-            folder = self.folder / "sweep" / f"{name}-{rate:g}-{seed}"
-
-            def do(advance: Advance) -> dict:
-                """Train."""
-                if not tuning:
-                    run = arms.pretrain(self.bench, each, seed, steps, rate, folder, advance)
-                    return {"score": run["curve"][-1]["score"]}
-                texts = task.draw(self.options.labels, seed)
-                model = arms.pretrained(self.bench, each, seed, folder)
-                how = tuning, seed, self.bench.machine, advance
-                p = labels.probabilities(labels.finetune(model, task, texts, *how), task,
-                                         task.valid.tokens)  # fmt: skip
-                return {"score": float((p.argmax(1) != task.valid.labels).mean())}
-
-            words = f"sweep: {name} at {rate:g}" + f", fine-tuned at {tuning:g}" * bool(tuning)
-            job = f"sweep-{name}-{rate:g}-{tuning:g}-{seed}"
-            return self.work.job(job, words, 1, do)["score"]
-
-        def lowest(table: dict) -> float:
-            return min(table, key=lambda rate: np.mean(table[rate]))
-
+        whole pretrainings, the fewest validation texts wrong after fine-tunings of the best."""
+        task, base = self.task, SIZES[self.options.size]["learning_rate"]
+        tables: dict = {"pretraining": {}, "finetuning": {}}
         chosen: dict = {"pretraining": {}, "finetuning": {}}
-        for name in ["scratch", *kinds]:
-            if name in kinds:
-                found["pretraining"][name] = table = {
-                    rate: [one(name, rate, seed) for seed in SWEEP_SEEDS]
-                    for rate in (round(base * factor, 6) for factor in FACTORS)
-                }
-                chosen["pretraining"][name] = lowest(table)
-            best = chosen["pretraining"].get(name, 0.0)
-            found["finetuning"][name] = table = {
-                rate: [one(name, best, seed, rate) for seed in SWEEP_SEEDS] for rate in FINETUNING
-            }
-            chosen["finetuning"][name] = lowest(table)
-        command = "python -m minilm " + " ".join(sys.argv[1:])
-        found = dict(command=command, chosen=chosen, **found)
+        names = dict.fromkeys(each.objective or "scratch" for each in self.arms)
+        self.work.begin(len(names) * (len(FACTORS) + len(FINETUNING)) * len(SWEEP_SEEDS))
+
+        def score(name: str, rate: float, seed: int, tuning: float, advance: Advance) -> dict:
+            """The validation loss of a pretraining, or the error of a fine-tuning of it."""
+            folder = self.folder / "sweep" / f"{name}-{rate:g}-{seed}"
+            if not tuning:
+                how = arm(name), seed, steps, rate, folder, advance
+                return {"score": arms.pretrain(self.bench, *how)["curve"][-1]["score"]}
+            model, texts = arms.pretrained(self.bench, arm(name), seed, folder), task.draw(
+                self.options.labels, seed)  # fmt: skip
+            classifier = labels.finetune(
+                model, task, texts, tuning, seed, self.bench.machine, advance
+            )
+            p = labels.probabilities(classifier, task, task.valid.tokens)
+            return {"score": float((p.argmax(1) != task.valid.labels).mean())}
+
+        def choose(kind: str, name: str, rates: list[tuple[float, float]]) -> float:
+            """Try (rate, rate of fine-tuning) with each seed; the best by the mean."""
+            tables[kind][name] = table = {
+                tuning or rate: [
+                    self.work.job(
+                        f"sweep-{name}-{rate:g}-{tuning:g}-{seed}",
+                        f"sweep: {kind}, {name}, {tuning or rate:g}", 1,
+                        functools.partial(score, name, rate, seed, tuning),
+                    )["score"] for seed in SWEEP_SEEDS
+                ] for rate, tuning in rates
+            }  # fmt: skip
+            chosen[kind][name] = min(table, key=lambda rate: np.mean(table[rate]))
+            return chosen[kind][name]
+
+        for name in names:
+            tried, best = [(round(base * factor, 6), 0.0) for factor in FACTORS], 0.0
+            if arm(name).objective:
+                best = choose("pretraining", name, tried)
+            choose("finetuning", name, [(best, rate) for rate in FINETUNING])
+        found = dict(command="python -m minilm " + " ".join(sys.argv[1:]), chosen=chosen, **tables)
         write_file(self.folder / "rates.json", json.dumps(found, indent=1).encode())
         return chosen
 
 
-def compare(options: CompareOptions, machine: Machine) -> Experiment:
+def compare(options: CompareOptions) -> Experiment:
     """Do a comparison, or what is left of it."""
+    machine = choose_machine(options.device, options.precision)
+    if machine.world > 1:
+        raise UserError("a comparison runs in one process: start it without torchrun")
     run, options = open_run(options, "compare", machine)
     experiment = Experiment(options, run.folder)
     try:
         experiment.prepare(run, machine)
         print(f"comparison: {run.folder}, {', '.join(options.arms)}; {machine.why}", flush=True)
         experiment.carry_out()
+    except Stopped as stopped:  # what goes on is the comparison, not one of its pretrainings
+        raise Stopped(stopped.number, stopped.step, run.folder) from None
     finally:
         experiment.work.bar.close()
         run.release()

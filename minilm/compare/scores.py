@@ -4,7 +4,6 @@ Unlike a loss, this can be asked of every objective with the same right answer.
 """
 
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from minilm.compare.plan import Arm
 from minilm.config import UserError
+from minilm.corpora.tables import read_rows
 from minilm.data import draws
 from minilm.model import Transformer
 from minilm.objectives import IGNORE
@@ -114,15 +114,14 @@ def swapped_masked(
     return likelier(*sides)
 
 
-def swapped(
-    model: Transformer, arm: Arm, swaps: Swaps, special: SpecialTokens
-) -> dict[str, np.ndarray]:
-    """Right or not for each pair, (N,), for every attention that the arm was trained with."""
-    ways = {
-        "causal": lambda: swapped_causal(model, swaps),
-        "masked": lambda: swapped_masked(model, swaps, special, arm.shift),
-    }
-    return {how: ways[how]() for how in arm.reads}
+def swapped(model: Transformer, arm: Arm, swaps: Swaps, special: SpecialTokens) -> dict:
+    """{how: right or not for each pair, (N,)}, for each attention that the arm was trained with."""
+    found = {}
+    if "causal" in arm.reads:
+        found["causal"] = swapped_causal(model, swaps)
+    if "masked" in arm.reads:
+        found["masked"] = swapped_masked(model, swaps, special, arm.shift)
+    return found
 
 
 def swapped_bag(swaps: Swaps, counts: np.ndarray) -> np.ndarray:
@@ -130,9 +129,6 @@ def swapped_bag(swaps: Swaps, counts: np.ndarray) -> np.ndarray:
     (V,)."""
     log_p = np.log((counts + 1) / (counts + 1).sum())
     return likelier(log_p[swaps.windows].sum(1), log_p[swaps.exchanged()].sum(1))
-
-
-# Minimal pairs: BLiMP (Warstadt et al. 2020, arXiv 1912.00582)
 
 
 class Pair(NamedTuple):
@@ -143,24 +139,17 @@ class Pair(NamedTuple):
     bad: str
 
 
-def read_blimp(folder: str) -> list[Pair]:
-    """The pairs of BLiMP's .jsonl files, the first of each. Raises UserError where the folder has
-    none, or a line is no pair."""
-    pairs = []
-    for path in sorted(Path(folder).glob("*.jsonl")):
-        with path.open(encoding="utf-8") as lines:
-            for number, line in zip(range(A_PHENOMENON), lines, strict=False):
-                try:
-                    row = json.loads(line)
-                    name = row.get("linguistics_term") or path.stem
-                    pair = Pair(name, row["sentence_good"], row["sentence_bad"])
-                except (ValueError, LookupError, TypeError, AttributeError):
-                    raise UserError(
-                        f"{path}: line {number + 1} has no sentence_good and sentence_bad: give "
-                        f"BLiMP's own files"
-                    ) from None
-                pairs.append(Pair(pair.phenomenon.replace("_", " "), *pair[1:]))
-    if not pairs:
+def read_blimp(folder: str | None, tokenizer: Tokenizer, length: int) -> list[Pair]:
+    """The first pairs of each of BLiMP's .jsonl files (Warstadt et al. 2020, arXiv 1912.00582) that
+    fit into a window. Raises UserError where the folder has none, or a line is no pair."""
+    pairs, columns = [], {"the good one": "sentence_good", "the bad one": "sentence_bad"}
+    for path in sorted(Path(folder).glob("*.jsonl")) if folder else ():
+        for _, row in itertools.islice(read_rows(path, columns, "utf-8"), A_PHENOMENON):
+            name = str(row.get("linguistics_term") or path.stem).replace("_", " ")
+            pair = Pair(name, row["sentence_good"], row["sentence_bad"])
+            if max(len(tokenizer.encode(side)) for side in pair[1:]) <= length - 2:
+                pairs.append(pair)
+    if folder and not pairs:
         raise UserError(f"--blimp {folder}: no .jsonl files there: give the folder of BLiMP's")
     return pairs
 

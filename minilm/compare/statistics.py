@@ -32,15 +32,6 @@ FEWEST_SEEDS = 3  # for a verdict
 NEEDS = 'a comparison needs scipy, scikit-learn and jinja2: pip install "minilm[compare]"'
 
 
-class Squares(NamedTuple):
-    """What is computed of tables (..., S, N): each an array (...)."""
-
-    mean: np.ndarray
-    seed: np.ndarray  # mean square of the seeds; not a number for a single seed
-    row: np.ndarray
-    noise: np.ndarray
-
-
 class Estimate(NamedTuple):
     """A mean, its 95 % interval, and how likely chance alone gets as far from zero; None and None
     under three seeds."""
@@ -61,30 +52,23 @@ class Verdict(NamedTuple):
     real: bool | None  # None: no verdict under three seeds
 
 
-def squares(tables: np.ndarray) -> Squares:
-    """The mean squares of tables (..., S, N)."""
+def crossed(tables: np.ndarray, arms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The means, standard errors and degrees of freedom, (..., M) each, of a family of M tables
+    (..., M, S, N) that compares so many arms with seeds."""
     S, N = tables.shape[-2:]
     mean = tables.mean((-2, -1))
-    by_seed, by_row = tables.mean(-1), tables.mean(-2)  # (..., S), (..., N)
-    of_seeds = ((by_seed - mean[..., None]) ** 2).sum(-1) * N
-    of_rows = ((by_row - mean[..., None]) ** 2).sum(-1) * S
-    rest = ((tables - mean[..., None, None]) ** 2).sum((-2, -1)) - of_seeds - of_rows
-    few = max(S - 1, 1)
+    seed = N * ((tables.mean(-1) - mean[..., None]) ** 2).sum(-1)
+    row = S * ((tables.mean(-2) - mean[..., None]) ** 2).sum(-1)
+    noise = ((tables - mean[..., None, None]) ** 2).sum((-2, -1)) - seed - row
+    noise = np.maximum(noise, 0) / ((S - 1) * max(N - 1, 1))
     # Rows that all agree still leave room for one in N that would not.
-    row = np.maximum(of_rows / max(N - 1, 1), 1 / N)
-    return Squares(mean, of_seeds / few, row, np.maximum(rest, 0) / (few * max(N - 1, 1)))
-
-
-def errors(found: Squares, shape: tuple[int, int], arms: int) -> tuple[np.ndarray, np.ndarray]:
-    """The standard error of each difference of a family, and its degrees of freedom. `found`: those
-    of the differences (..., differences) of tables of this shape (S, N); arms: that have seeds."""
-    (S, N), (_, seed, row, noise) = shape, found
+    seed, row = seed / (S - 1), np.maximum(row / max(N - 1, 1), 1 / N)
     ratios = np.where(noise > 1e-9, seed / np.maximum(noise, 1e-9), 0.0)
     ratio = ratios.sum(-1) / np.maximum((noise > 1e-9).sum(-1), 1)  # (...)
     seed = np.maximum(seed, np.maximum(ratio, 1.0)[..., None] * noise)
-    freedom = max(arms - 1, 1) * (S - 1)
-    satterthwaite = (seed + row) ** 2 / (seed**2 / freedom + row**2 / max(N - 1, 1))
-    return np.sqrt((seed + row) / (S * N)), satterthwaite
+    few = max(arms - 1, 1) * (S - 1)
+    freedom = (seed + row) ** 2 / (seed**2 / few + row**2 / max(N - 1, 1))
+    return mean, np.sqrt((seed + row) / (S * N)), freedom
 
 
 def p_values(mean: np.ndarray, error: np.ndarray, freedom: np.ndarray) -> np.ndarray:
@@ -108,18 +92,15 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def estimates(tables: Sequence[np.ndarray], arms: int) -> list[Estimate]:
-    """What is known of each of a family of tables (S, N), which share the knowledge of how much
-    seeds matter. Under three seeds there is neither interval nor p."""
-    S, N = tables[0].shape
+    """What is known of each of a family of tables (S, N), see `crossed`."""
     stacked = np.stack([np.asarray(table, dtype=float) for table in tables])  # (M, S, N)
-    found = squares(stacked)
-    if S < FEWEST_SEEDS:
-        return [Estimate(float(mean), None, None) for mean in found.mean]
-    error, freedom = errors(found, (S, N), arms)
-    half, p = student().ppf(0.975, freedom) * error, p_values(found.mean, error, freedom)
+    if stacked.shape[1] < FEWEST_SEEDS:
+        return [Estimate(float(table.mean()), None, None) for table in stacked]
+    mean, error, freedom = crossed(stacked, arms)
+    half, p = student().ppf(0.975, freedom) * error, p_values(mean, error, freedom)
     return [
-        Estimate(float(m), (float(m - h), float(m + h)), float(q))
-        for m, h, q in zip(found.mean, half, p, strict=True)
+        Estimate(m, (m - h, m + h), q)
+        for m, h, q in zip(mean.tolist(), half.tolist(), p.tolist(), strict=True)
     ]
 
 
@@ -130,17 +111,19 @@ def verdicts(
     without seeds is (1, N) and is compared with each seed of the other."""
     asked = []
     for outcome, of_arms in outcomes.items():
-        S = max(len(values) for values in of_arms.values())
-        full = {arm: np.broadcast_to(v, (S, v.shape[1])) for arm, v in of_arms.items()}
+        S = max(len(table) for table in of_arms.values())
+        full = {arm: np.broadcast_to(t, (S, t.shape[1])) for arm, t in of_arms.items()}
         there = [(a, b) for a, b in pairs if a in full and b in full]
         differences = [full[a].astype(float) - full[b] for a, b in there]
-        with_seeds = sum(len(values) > 1 for values in of_arms.values())
+        with_seeds = sum(len(table) > 1 for table in of_arms.values())
         found = estimates(differences, with_seeds) if there else []
         asked += [(outcome, a, b, e) for (a, b), e in zip(there, found, strict=True)]
     if not asked or any(e.p is None for *_, e in asked):
-        return [Verdict(*a, None, None) for a in asked]
+        return [Verdict(*one, None, None) for one in asked]
     corrected = holm(np.array([e.p for *_, e in asked]))
-    return [Verdict(*a, float(c), bool(c <= level)) for a, c in zip(asked, corrected, strict=True)]
+    return [
+        Verdict(*one, float(c), bool(c <= level)) for one, c in zip(asked, corrected, strict=True)
+    ]
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
@@ -153,8 +136,9 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 
 
 def student():
-    """Student's t. Raises UserError where scipy is missing."""
+    """Student's t. Raises UserError where scipy is missing, or scikit-learn."""
     try:
+        import sklearn  # noqa: F401
         from scipy.stats import t
     except ImportError:
         raise UserError(NEEDS) from None

@@ -169,17 +169,18 @@ def test_minimal_pairs_are_read_scored_and_refused_in_one_line(tmp_path):
     row = {"sentence_good": "The cats sleep.", "sentence_bad": "The cats sleeps.",
            "linguistics_term": "subject_verb"}  # fmt: skip
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
-    pairs = scores.read_blimp(str(tmp_path))
+    tokenizer, folder = FastTokenizer([]), str(tmp_path)
+    pairs = scores.read_blimp(folder, tokenizer, 64)
     assert pairs == [("subject verb", "The cats sleep.", "The cats sleeps.")]
-    tokenizer = FastTokenizer([])
     model = Transformer(ModelConfig(259, 64, 8, 1, 1, 8), seed=3)
     for name in ("causal", "masked", "hybrid"):
         assert scores.minimal_pairs(model, arm(name), pairs, tokenizer)[0] in (0.0, 1.0)
     (tmp_path / "a.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match="line 1"):
-        scores.read_blimp(str(tmp_path))
+        scores.read_blimp(folder, tokenizer, 64)
     with pytest.raises(UserError, match=r"no \.jsonl"):
-        scores.read_blimp(str(tmp_path / "none"))
+        scores.read_blimp(str(tmp_path / "none"), tokenizer, 64)
+    assert scores.read_blimp(None, tokenizer, 64) == []
 
 
 def test_a_pseudo_log_likelihood_hides_the_rest_of_the_word():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minilm.compare.statistics import errors, estimates, holm, p_values, squares, verdicts
+from minilm.compare.statistics import crossed, estimates, holm, p_values, verdicts
 
 pytest.importorskip("scipy")
 
@@ -30,14 +30,14 @@ def families(rng, seeds, noise, levels, fixed):
     return right
 
 
-def corrected(outcomes, seeds):
+def corrected(outcomes):
     """Holm's p of every comparison in every family, (FAMILIES, 18), and the differences."""
     p, means = [], []
     for right in outcomes:
-        found = squares(np.stack([right[:, a] - right[:, b] for a, b in PAIRS], axis=1))
-        error, freedom = errors(found, (seeds, ROWS), arms=4)
-        p.append(p_values(found.mean, error, freedom))
-        means.append(found.mean)
+        differences = np.stack([right[:, a] - right[:, b] for a, b in PAIRS], axis=1)
+        found = crossed(differences, arms=4)
+        p.append(p_values(*found))
+        means.append(found[0])
     return holm(np.concatenate(p, axis=1)), np.concatenate(means, axis=1)
 
 
@@ -46,7 +46,7 @@ def corrected(outcomes, seeds):
 def test_without_a_true_difference_at_most_one_family_in_twenty_has_a_real_one(seeds, noise):
     rng = np.random.default_rng([seeds, *noise.encode()])
     outcomes = [families(rng, seeds, NOISES[noise], [0] * 5, fixed) for fixed in (None, 0.5)]
-    p, _ = corrected(outcomes, seeds)
+    p, _ = corrected(outcomes)
     share = (p <= 0.05).any(1).mean()
     assert share <= 0.05 + 2 * (0.05 * 0.95 / FAMILIES) ** 0.5, f"{share:.3f}"
 
@@ -57,7 +57,7 @@ def test_differences_of_the_size_seen_are_found_in_four_of_five(seeds):
     rng = np.random.default_rng(seeds)
     labels = families(rng, seeds, NOISES["as seen"], [-0.8, 0.2, -0.4, 0.0, -0.6], None)
     swapped = families(rng, seeds, NOISES["as seen"], [0, 5.5, 3.0, 4.5, 0], 0.5)
-    p, means = corrected([labels, swapped], seeds)
+    p, means = corrected([labels, swapped])
     found = dict(zip([(o, *pair) for o in ("labels", "swapped") for pair in PAIRS],
                      (p <= 0.05).mean(0), strict=True))  # fmt: skip
     for arm in (1, 2, 3):  # each objective against random weights and the bag, on word order
