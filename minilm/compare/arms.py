@@ -3,16 +3,17 @@
 import itertools
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
 from minilm.cli.options import PretrainConfig
+from minilm.compare.outcomes import Swaps, swapped
 from minilm.compare.plan import MASK_RATE, PLACES, SPARSE, Arm, masked_share, share_of_targets
-from minilm.compare.scores import Swaps, swapped
-from minilm.compare.work import Told
+from minilm.compare.plan import arm as arm_of
+from minilm.compare.work import Advance
 from minilm.config import ModelConfig
 from minilm.corpora.tokens import PreparedText
 from minilm.data import Windows, draws, evaluation_windows
@@ -77,19 +78,18 @@ class ArmPretraining(Pretraining):
         self.rule = self.model, self.loss, self.batch, self.optimizers
 
     def batch(self, step: int) -> list[tuple]:
-        """One micro-batch."""
+        """The arm's, in one micro-batch."""
         windows = self.windows.batch(step, self.config.batch_size)  # (B, T + 1)
         how = self.plan.steps, self.config.seed, self.tokenizer.special
         return [gather_targets(arm_batch(self.arm, windows, step, *how), self.machine.device)]
 
 
 def budgets(bench: Bench, arms: list[Arm], steps: int, budget: str) -> dict[str, int]:
-    """How many steps each arm has: the causal arm's, or as many as cost the same. A multiple of
-    PLACES, so that all are evaluated at the same shares of the budget."""
+    """The steps of each arm: the causal arm's, or as many as cost the same; a multiple of PLACES,
+    so that all are evaluated at the same shares of the budget."""
     tokens = bench.batch_size * bench.shape.max_length
 
     def cost(arm: Arm) -> float:
-        """Of a step, on the axis that is held."""
         targets = tokens * share_of_targets(arm.name)
         if budget == "seconds":
             return seconds_of_a_step(bench, arm)
@@ -97,12 +97,8 @@ def budgets(bench: Bench, arms: list[Arm], steps: int, budget: str) -> dict[str,
             return training_flops(bench.shape, tokens, targets, bench.shape.max_length)
         return targets if budget == "targets" else 1.0
 
-    base = cost(Arm("causal", "", "causal", ("causal",)))
-    return {
-        arm.name: PLACES * max(1, round(steps * base / cost(arm) / PLACES))
-        for arm in arms
-        if arm.objective
-    }
+    places = steps * cost(arm_of("causal")) / PLACES
+    return {a.name: PLACES * max(1, round(places / cost(a))) for a in arms if a.objective}
 
 
 def seconds_of_a_step(bench: Bench, arm: Arm, steps: int = 12) -> float:
@@ -120,7 +116,7 @@ def seconds_of_a_step(bench: Bench, arm: Arm, steps: int = 12) -> float:
 
 
 def pretrain(
-    bench: Bench, arm: Arm, seed: int, steps: int, rate: float, folder: Path, advance: Callable
+    bench: Bench, arm: Arm, seed: int, steps: int, rate: float, folder: Path, advance: Advance
 ) -> dict:
     """Pretrain an arm in a run of its own, or go on with it. Returns {"rate", "steps", "tokens",
     "targets", "flops", "seconds", "curve": [{"tokens", "targets", "flops", "seconds", "score",
@@ -131,29 +127,28 @@ def pretrain(
     some = Swaps(*(rows[:ON_THE_WAY] for rows in bench.swaps))
 
     def evaluate() -> tuple[float, dict]:
-        """Losses, and the first primary outcome on the way."""
         score, values = training.evaluate(validation)
         right = swapped(training.model, arm, some, special)[arm.reads[0]]
-        return score, values | {"swapped": float(right.mean())}
+        return score, values | {"swapped": float(np.mean(right))}
 
     there = (folder / "config.json").exists()
     run.claim(there)
     if not there:
         facts = dict(kind="pretrain", family="ours", model=asdict(bench.shape), arm=arm.name)
         run.create({**facts, "flags": asdict(training.config)}, bench.text.tokenizer)
-    where = run, bench.machine, evaluate, steps // PLACES
-    spent = loop.train(*training.rule, training.plan, *where, progress=Told(advance, steps))
+    where, quiet = (run, bench.machine, evaluate, steps // PLACES), lambda *_: None
+    bar = SimpleNamespace(say=quiet, evaluated=quiet, close=quiet)  # a part of the whole's
+    bar.update = lambda step, *_: advance(step / steps)
+    spent = loop.train(*training.rule, training.plan, *where, progress=bar)
     run.release()
     for older in sorted(folder.glob("step-*"))[:-1]:
         shutil.rmtree(older)
 
-    def with_flops(at: dict) -> dict:
-        """What was spent until here, in all four currencies."""
+    curve = [line for line in run.metrics() if "score" in line]
+    for at in [spent, *curve]:
         used = at["tokens"], at["targets"], bench.shape.max_length
-        return {**at, "flops": training_flops(bench.shape, *used)}
-
-    curve = [with_flops(line) for line in run.metrics() if "score" in line]
-    return {"rate": rate, "steps": steps, **with_flops(spent), "curve": curve}
+        at["flops"] = training_flops(bench.shape, *used)
+    return {"rate": rate, "steps": steps, **spent, "curve": curve}
 
 
 def pretrained(bench: Bench, arm: Arm, seed: int, folder: Path) -> Transformer:

@@ -1,7 +1,6 @@
 """A comparison from beginning to end. Its folder:
 
-config.json, tokenizer.json   what was asked
-plan.json                     learning rates, steps of each arm, facts about texts and machine
+config.json, tokenizer.json   what was asked, and the plan: learning rates, steps of each arm
 pretrain/                     a run for each arm and seed, as train_pretrain.py makes them
 jobs/                         what each job found, per pair and text, for any other analysis
 report.html
@@ -18,8 +17,8 @@ import numpy as np
 
 from minilm import corpora
 from minilm.cli.scripts import checksum, fitting_length, open_run
-from minilm.compare import arms, inside, labels, scores
-from minilm.compare.plan import Arm, CompareOptions, arm, rates
+from minilm.compare import arms, labels, outcomes
+from minilm.compare.plan import Arm, CompareOptions, arm
 from minilm.compare.work import Advance, Work
 from minilm.config import SIZES, ModelConfig, UserError
 from minilm.corpora.splits import splits
@@ -31,6 +30,7 @@ from minilm.runs.durable import write_file
 from minilm.runs.run import Run
 from minilm.runs.stopping import Stopped
 
+RATES = Path(__file__).with_name("rates.json")  # what --sweep found, its command and results
 FACTORS = (0.5, 1.0, 2.0, 4.0)  # of the size's learning rate, tried by --sweep
 FINETUNING = (0.0015, 0.003, 0.006, 0.012, 0.024)  # learning rates tried by --sweep
 SWEEP_SEEDS = (1_000_001, 1_000_002)  # that no comparison uses
@@ -45,9 +45,8 @@ class Experiment:
         self.options, self.folder, self.work = options, folder, Work(folder / "jobs", do)
         self.arms = [arm(name) for name in options.arms]
         self.seeds = range(options.seed, options.seed + options.seeds)
-        self._last: tuple = ("", None)  # the model that was used last
-        if (folder / "plan.json").exists():
-            self.plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        self.model = functools.lru_cache(1)(self._model)  # the one that was used last is kept
+        self.plan = Run(folder).config["plan"] if (folder / "config.json").exists() else {}
 
     def prepare(self, run: Run, machine: Machine) -> None:
         """Texts, labels, learning rates and budgets; written down, or held against what was."""
@@ -60,30 +59,29 @@ class Experiment:
         shape = ModelConfig(text.tokenizer.vocab_size, length, *width)
         most = min(options.max_length or length, length)
         self.task = task = labels.read_task(options.data, text.tokenizer, most, options.rows)
-        self.grammar = scores.read_blimp(options.blimp, text.tokenizer, length)
-        swaps = scores.make_swaps(text.valid, options.pairs, text.tokenizer.special)
+        self.grammar = outcomes.read_blimp(options.blimp, text.tokenizer, length)
+        swaps = outcomes.make_swaps(text.valid, options.pairs, text.tokenizer.special)
         self.bench = arms.Bench(text, shape, options.size, batch_size, machine, swaps)
         sums = [checksum(text.train), checksum(task.train)]
-        if not old:
-            precision = str(machine.dtype).removeprefix("torch.")
-            flags = asdict(options) | dict(run=str(self.folder), precision=precision)
-            facts = dict(kind="compare", family="ours", flags=flags, checksums=sums)
-            run.create({**facts, "model": asdict(shape)}, text.tokenizer)
-        elif run.config["checksums"] != sums:
-            raise UserError(f"{self.folder} was started with other texts: start a new one")
-        if not (self.folder / "plan.json").exists():
-            lengths = [len(text) for text in task.test.tokens]
-            found = self.sweep(steps) if options.sweep else rates()
-            self.plan = dict(
-                rates=found, steps=arms.budgets(self.bench, self.arms, steps, options.budget),
-                batch_size=batch_size, machine=machine.why, train_tokens=len(text.train),
-                valid_tokens=len(text.valid), unigram=text.unigram_entropy, classes=task.classes,
-                rows=len(lengths), pairs=len(swaps.windows), mean_length=float(np.mean(lengths)),
-                row=next((i for i, n in enumerate(lengths) if 14 < n < 30), 0), longest=most,
-                share_cut=task.test.share_cut, grammar=[p.phenomenon for p in self.grammar],
-                model=asdict(shape), command=" ".join(sys.argv[1:]),
-            )  # fmt: skip
-            write_file(self.folder / "plan.json", json.dumps(self.plan, indent=1).encode())
+        if old:
+            if run.config["checksums"] != sums:
+                raise UserError(f"{self.folder} was started with other texts: start a new one")
+            return
+        found = self.sweep(steps) if options.sweep else json.loads(RATES.read_text())["chosen"]
+        lengths = [len(text) for text in task.test.tokens]
+        self.plan = dict(
+            rates=found, steps=arms.budgets(self.bench, self.arms, steps, options.budget),
+            batch_size=batch_size, machine=machine.why, train_tokens=len(text.train),
+            valid_tokens=len(text.valid), unigram=text.unigram_entropy, classes=task.classes,
+            rows=len(lengths), pairs=len(swaps.windows), mean_length=float(np.mean(lengths)),
+            row=next((i for i, n in enumerate(lengths) if 14 < n < 30), 0), longest=most,
+            share_cut=task.test.share_cut, grammar=[name for name, *_ in self.grammar],
+            model=asdict(shape), command=" ".join(sys.argv[1:]),
+        )  # fmt: skip
+        precision = str(machine.dtype).removeprefix("torch.")
+        flags = asdict(options) | dict(run=str(self.folder), precision=precision)
+        facts = dict(family="ours", flags=flags, model=asdict(shape), checksums=sums)
+        run.create(dict(kind="compare", plan=self.plan, **facts), text.tokenizer)
 
     def carry_out(self) -> None:
         """Every job, one seed after the other, so that what is there can be looked at early."""
@@ -95,20 +93,29 @@ class Experiment:
                 self.measure(each, seed)
 
     def jobs(self, each: Arm) -> Iterator[tuple]:
-        """The jobs of a pretraining of an arm: name, words for people, cost, what to do."""
-        plan = self.plan
+        """The jobs of a pretraining: name, words for people, cost, do(arm, seed, advance)."""
+        plan, model = self.plan, self.model
         tuning = labels.TEXTS * plan["mean_length"] * TRAIN
         if each.objective:
             a_step = plan["batch_size"] * plan["model"]["max_length"] * TRAIN
             yield "pretraining", "pretraining", plan["steps"][each.name] * a_step, self.pretrain
-        yield "swapped", "judging swapped neighbours", JUDGE * plan["pairs"], self.swapped
+        yield "swapped", "judging swapped neighbours", JUDGE * plan["pairs"], (
+            lambda each, seed, advance: outcomes.swapped(model(each, seed), each, self.bench.swaps,
+                                                       self.task.tokenizer.special))  # fmt: skip
         for i in range(self.options.finetunings):
             do = functools.partial(self.finetune, i)
             yield f"labels-{i}", f"fine-tuning {i + 1}", tuning, do
         yield "frozen", "classifying its frozen features", tuning, self.frozen
         yield "inside", "writing, filling in, attending", 0, self.inside
         if plan["grammar"]:
-            yield "grammar", "judging minimal pairs", 0, self.judge_grammar
+            yield (
+                "grammar",
+                "judging minimal pairs",
+                0,
+                lambda each, seed, advance: outcomes.minimal_pairs(
+                    model(each, seed), each, self.grammar, self.task.tokenizer
+                ),
+            )
 
     def measure(self, each: Arm, seed: int) -> dict:
         """What the jobs of one pretraining found, by their names; "labels": one a fine-tuning."""
@@ -128,7 +135,7 @@ class Experiment:
             counts = np.bincount(text.train, minlength=text.tokenizer.vocab_size)
             bag = lambda n, draw: labels.bag_of_tokens(task, task.draw(n, draw))  # noqa: E731
             return {"labels": [bag(self.options.labels, draw) for draw in draws],
-                    "swapped": scores.swapped_bag(self.bench.swaps, counts).tolist(),
+                    "swapped": outcomes.swapped_bag(self.bench.swaps, counts),
                     "sizes": {n: bag(n, draws[0])["right"] for n in self.curve()}}  # fmt: skip
 
         return self.work.job(f"bag-{seed}", "bag of tokens", 0, do)
@@ -142,24 +149,16 @@ class Experiment:
         least, most = len(self.task.classes), len(self.task.train)
         return [n for n in CURVE if least < n <= most and n != self.options.labels]
 
-    def model(self, each: Arm, seed: int) -> Transformer:
-        """An arm's model after its pretraining; the last one asked for is kept."""
-        folder = self.folder / "pretrain" / f"{each.name}-{seed}"
-        if self._last[0] != folder:
-            self._last = folder, arms.pretrained(self.bench, each, seed, folder)
-        return self._last[1]
+    def _model(self, each: Arm, seed: int) -> Transformer:
+        return arms.pretrained(self.bench, each, seed, self._run(each, seed))
+
+    def _run(self, each: Arm, seed: int) -> Path:
+        return self.folder / "pretrain" / f"{each.name}-{seed}"
 
     def pretrain(self, each: Arm, seed: int, advance: Advance) -> dict:
         """See `arms.pretrain`."""
-        folder = self.folder / "pretrain" / f"{each.name}-{seed}"
         how = self.plan["steps"][each.name], self.plan["rates"]["pretraining"][each.objective]
-        return arms.pretrain(self.bench, each, seed, *how, folder, advance)
-
-    def swapped(self, each: Arm, seed: int, advance: Advance) -> dict:
-        """{way of reading: right or not of each pair}."""
-        special = self.bench.text.tokenizer.special
-        found = scores.swapped(self.model(each, seed), each, self.bench.swaps, special)
-        return {how: right.tolist() for how, right in found.items()}
+        return arms.pretrain(self.bench, each, seed, *how, self._run(each, seed), advance)
 
     def finetune(self, i: int, each: Arm, seed: int, advance: Advance) -> dict:
         """`labels.results` of a fine-tuning; the very first also deletes tokens."""
@@ -193,57 +192,42 @@ class Experiment:
         model, text, found = self.model(each, seed), self.bench.text, {}
         if seed == self.seeds[0]:
             tokens = self.task.test.tokens[self.plan["row"]][1:-1].astype(np.int64)
-            found = inside.samples(model, each, tokens, text.tokenizer)
-        far = {h: inside.attention_distance(model, text.valid, h == "causal") for h in each.reads}
+            found = outcomes.samples(model, each, tokens, text.tokenizer)
+        far = {h: outcomes.attention_distance(model, text.valid, h == "causal") for h in each.reads}
         return {**found, "distance": far}
-
-    def judge_grammar(self, each: Arm, seed: int, advance: Advance) -> dict:
-        """{"right": right or not of each minimal pair}."""
-        how = self.model(each, seed), each, self.grammar, self.bench.text.tokenizer
-        return {"right": scores.minimal_pairs(*how).tolist()}
 
     def sweep(self, steps: int) -> dict:
         """Learning rates for this data and size, in rates.json: the lowest validation loss after
         whole pretrainings, the fewest validation texts wrong after fine-tunings of the best."""
-        task, base = self.task, SIZES[self.options.size]["learning_rate"]
+        task, bench, base = self.task, self.bench, SIZES[self.options.size]["learning_rate"]
         tables: dict = {"pretraining": {}, "finetuning": {}}
         chosen: dict = {"pretraining": {}, "finetuning": {}}
         names = dict.fromkeys(each.objective or "scratch" for each in self.arms)
         self.work.begin(len(names) * (len(FACTORS) + len(FINETUNING)) * len(SWEEP_SEEDS))
 
-        def score(name: str, rate: float, seed: int, tuning: float, advance: Advance) -> dict:
-            """The validation loss of a pretraining, or the error of a fine-tuning of it."""
-            folder = self.folder / "sweep" / f"{name}-{rate:g}-{seed}"
-            if not tuning:
+        def score(kind: str, name: str, rate: float, seed: int, advance: Advance) -> float:
+            """The validation loss of a pretraining, or the error of a fine-tuning of the best."""
+            best = rate if kind == "pretraining" else chosen["pretraining"].get(name)
+            folder = self.folder / "sweep" / f"{name}-{best}-{seed}"
+            if kind == "pretraining":
                 how = arm(name), seed, steps, rate, folder, advance
-                return {"score": arms.pretrain(self.bench, *how)["curve"][-1]["score"]}
-            model, texts = arms.pretrained(self.bench, arm(name), seed, folder), task.draw(
-                self.options.labels, seed)  # fmt: skip
-            classifier = labels.finetune(
-                model, task, texts, tuning, seed, self.bench.machine, advance
-            )
-            p = labels.probabilities(classifier, task, task.valid.tokens)
-            return {"score": float((p.argmax(1) != task.valid.labels).mean())}
-
-        def choose(kind: str, name: str, rates: list[tuple[float, float]]) -> float:
-            """Try (rate, rate of fine-tuning) with each seed; the best by the mean."""
-            tables[kind][name] = table = {
-                tuning or rate: [
-                    self.work.job(
-                        f"sweep-{name}-{rate:g}-{tuning:g}-{seed}",
-                        f"sweep: {kind}, {name}, {tuning or rate:g}", 1,
-                        functools.partial(score, name, rate, seed, tuning),
-                    )["score"] for seed in SWEEP_SEEDS
-                ] for rate, tuning in rates
-            }  # fmt: skip
-            chosen[kind][name] = min(table, key=lambda rate: np.mean(table[rate]))
-            return chosen[kind][name]
+                return arms.pretrain(bench, *how)["curve"][-1]["score"]
+            model = arms.pretrained(bench, arm(name), seed, folder)
+            how = task.draw(self.options.labels, seed), rate, seed, bench.machine, advance
+            p = labels.probabilities(labels.finetune(model, task, *how), task, task.valid.tokens)
+            return float((p.argmax(1) != task.valid.labels).mean())
 
         for name in names:
-            tried, best = [(round(base * factor, 6), 0.0) for factor in FACTORS], 0.0
-            if arm(name).objective:
-                best = choose("pretraining", name, tried)
-            choose("finetuning", name, [(best, rate) for rate in FINETUNING])
+            tried = {"pretraining": [round(base * factor, 6) for factor in FACTORS]}
+            for kind, rates in ({**tried, "finetuning": FINETUNING}).items():
+                if kind == "finetuning" or arm(name).objective:
+                    tables[kind][name] = table = {
+                        rate: [self.work.job(f"sweep-{kind}-{name}-{rate}-{seed}",
+                                             f"sweep: {kind}, {name}, {rate}", 1,
+                                             functools.partial(score, kind, name, rate, seed))
+                               for seed in SWEEP_SEEDS] for rate in rates}  # fmt: skip
+                    means = {rate: np.mean(values) for rate, values in table.items()}
+                    chosen[kind][name] = min(means, key=means.get)
         found = dict(command="python -m minilm " + " ".join(sys.argv[1:]), chosen=chosen, **tables)
         write_file(self.folder / "rates.json", json.dumps(found, indent=1).encode())
         return chosen

@@ -84,22 +84,18 @@ def finetune(
     batches = [rows for i in epochs for rows in epoch_batches(lengths, BATCH_SIZE, seed, i)]
 
     def batch(step: int) -> list[list]:
-        """tokens, is_real (B, T), labels (B,)."""
         some = [texts.tokens[row] for row in batches[step]]
-        arrays = *pad(some, pad_id, most=task.length), texts.labels[batches[step]]
-        return [machine.tensors(arrays)]
+        padded = pad(some, pad_id, most=task.length)  # tokens, is_real (B, T)
+        return [machine.tensors((*padded, texts.labels[batches[step]]))]
 
     def formula(model: Classifier, tokens, is_real, labels):
-        """The loss of a batch."""
         return classification_nll(model(tokens, is_real), labels)
 
-    loss = MixedPrecision(classifier, formula, machine.dtype)
-    optimizers = make_optimizers(
-        classifier, "muon", rate, WEIGHT_DECAY, orthogonalise=fast_orthogonalise
-    )
+    loss, how = MixedPrecision(classifier, formula, machine.dtype), (rate, WEIGHT_DECAY)
+    optimizers = make_optimizers(classifier, "muon", *how, orthogonalise=fast_orthogonalise)
     plan = training.Plan(len(batches), WARMUP, 1 - WARMUP, seed)
-    for _ in training.train(classifier, loss, batch, optimizers, plan):
-        advance(1 / len(batches))
+    for step, _ in training.train(classifier, loss, batch, optimizers, plan):
+        advance(step / len(batches))
     return classifier
 
 
@@ -162,12 +158,9 @@ def deletion(classifier: Classifier, task: Task, row: int) -> dict:
 
 def her_minus_his(classifier: Classifier, task: Task) -> list[float]:
     """The change in P(pos) from his sentence to hers, for each template and pair of names."""
-    sentences = [
-        template.format(name=name, they=they)
-        for template in TEMPLATES
-        for pair in NAMES
-        for name, they in zip(pair, ("she", "he"), strict=True)
-    ]
-    texts = task.encode([Example(sentence, "pos") for sentence in sentences])
+    of_pair = lambda pair: zip(pair, ("she", "he"), strict=True)  # noqa: E731
+    texts = task.encode([Example(template.format(name=name, they=they), "pos")
+                         for template in TEMPLATES for pair in NAMES
+                         for name, they in of_pair(pair)])  # fmt: skip
     p = probabilities(classifier, task, texts.tokens)[:, task.classes.index("pos")]
     return (p[::2] - p[1::2]).astype(float).round(5).tolist()

@@ -5,9 +5,7 @@ neighbours exchanged, is the original the likelier one?), and accuracy after fin
 labels. Nothing heavy is imported here, so that `--help` answers at once.
 """
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from minilm.cli.options import Options, flag
@@ -132,10 +130,3 @@ class CompareOptions(Options):
         steps, batch_size = QUICK.get(self.size, (size["steps"], size["batch_size"]))
         whole = max(1, round((self.steps or steps) / PLACES)) * PLACES
         return whole, self.batch_size or batch_size
-
-
-def rates() -> dict:
-    """The learning rates that the sweep in rates.json found, beside its command and results:
-    {"pretraining": {objective: rate}, "finetuning": {objective or "scratch": rate}}."""
-    path = Path(__file__).with_name("rates.json")
-    return json.loads(path.read_text(encoding="utf-8"))["chosen"]

@@ -18,8 +18,8 @@ from minilm.view import charts
 from minilm.view.pages import text_of
 
 COLOURS = {"causal": 0, "masked": 1, "hybrid": 2, "scratch": 3, BAG: 7}
-CURRENCIES = {"tokens": "tokens read", "targets": "targets predicted", "flops": "FLOPs",
-              "seconds": "seconds"}  # fmt: skip
+SPENT = {"tokens": "tokens read", "targets": "targets predicted", "flops": "FLOPs",
+         "seconds": "seconds"}  # fmt: skip
 
 
 def environment():
@@ -37,12 +37,11 @@ def write(experiment: Experiment) -> None:
     """Draw the report, and print its first sentences."""
     from markupsafe import Markup
 
-    template, found = environment().get_template("template.html"), Findings(experiment)
-    context = template.new_context(found.context(Markup))
-    path = experiment.folder / "report.html"
+    template, path = environment().get_template("template.html"), experiment.folder / "report.html"
+    context = template.new_context(Findings(experiment).context(Markup))
     write_file(path, "".join(template.root_render_func(context)).encode("utf-8", "replace"))
-    print(Markup("".join(template.blocks["answer"](context))).striptags())
-    print(f"the report: {path}")
+    answer = "".join(template.blocks["answer"](context)).strip().split("</p>")
+    print("\n".join(Markup(line).striptags() for line in answer) + f"the report: {path}")
 
 
 class Findings:
@@ -57,123 +56,116 @@ class Findings:
         self.trained = [name for name, each in self.arms.items() if each.objective]
         others = (name for name in self.arms if name not in COLOURS)
         self.colour = COLOURS | {name: 4 + i % 3 for i, name in enumerate(others)}
-        self.reads = {name: each.reads for name, each in self.arms.items()}
+        self.ways = {
+            f"{name}, read as {how}": np.array([one["swapped"][how] for one in ones])
+            for name, ones in self.of.items()
+            for how in self.arms[name].reads
+        }
+        first = {
+            name: self.ways[f"{name}, read as {each.reads[0]}"] for name, each in self.arms.items()
+        }
         self.tables = {
-            "swapped": {name: self.swapped(name, reads[0]) for name, reads in self.reads.items()}
-            | {BAG: np.array([self.bag[0]["swapped"]])},
+            "swapped": {**first, BAG: np.array([self.bag[0]["swapped"]])},
             "labels": self.over_runs(lambda run: run["right"], {**self.of, BAG: self.bag}),
         }  # (S, N); of the bag of tokens at swapped neighbours (1, N)
         self.verdicts = verdicts(self.tables, declared(self.options.arms), LEVEL)
         self.levels = {outcome: self.estimated(table) for outcome, table in self.tables.items()}
 
-    def swapped(self, name: str, how: str) -> np.ndarray:
-        """Right or not by one way of reading, (S, N)."""
-        return np.array([one["swapped"][how] for one in self.of[name]])
+    def each(self, value: Callable) -> dict[str, list]:
+        """{arm: [value(what was measured), one a seed]}."""
+        return {name: [value(one) for one in ones] for name, ones in self.of.items()}
 
-    def over_runs(self, value: Callable, of: dict | None = None) -> dict[str, np.ndarray]:
+    def over_runs(self, value: Callable, of: dict) -> dict[str, np.ndarray]:
         """{arm: (S, N)} of a value per text, the mean over the fine-tunings of a pretraining."""
-        return {
-            name: np.stack([np.mean([value(run) for run in one["labels"]], 0) for one in ones])
-            for name, ones in (of or self.of).items()
-        }
+        mean = lambda one: np.mean([value(run) for run in one["labels"]], axis=0)  # noqa: E731
+        return {name: np.stack([mean(one) for one in ones]) for name, ones in of.items()}
 
     def estimated(self, tables: dict[str, np.ndarray]) -> dict[str, Estimate]:
         """The mean of each table with its interval; one without seeds is known exactly."""
+        exact = {n: Estimate(float(table.mean()), None, None) for n, table in tables.items()}
         seeded = {name: table for name, table in tables.items() if len(table) == len(self.bag)}
-        found = dict(zip(seeded, estimates(list(seeded.values()), len(seeded)), strict=True))
-        if len(self.bag) == 1:
-            found.pop(BAG, None)
-        return {name: found.get(name) or Estimate(float(table.mean()), None, None)
-                for name, table in tables.items()}  # fmt: skip
+        found = estimates(list(seeded.values()), len(seeded))
+        return exact | dict(zip(seeded, found, strict=True)) if len(self.bag) > 1 else exact
 
-    def rows(self, levels: dict[str, Estimate], note: Callable = lambda name: "") -> list:
-        """Rows of `charts.intervals`, in per cent. A name may go on after a comma."""
-        return [
-            charts.Row(name, 100 * e.mean, e.interval and tuple(100 * b for b in e.interval),
-                       self.colour.get(name.split(",")[0], 7), note(name))
-            for name, e in levels.items()
-        ]  # fmt: skip
+    def rows(self, tables: dict, note: Callable = lambda name: "", least: float = 0.0) -> list:
+        """Rows of `charts.intervals`, in per cent from `least` to 100, of tables or estimates. A
+        name may go on after a comma."""
+        if isinstance(next(iter(tables.values()), None), np.ndarray):
+            tables = self.estimated(tables)
+        clip = lambda ends: ends and tuple(np.clip(100 * np.array(ends), least, 100).tolist())  # noqa: E731
+        return [charts.Row(name, 100 * e.mean, clip(e.interval),
+                           self.colour.get(name.split(",")[0], 7), note(name))
+                for name, e in tables.items()]  # fmt: skip
 
     def differences(self, outcome: str) -> list:
         """Rows of the declared comparisons."""
 
         def words(v: Verdict) -> str:
-            """The verdict."""
             known = {None: "no verdict", True: "real", False: "undecided"}[v.real]
-            return known if v.corrected is None else f"{known}, p = {v.corrected:.2g}"
+            p = "" if v.corrected is None else f", p = {v.corrected:.2g}"
+            return known + (", p < 0.001" if p and v.corrected < 0.001 else p)
 
         asked = {f"{v.a}, less {v.b}": v for v in self.verdicts if v.outcome == outcome}
-        return self.rows({k: v.estimate for k, v in asked.items()}, lambda k: words(asked[k]))
+        shown = {name: v.estimate for name, v in asked.items()}
+        return self.rows(shown, lambda name: words(asked[name]), least=-100.0)
 
-    def lines(self, points: dict, scale: float = 100.0) -> list:
-        """Lines of `charts.curves` from {arm: [(x, [one value a seed])]}."""
-        drawn = []
+    def lines(self, points: dict, scale: float = 1.0) -> list:
+        """Lines of `charts.curves` from {arm: [(x, [one value a seed])]}; scale 100: per cent."""
+        lines = []
         for name, of_name in points.items():
             found = [(x, over_seeds(values)) for x, values in sorted(of_name)]
-            bars = [tuple(scale * b for b in e.interval or ()) or (None, None) for _, e in found]
-            at = [(x, scale * e.mean, *bar) for (x, e), bar in zip(found, bars, strict=True)]
-            drawn.append(charts.Line(name, at, self.colour.get(name, 7)))
-        return drawn
+            at = [(x, scale * e.mean, *(b and scale * b for b in e.interval or (None, None)))
+                  for x, e in found]  # fmt: skip
+            lines.append(charts.Line(name, at, self.colour.get(name, 7)))
+        return lines
 
     def along(self, value: str) -> dict:
         """{arm: [(budget, one value a seed)]} along the pretrainings of the arms that have it."""
-        curves = {name: [one["pretraining"]["curve"] for one in self.of[name]]
-                  for name in self.trained}  # fmt: skip
-        x = self.options.budget
-        return {
-            name: [(np.mean([p[x] for p in at]), [p[value] for p in at])
-                   for at in zip(*of_name, strict=True)]
-            for name, of_name in curves.items() if value in of_name[0][0]
-        }  # fmt: skip
-
-    def frozen(self) -> tuple[dict, dict]:
-        """The accuracy of frozen features, by the number of labels (beside the bag of tokens) and
-        by layer: {name: [(x, [one a seed])]}."""
-        layers = {name: [one["frozen"]["layers"] for one in ones] for name, ones in self.of.items()}
-        by_layer = {name: [(i, [np.mean(one[i]) for one in ones]) for i in range(len(ones[0]))]
-                    for name, ones in layers.items()}  # fmt: skip
-        last = {name: [np.mean(one[-1]) for one in ones] for name, ones in layers.items()}
-        last[BAG] = [np.mean(one["labels"][0]["right"]) for one in self.bag]
-        sizes = {name: [one["frozen"]["sizes"] for one in ones] for name, ones in self.of.items()}
-        sizes[BAG] = [one["sizes"] for one in self.bag]
-        by_labels = {
-            name: [(self.options.labels, last[name])]
-            + [(int(n), [np.mean(one[n]) for one in ones]) for n in ones[0]]
-            for name, ones in sizes.items()
-        }
-        return by_labels, by_layer
+        found, x = {}, self.options.budget
+        for name in self.trained:
+            places = list(zip(*(one["pretraining"]["curve"] for one in self.of[name]), strict=True))
+            if value in places[0][0]:
+                found[name] = [
+                    (np.mean([p[x] for p in at]), [p[value] for p in at]) for at in places
+                ]
+        return found
 
     def context(self, markup) -> dict:
         """All that the template shows. markup: marks what charts.py has escaped."""
-        first, plan = {name: ones[0] for name, ones in self.of.items()}, self.plan
-        by_labels, by_layer = self.frozen()
-        distance = {how: {name: [(i + 1, [one["inside"]["distance"][how][i] for one in ones])
-                                 for i in range(plan["model"]["n_layers"])]
-                          for name, ones in self.of.items() if how in self.reads[name]}
+        first, n = {name: ones[0] for name, ones in self.of.items()}, self.options.labels
+        layers = self.each(lambda one: [np.mean(right) for right in one["frozen"]["layers"]])
+        sizes = self.each(lambda one: {n: one["frozen"]["layers"][-1], **one["frozen"]["sizes"]})
+        sizes[BAG] = [{n: one["labels"][0]["right"], **one["sizes"]} for one in self.bag]
+        by_labels = {name: [(int(k), [np.mean(one[k]) for one in ones]) for k in ones[0]]
+                     for name, ones in sizes.items()}  # fmt: skip
+        by_layer = {name: list(enumerate(zip(*ones, strict=True))) for name, ones in layers.items()}
+        far, depth = (
+            self.each(lambda one: one["inside"]["distance"]),
+            1 + self.plan["model"]["n_layers"],
+        )
+        distance = {how: {name: [(i, [one[how][i - 1] for one in ones]) for i in range(1, depth)]
+                          for name, ones in far.items() if how in ones[0]}
                     for how in ("causal", "masked")}  # fmt: skip
-        ways = {f"{name}, read as {how}": self.swapped(name, how)
-                for name, reads in self.reads.items() for how in reads}  # fmt: skip
         sure = self.over_runs(lambda run: np.subtract(run["confidence"], run["right"]),
                               {**self.of, BAG: self.bag})  # fmt: skip
         rows = {outcome: self.rows(levels) for outcome, levels in self.levels.items()}
         rows |= {f"{outcome} differences": self.differences(outcome) for outcome in self.levels}
-        rows |= {"ways": self.rows(self.estimated(ways)), "sure": self.rows(self.estimated(sure))}
+        rows |= {"ways": self.rows(self.ways), "sure": self.rows(sure, least=-100.0)}
         if "her_minus_his" in next(iter(first.values()))["labels"][0]:
-            changes = self.over_runs(lambda run: run["her_minus_his"])
-            rows["fairness"] = self.rows(self.estimated(changes))
+            changes = self.over_runs(lambda run: run["her_minus_his"], self.of)
+            rows["fairness"] = self.rows(changes, least=-100.0)
+        kinds = np.array(self.plan["grammar"])
+        right = self.each(lambda one: one["grammar"]) if len(kinds) else {}
         grammar = {}
-        for name in dict.fromkeys(plan["grammar"]):
-            asked = np.array(plan["grammar"]) == name
-            right = {arm: np.array([one["grammar"]["right"] for one in ones])[:, asked]
-                     for arm, ones in self.of.items()}  # fmt: skip
-            grammar[name] = self.rows(self.estimated(right))
+        for kind in dict.fromkeys(kinds.tolist()):
+            asked = {name: np.array(ones)[:, kinds == kind] for name, ones in right.items()}
+            grammar[kind] = self.rows(asked)
 
-        def dots(title: str, note: str, rows: list, mark: float) -> str:
+        def dots(title: str, note: str, rows: list, mark: float, unit: str = " %") -> str:
             """`charts.intervals` on a scale of round numbers that holds all."""
             ends = [mark] + [b for row in rows for b in (row.interval or (row.value,))]
-            low, high = 10 * np.floor(min(ends) / 10), 10 * np.ceil(max(ends) / 10)
-            high = max(high, low + 10)
-            return markup(charts.intervals(title, note, rows, float(low), float(high), mark, " %"))
+            low, high = 10 * float(np.floor(min(ends) / 10)), 10 * float(np.ceil(max(ends) / 10))
+            return markup(charts.intervals(title, note, rows, low, max(high, low + 10), mark, unit))
 
         def removed(name: str) -> str:
             """The tokens of a text, shaded by what deleting them does."""
@@ -184,14 +176,15 @@ class Findings:
 
         return dict(
             arms=self.arms, trained=self.trained, colour=self.colour, bag=BAG, level=LEVEL,
-            options=self.options, plan=plan, seeds=list(self.experiment.seeds), first=first,
+            options=self.options, plan=self.plan, seeds=list(self.experiment.seeds), first=first,
             levels=self.levels, verdicts=self.verdicts, rows=rows, grammar=grammar, dots=dots,
             curves=lambda *a, **more: markup(charts.curves(*a, **more)), removed=removed,
-            learning=self.lines(self.along("swapped")), by_labels=self.lines(by_labels),
-            by_layer=self.lines(by_layer), number=charts.number, version=__version__,
-            distance={how: self.lines(points, 1.0) for how, points in distance.items()},
-            losses={how: self.lines(self.along(f"{how}_loss"), 1.0) for how in distance},
-            spent={name: {c: over_seeds([one["pretraining"][c] for one in self.of[name]])
-                          for c in CURRENCIES} for name in self.trained},
-            currencies=CURRENCIES, style=markup(text_of("style.css")),
+            learning=self.lines(self.along("swapped"), 100), by_labels=self.lines(by_labels, 100),
+            by_layer=self.lines(by_layer, 100),
+            distance={how: self.lines(points) for how, points in distance.items()},
+            losses={how: self.lines(self.along(f"{how}_loss")) for how in distance},
+            spent={name: {key: over_seeds([one["pretraining"][key] for one in self.of[name]])
+                          for key in SPENT} for name in self.trained},
+            currencies=SPENT, style=markup(text_of("style.css")), number=charts.number,
+            version=__version__,
         )  # fmt: skip

@@ -6,14 +6,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from minilm.config import UserError
 from minilm.runs.durable import write_file
-from minilm.runs.progress import Progress
 
-Advance = Callable[[float], None]  # the share of a job that was done since the last call
+Advance = Callable[[float], None]  # takes the share of a job that is done
 
 
 class Work:
@@ -31,17 +31,10 @@ class Work:
         shape = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
         self.bar = tqdm(total=cost, bar_format=shape, disable=None, leave=False)
 
-    def job(self, name: str, words: str, cost: float, do: Callable[[Advance], dict]) -> dict:
-        """The result of a job, which `do` finds unless it was found before; `words`: what is being
-        done, for people."""
-        path, began, left = self.folder / f"{name}.json", time.perf_counter(), [cost]
-
-        def advance(share: float) -> None:
-            """Some of the job's cost."""
-            some = min(left[0], share * cost)
-            left[0] -= some
-            self.bar.update(some)
-
+    def job(self, name: str, words: str, cost: float, do: Callable[[Advance], Any]):
+        """What `do` finds, or found before; `words`: what is being done, for people."""
+        path, began, before = self.folder / f"{name}.json", time.perf_counter(), self.bar.n
+        advance = lambda share: self.bar.update(before + share * cost - self.bar.n)  # noqa: E731
         if not path.exists():
             if not self.do:
                 raise UserError(f"{path} is missing: the comparison is not finished: --resume it")
@@ -54,16 +47,3 @@ class Work:
             return json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             raise UserError(f"{path} is damaged: delete it and --resume") from None
-
-
-class Told(Progress):
-    """What `loop.train` shows its progress with: here, a part of another bar."""
-
-    def __init__(self, advance: Advance, steps: int):
-        super().__init__(steps, shown=False)
-        self.advance = advance
-
-    def update(self, step: int, loss: float, tokens: int) -> None:
-        """Steps were done up to this one."""
-        self.advance((step - self.step) / self.steps)
-        self.step = step

@@ -1,7 +1,5 @@
-"""Which of two texts does a model hold for likelier? Swapped neighbours, and minimal pairs.
-
-Unlike a loss, this can be asked of every objective with the same right answer.
-"""
+"""What a pretrained model is asked: which of two texts is likelier (swapped neighbours, minimal
+pairs), how it goes on with a sentence and fills it in, and how far its attention reaches."""
 
 import itertools
 import re
@@ -16,14 +14,18 @@ from minilm.compare.plan import Arm
 from minilm.config import UserError
 from minilm.corpora.tables import read_rows
 from minilm.data import draws
-from minilm.model import Transformer
+from minilm.generate import fill_masks, sample
+from minilm.model import Transformer, attention, visibility
 from minilm.objectives import IGNORE
 from minilm.tokenizer import SpecialTokens, Tokenizer
+from minilm.view.recording import recorded
 
 LENGTH = 24  # tokens in a window of which two are exchanged
 AT_ONCE = 128  # windows in a batch
 TIE = 1e-6  # nats: differences that are only rounding
 A_PHENOMENON = 100  # minimal pairs of each, at most
+PROMPT, CONTINUATION, TOP = 8, 20, 3  # tokens given, that follow, and named for a mask
+FAR, FAR_WINDOWS = 64, 16  # length and number of the texts whose attention is measured
 
 
 class Swaps(NamedTuple):
@@ -40,14 +42,19 @@ class Swaps(NamedTuple):
         return other
 
 
+def spread(tokens: np.ndarray, most: int, length: int) -> np.ndarray:
+    """At most so many windows of a text, evenly spaced and side by side, (N, length) int64."""
+    n = len(tokens) // length
+    starts = np.arange(min(n, most)) * n // max(1, min(n, most)) * length
+    return tokens[starts[:, None] + np.arange(length)].astype(np.int64)
+
+
 def make_swaps(tokens: np.ndarray, most: int, special: SpecialTokens) -> Swaps:
     """Windows of a held-out text (N,), evenly spaced, with a random place in each at which two
     different ordinary tokens stand side by side; the first token is never one of them.
 
     Raises UserError where the text has no such window."""
-    n = len(tokens) // LENGTH
-    starts = np.arange(n)[:: max(1, n // most)][:most] * LENGTH
-    windows = tokens[starts[:, None] + np.arange(LENGTH)].astype(np.int64)  # (N, 24)
+    windows = spread(tokens, most, LENGTH)  # (N, 24)
     ordinary = (windows >= special.ordinary.start) & (windows < special.ordinary.stop)
     a, b = windows[:, 1:-1], windows[:, 2:]
     possible = (a != b) & ordinary[:, 1:-1] & ordinary[:, 2:]  # (N, 22)
@@ -82,61 +89,46 @@ def log_probabilities(
     return sums
 
 
-def likelier(good: np.ndarray, bad: np.ndarray) -> np.ndarray:
-    """1.0 where the good side is likelier, 0.5 at a tie, (N,)."""
-    return np.where(np.abs(good - bad) <= TIE, 0.5, (good > bad).astype(float))
-
-
-def swapped_causal(model: Transformer, swaps: Swaps) -> np.ndarray:
-    """1.0 for each pair whose original has the larger Σ_i log P(w_i | w_1 … w_{i-1}; θ), (N,).
-
-    What stands before the two is the same on both sides and is left out of the sums."""
-    sides = []
-    after = np.arange(1, LENGTH) >= swaps.places[:, None]  # (N, 23): from the first of the two on
-    for windows in (swaps.windows, swaps.exchanged()):
-        targets = np.where(after, windows[:, 1:], IGNORE)
-        sides.append(log_probabilities(model, windows[:, :-1], targets, causal=True))
-    return likelier(*sides)
-
-
-def swapped_masked(
-    model: Transformer, swaps: Swaps, special: SpecialTokens, shift: int
-) -> np.ndarray:
-    """The same by log P(w_i | rest; θ) + log P(w_{i+1} | rest; θ), both places masked, (N,)."""
-    rows, sides = np.arange(len(swaps.windows)), []
-    hidden = swaps.windows.copy()
-    hidden[rows, swaps.places] = hidden[rows, swaps.places + 1] = special.mask
-    for windows in (swaps.windows, swaps.exchanged()):
-        targets = np.full_like(windows, IGNORE)
-        for place in (swaps.places, swaps.places + 1):
-            targets[rows, place - shift] = windows[rows, place]
-        sides.append(log_probabilities(model, hidden, targets, causal=False))
-    return likelier(*sides)
+def likelier(good: np.ndarray, bad: np.ndarray) -> list[float]:
+    """1.0 where the good side (N,) is likelier, 0.5 at a tie, [N]."""
+    return np.where(np.abs(good - bad) <= TIE, 0.5, (good > bad).astype(float)).tolist()
 
 
 def swapped(model: Transformer, arm: Arm, swaps: Swaps, special: SpecialTokens) -> dict:
-    """{how: right or not for each pair, (N,)}, for each attention that the arm was trained with."""
-    found = {}
+    """{way: 1.0 for each pair whose original has the larger sum, [N]}, for each attention that the
+    arm was trained with:
+
+    causal   Σ_i log P(w_i | w_1 … w_{i-1}; θ), but for what stands before the two
+    masked   log P(w_i | rest; θ) + log P(w_{i+1} | rest; θ), both places masked
+    """
+    rows, at, found = np.arange(len(swaps.windows)), swaps.places, {}
+    pair = swaps.windows, swaps.exchanged()
     if "causal" in arm.reads:
-        found["causal"] = swapped_causal(model, swaps)
+        after = np.arange(1, LENGTH) >= at[:, None]  # (N, 23): from the first of the two on
+        targets = [np.where(after, windows[:, 1:], IGNORE) for windows in pair]
+        sides = [log_probabilities(model, windows[:, :-1], target, causal=True)
+                 for windows, target in zip(pair, targets, strict=True)]  # fmt: skip
+        found["causal"] = likelier(*sides)
     if "masked" in arm.reads:
-        found["masked"] = swapped_masked(model, swaps, special, arm.shift)
+        hidden, sides = swaps.windows.copy(), []
+        hidden[rows, at] = hidden[rows, at + 1] = special.mask
+        for windows in pair:
+            targets = np.full_like(windows, IGNORE)
+            for place in (at, at + 1):
+                targets[rows, place - arm.shift] = windows[rows, place]
+            sides.append(log_probabilities(model, hidden, targets, causal=False))
+        found["masked"] = likelier(*sides)
     return found
 
 
-def swapped_bag(swaps: Swaps, counts: np.ndarray) -> np.ndarray:
+def swapped_bag(swaps: Swaps, counts: np.ndarray) -> list[float]:
     """What word frequencies say of each pair: 0.5, for both sides have the same tokens. counts
     (V,)."""
     log_p = np.log((counts + 1) / (counts + 1).sum())
     return likelier(log_p[swaps.windows].sum(1), log_p[swaps.exchanged()].sum(1))
 
 
-class Pair(NamedTuple):
-    """A right sentence and a wrong one that differ in one point of grammar."""
-
-    phenomenon: str
-    good: str
-    bad: str
+Pair = tuple[str, np.ndarray, np.ndarray]  # a phenomenon, the right sentence, the wrong one
 
 
 def read_blimp(folder: str | None, tokenizer: Tokenizer, length: int) -> list[Pair]:
@@ -146,22 +138,19 @@ def read_blimp(folder: str | None, tokenizer: Tokenizer, length: int) -> list[Pa
     for path in sorted(Path(folder).glob("*.jsonl")) if folder else ():
         for _, row in itertools.islice(read_rows(path, columns, "utf-8"), A_PHENOMENON):
             name = str(row.get("linguistics_term") or path.stem).replace("_", " ")
-            pair = Pair(name, row["sentence_good"], row["sentence_bad"])
-            if max(len(tokenizer.encode(side)) for side in pair[1:]) <= length - 2:
-                pairs.append(pair)
+            sides = [tokenizer.encode(row[column]).astype(np.int64) for column in columns.values()]
+            if max(map(len, sides)) <= length - 2:
+                pairs.append((name, *sides))
     if folder and not pairs:
         raise UserError(f"--blimp {folder}: no .jsonl files there: give the folder of BLiMP's")
     return pairs
 
 
-def minimal_pairs(
-    model: Transformer, arm: Arm, pairs: list[Pair], tokenizer: Tokenizer
-) -> np.ndarray:
-    """Right or not for each pair, (N,), by the arm's first way of reading: the sentence's
-    log-probability, or for a masked one its pseudo-log-likelihood."""
+def minimal_pairs(model: Transformer, arm: Arm, pairs: list[Pair], tokenizer: Tokenizer) -> list:
+    """Right or not for each pair, [N], by the arm's first way of reading: the log-probability of
+    the sentence, or its pseudo-log-likelihood."""
     special, sides = tokenizer.special, []
-    for side in (1, 2):
-        texts = [tokenizer.encode(pair[side]).astype(np.int64) for pair in pairs]
+    for texts in ([good for _, good, _ in pairs], [bad for *_, bad in pairs]):
         if arm.reads[0] == "causal":
             rows = [np.append(special.bos, text) for text in texts]
             targets = [np.append(text, IGNORE) for text in texts]
@@ -194,3 +183,55 @@ def pseudo_log_likelihood(
             targets.append(target)
             owner.append(number)
     return np.bincount(owner, log_probabilities(model, rows, targets, causal=False), len(texts))
+
+
+def samples(model: Transformer, arm: Arm, tokens: np.ndarray, tokenizer: Tokenizer) -> dict:
+    """{"prompt", "continuation", "asked": pieces with the masked ones None, "truth", "fillings":
+    [[(text, probability)]]} of a sentence (T,).
+
+    An arm that only fills in goes on by a mask at the end, filled with the likeliest token, and so
+    on; one that only sees what stands to the left fills in by that."""
+    special, prompt = tokenizer.special, tokens[:PROMPT]
+    if "causal" in arm.reads:
+        following = list(sample(model, prompt, CONTINUATION, special, temperature=0.7, seed=0))
+    else:
+        text = prompt
+        for _ in range(CONTINUATION):
+            asked = np.append(text, special.mask)
+            (best,) = fill_masks(model, asked, special, causal=False, shift=arm.shift, top=1)
+            text = np.append(text, best[0][0])
+        following = text[len(prompt) :]
+    # Two tokens of three letters or more, not next to each other, as far as there are.
+    words = [i for i in range(1, len(tokens)) if len(tokenizer.token_bytes[tokens[i]].strip()) > 2]
+    places = words[1:6:3] or words[:1] or [0]
+    asked, both = tokens.copy(), "masked" in arm.reads
+    asked[places] = special.mask
+    shift = arm.shift if both else 1
+    found = fill_masks(model, asked, special, causal=not both, shift=shift, top=TOP)
+    return {
+        "prompt": tokenizer.decode(prompt), "continuation": tokenizer.decode(following),
+        "asked": [None if i in places else tokenizer.decode([t]) for i, t in enumerate(tokens)],
+        "truth": [tokenizer.decode([tokens[i]]) for i in places],
+        "fillings": [[(tokenizer.decode([t]), p) for t, p in place] for place in found],
+    }  # fmt: skip
+
+
+@torch.inference_mode()
+def attention_distance(model: Transformer, tokens: np.ndarray, causal: bool) -> list[float]:
+    """For each layer the mean distance in tokens from a position to what it attends to, Σ_j a_ij
+    |i - j|, over heads, positions and windows of a text (N,); at last where all that is visible is
+    attended to alike."""
+    model.eval()
+    T = min(FAR, model.config.max_length, len(tokens))
+    windows = torch.from_numpy(spread(tokens, FAR_WINDOWS, T))  # (B, T)
+    usual, model.visibility = model.visibility, visibility  # the book's mask, for its attention
+    try:
+        with recorded(model) as kept:
+            model(windows.to(model.embedding.weight.device), causal=causal)
+    finally:
+        model.visibility = usual
+    zero = torch.zeros(1, 1, T, 1)
+    even = attention(zero, zero, torch.eye(T)[None, None], visibility(T, 0, causal))
+    at = torch.arange(T)
+    far = (at[:, None] - at).abs()  # (T, T)
+    return [float((w.float().cpu() * far).sum(-1).mean()) for w in [*kept.weights, even]]
