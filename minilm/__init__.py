@@ -21,9 +21,10 @@ def load(run: str, device: str = "auto"):
     from minilm import api
     from minilm.config import UserError
 
-    kind = api.open_run(run).config["kind"]
+    config = api.open_run(run).config
+    kind = config["flags"].get("task", config["kind"]).replace("finetune", "classify")
     if kind not in api.KINDS:
-        raise UserError(f"{run} is a {kind} run: load opens {' and '.join(api.KINDS)} runs")
+        raise UserError(f"{run} learnt to {kind}: load opens those that {', '.join(api.KINDS)}")
     return api.KINDS[kind](run, device)
 
 

@@ -271,4 +271,4 @@ class Classifier(Model):
         return self.classes_[self.predict_proba(texts).argmax(1)]
 
 
-KINDS = {"pretrain": LanguageModel, "finetune": Classifier}
+KINDS = {"pretrain": LanguageModel, "classify": Classifier}

@@ -23,7 +23,6 @@ def filter_logits(logits: Tensor, top_k: int | None, top_p: float | None) -> Ten
     if top_p is not None:
         probability = best.softmax(-1)
         drop = probability.cumsum(-1) - probability >= top_p  # what the better ones hold already
-        drop[:, 0] = False
         best = best.masked_fill(drop, -torch.inf)
     return torch.full_like(logits, -torch.inf).scatter(-1, tokens, best)
 

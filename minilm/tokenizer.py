@@ -1,8 +1,8 @@
 """Byte-level byte-pair encoding (BPE): text to token ids and back, and how a vocabulary is learnt.
 
-BPE (Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units") starts
-from single symbols and merges, again and again, the two neighbours that stand together most often.
-Over bytes (Radford et al. 2019, GPT-2) no text is ever unknown.
+BPE (Sennrich et al. 2016, arXiv:1508.07909) starts from single symbols and merges, again and
+again, the two neighbours that stand together most often. Over bytes (Radford et al. 2019, GPT-2)
+no text is ever unknown.
 
     text      "the cat's hat"
     pieces    "the" " cat" "'s" " hat"    PATTERN cuts the text; no token reaches across a cut
@@ -23,15 +23,13 @@ import numpy as np
 from minilm.config import UserError
 
 Pair = tuple[int, int]
-
 SPECIAL_TOKENS = ("<pad>", "<mask>", "<doc>")
 PAD, MASK, DOC = range(3)
 N_SPECIAL = len(SPECIAL_TOKENS)
 N_BASE = N_SPECIAL + 256  # special tokens, then bytes; the merges' ids follow
 MAX_VOCAB_SIZE = 2**16  # ids fit into uint16
 
-# Letters are listed as ranges because `\w` differs between versions of Python. The ranges are
-# broad: that a digit or comma of another script counts as a letter changes only where it is cut.
+# Letters as broad ranges, since `\w` differs between versions of Python.
 _LETTER = (
     "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u1fff"  # Latin, Greek, Cyrillic, ... to Thai and Khmer
     "\u2c00-\u2dff\u3005-\u3007\u3040-\u31ff\u3400-\u4dbf\u4e00-\ud7ff"  # kana, Chinese, Hangul
@@ -51,21 +49,17 @@ MAX_TOKEN_BYTES = 1 + 4 * 32  # the longest piece: a space and 32 letters of fou
 
 
 class SpecialTokens(NamedTuple):
-    """The ids that stand for no text, and the range of those that do."""
+    """The ids that have a part of their own: padding, mask, beginning and end of a text."""
 
     pad: int
     mask: int | None
-    bos: int  # begins a text
-    eos: int  # ends a text
-    ordinary: range
+    bos: int
+    eos: int
+    ordinary: range  # the ids of real text
 
 
 def count_pieces(texts: Iterable[str]) -> Counter[str]:
-    """How often each piece occurs. All that learning needs: the texts themselves are not kept.
-
-    >>> count_pieces(["the cat", "the hat"])
-    Counter({'the': 2, ' cat': 1, ' hat': 1})
-    """
+    """How often each piece occurs: all that learning needs, so the texts are not kept."""
     return Counter(chain.from_iterable(map(PIECE.findall, texts)))
 
 
@@ -75,24 +69,23 @@ def to_ids(piece: str) -> list[int]:
 
 
 def merge(ids: list[int], pair: Pair, new: int) -> list[int]:
-    """`ids` with every `pair`, from left to right, replaced by the one token `new`.
+    """`ids` with every `pair` replaced by the token `new`, from left to right.
 
-    >>> merge([5, 5, 5, 6, 5, 6], (5, 6), 300)
-    [5, 5, 300, 300]
+    >>> merge([5, 5, 5, 6], (5, 5), new=300)
+    [300, 5, 6]
     """
-    merged, i = [], 0
-    while i < len(ids):
-        here = tuple(ids[i : i + 2]) == pair
-        merged.append(new if here else ids[i])
-        i += 2 if here else 1
+    merged: list[int] = []
+    for i in ids:
+        if merged and (merged[-1], i) == pair:
+            merged[-1] = new
+        else:
+            merged.append(i)
     return merged
 
 
 def learn_merges(piece_counts: Mapping[str, int], n_merges: int) -> list[Pair]:
-    """Merge the most frequent pair, `n_merges` times or until no pair occurs twice.
-
-    Of equally frequent pairs the one with the smaller ids goes first, so that the result depends
-    on the counts alone: on no order of the texts, nor on the hash seed.
+    """Merge the most frequent pair, `n_merges` times or until no pair occurs twice. Ties go to the
+    smaller ids, so that neither the order of the texts nor the hash seed matters.
 
     >>> learn_merges({"that": 3, "the": 2}, 2)  # t+h occurs 5 times, then a+t 3 times
     [(119, 107), (100, 119)]
@@ -130,15 +123,14 @@ class Tokenizer:
     >>> tokenizer.decode([261, 259])
     'theat'
 
-    `token_bytes` lists the bytes of each id; `fingerprint` hashes all that decides about the ids.
-    Raises UserError if a merge is of tokens that do not exist yet, or if its token is nothing new.
+    `token_bytes`: the bytes of each id. `fingerprint`: a hash of all that decides about ids.
+    Raises UserError if a merge is of tokens that do not exist yet, or its token is nothing new.
     """
 
     def __init__(self, merges: list[Pair]):
         self.merges, self.vocab_size = merges, N_BASE + len(merges)
         self.special = SpecialTokens(PAD, MASK, DOC, DOC, range(N_SPECIAL, self.vocab_size))
-        self.token_bytes = [name.encode() for name in SPECIAL_TOKENS]
-        self.token_bytes += [bytes([byte]) for byte in range(256)]
+        self.token_bytes = [s.encode() for s in SPECIAL_TOKENS] + [bytes([b]) for b in range(256)]
         for new, (a, b) in enumerate(merges, N_BASE):
             possible = N_SPECIAL <= min(a, b) <= max(a, b) < new < MAX_VOCAB_SIZE
             token = self.token_bytes[a] + self.token_bytes[b] if possible else b""
@@ -147,17 +139,14 @@ class Tokenizer:
             self.token_bytes.append(token)
         if len(set(self.token_bytes)) < self.vocab_size:
             raise UserError("two tokens stand for the same bytes: train the tokenizer anew")
-        self.ranks = {pair: rank for rank, pair in enumerate(merges)}
+        self.ranks = {pair: rank for rank, pair in enumerate(merges)}  # in the order learnt
         decisive = json.dumps([SPECIAL_TOKENS, PATTERN, merges]).encode()
         self.fingerprint = hashlib.sha256(decisive).hexdigest()[:16]
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, learn: Callable = learn_merges) -> Self:
-        """Learn `vocab_size` tokens, or fewer where no two tokens stand together twice.
-
-        learn: `learn_merges`, or what gives the same sooner. Raises UserError unless
-        259 <= vocab_size <= 65,536.
-        """
+        """Learn `vocab_size` tokens, 259 to 65,536 or else UserError; fewer if no pair is left that
+        occurs twice."""
         if not N_BASE <= vocab_size <= MAX_VOCAB_SIZE:
             raise UserError(f"vocab_size is {vocab_size}: give {N_BASE} to {MAX_VOCAB_SIZE}")
         return cls(learn(count_pieces(texts), vocab_size - N_BASE))
@@ -188,8 +177,7 @@ class Tokenizer:
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes that `ids` stand for, exactly. Raises UserError for an id out of range."""
         ids = np.asarray(ids, dtype=np.int64)
-        wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
-        if wrong.size:
+        if (wrong := ids[(ids < 0) | (ids >= self.vocab_size)]).size:
             raise UserError(f"token id {wrong[0]}: this vocabulary has 0 to {self.vocab_size - 1}")
         return b"".join([self.token_bytes[i] for i in ids])
 

@@ -45,8 +45,10 @@ def _imdb(part: str, *labels: str) -> Iterator[Example]:
 
 
 def sms_spam_documents() -> Iterator[str]:
-    """Yield the messages of the train part."""
-    yield from (example.text for example in sms_spam_labelled()["train"])
+    """Yield the messages of the train part, but for those that repeat a test message."""
+    parts = sms_spam_labelled()
+    test = {normalised(text) for text, _ in parts["test"]}
+    yield from (text for text, _ in parts["train"] if normalised(text) not in test)
 
 
 def sms_spam_labelled() -> dict[str, list[Example]]:

@@ -117,7 +117,11 @@ def train(
             with contextlib.suppress(Exception):  # nor does a page to look at
                 write_run_page(run)
 
-    with StopSignal() as stop, contextlib.closing(progress), _advice(run, optimizers, progress):
+    with (
+        StopSignal() as stop,
+        contextlib.closing(progress),
+        _advice(run, optimizers, progress, first),
+    ):
         if done == plan.steps and scored:
             progress.say(f"{run.folder} was finished before: all {done} steps are done")
         if due(done) and not scored:
@@ -149,6 +153,7 @@ def train(
             if first and (due(done) or stopping):
                 states = [o.state_dict() for o in optimizers]
                 what = dict(model=model.state_dict(), optimizers=states)
+                sync(run.folder / "metrics.jsonl")
                 checkpoint.save(run.folder, done, spent, scores, **what)
             if stopping:
                 raise Stopped(stop.number, done, run.folder)
@@ -168,12 +173,14 @@ def _load(saved: checkpoint.Checkpoint, model, optimizers) -> None:
 
 
 @contextlib.contextmanager
-def _advice(run: Run, optimizers, progress: Progress):
+def _advice(run: Run, optimizers, progress: Progress, first: bool):
     """Add to a NonFiniteError what a person needs to go on. What was saved after the last good
     checkpoint goes, so that --resume starts from that one."""
     try:
         yield
     except NonFiniteError as error:
+        if not first:
+            raise
         rate = max(group["lr"] for o in optimizers for group in o.param_groups)
         good = checkpoint.newest(run.folder, evaluated=True)
         checkpoint.delete_after(run.folder, good.step if good else -1)

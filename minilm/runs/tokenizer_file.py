@@ -1,51 +1,65 @@
-"""tokenizer.json: a tokenizer in the format that the library `tokenizers` of Hugging Face reads."""
+"""tokenizer.json: a tokenizer as a file, which the Hugging Face library `tokenizers` reads, too."""
 
 import json
 from pathlib import Path
 
 from minilm.config import UserError
 from minilm.fast.bpe import FastTokenizer
-from minilm.runs.bounded import read_bounded
-from minilm.tokenizer import PATTERN, SPECIAL_TOKENS
+from minilm.tokenizer import PATTERN, SPECIAL_TOKENS, Tokenizer
 
-LARGEST = 2**26  # bytes
+# What reading a file that is no tokenizer of ours can raise.
+DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+LARGEST_FILE = 2**26  # bytes: a larger file is no tokenizer of ours, and may not fit into memory
+
 # GPT-2's visible stand-in for each byte, for JSON: its own character, or one from U+0100 on.
 _VISIBLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
 _HIDDEN = sorted(set(range(256)) - set(_VISIBLE))
 STAND_IN = {b: chr(b) for b in _VISIBLE} | {b: chr(256 + i) for i, b in enumerate(_HIDDEN)}
 
 
-def to_json(tokenizer) -> str:
-    """The content of tokenizer.json."""
-    if hasattr(tokenizer, "to_json"):  # somebody else's
-        return tokenizer.to_json()
+def to_json(tokenizer: Tokenizer) -> str:
+    """The content of tokenizer.json, for `load_tokenizer` and for Hugging Face's library."""
+    if not isinstance(tokenizer, Tokenizer):
+        return tokenizer.to_json()  # somebody else's, behind the wrapper in huggingface/
     return json.dumps(_content(tokenizer), ensure_ascii=False, indent=1)
 
 
-def load_tokenizer(path: str | Path):
-    """Read what `to_json` gave. Raises UserError, never gives a tokenizer that differs."""
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer that `to_json` wrote: a FastTokenizer, or a ForeignTokenizer.
+
+    Raises UserError, and never returns a tokenizer that differs from the one saved.
+    """
+    path = Path(path)
     try:
-        content = json.loads(read_bounded(Path(path), LARGEST))
-        if "foreign" in content:
+        if not path.is_file():
+            raise UserError("there is no such file")
+        with path.open("rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            raise UserError("it is larger than any tokenizer of ours")
+        content = json.loads(data.decode("utf-8"))
+        if isinstance(content, dict) and content.keys() == {"foreign", "roles"}:
             from minilm.huggingface.tokenizers import ForeignTokenizer
 
             return ForeignTokenizer(content["foreign"], content["roles"])
+        content.pop("post_processor", None)  # what an export adds: <doc> around a text
         vocab, merges = content["model"]["vocab"], content["model"]["merges"]
         tokenizer = FastTokenizer([(vocab[a], vocab[b]) for a, b in merges])
         if _content(tokenizer) != content:
-            raise ValueError("its parts contradict each other, or its pattern is another")
+            raise UserError("its parts contradict each other, or its pattern is another")
         return tokenizer
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"[:200]
-        raise UserError(f"{path}: no tokenizer of ours ({reason}); train it anew") from None
+    except (*DAMAGE, UserError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(
+            f"{path}: not a tokenizer.json of ours ({reason}): "
+            f"restore the file, or train the tokenizer anew"
+        ) from None
 
 
-def _content(tokenizer) -> dict:
+def _content(tokenizer: Tokenizer) -> dict:
     names = ["".join(map(STAND_IN.__getitem__, token)) for token in tokenizer.token_bytes]
-    vocab = {name: i for i, name in enumerate(names)}
-    merges = [[names[a], names[b]] for a, b in tokenizer.merges]
     no = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    special = [{"id": vocab[name], "content": name, "special": True} for name in SPECIAL_TOKENS]
+    special = [{"id": i, "content": t, "special": True} for i, t in enumerate(SPECIAL_TOKENS)]
     split = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated"}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
     byte_level["trim_offsets"] = split["invert"] = False
@@ -54,5 +68,9 @@ def _content(tokenizer) -> dict:
         "added_tokens": [token | no for token in special],
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
         "decoder": byte_level,
-        "model": {"type": "BPE", "vocab": vocab, "merges": merges},
+        "model": {
+            "type": "BPE",
+            "vocab": {name: i for i, name in enumerate(names)},
+            "merges": [[names[a], names[b]] for a, b in tokenizer.merges],
+        },
     }

@@ -62,8 +62,10 @@ def confusion_table(confusion: np.ndarray, classes: list[str]) -> str:
             for j, n in enumerate(confusion[i])
         )
         rows += f"<tr><th>{safe(name)}</th>{cells}</tr>"
-    note = '<p class="note">True labels in rows, predicted ones in columns.</p>'
-    return f'<p>{report.splitlines()[0]}</p>{note}<div class="wide"><table>{rows}</table></div>'
+    return (
+        f'<p>{report.splitlines()[0]}</p><p class="note">True labels in rows, predicted ones in '
+        f'columns.</p><div class="wide"><table class="matrix">{rows}</table></div>'
+    )
 
 
 def calibration(p: np.ndarray, labels: np.ndarray, bins: int = 10) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 import minilm
+from minilm import api
 from minilm.cli.terminal import printable
 from minilm.config import UserError
 from minilm.corpora.splits import splits
@@ -15,46 +16,54 @@ from minilm.view import classifier, recording
 from minilm.view.pages import inside_page
 from minilm.view.run_page import write_run_page
 
-TEXTS = ("text_column", "encoding", "document_separator")  # flags that say what was read
-LABELLED = ("data", "train", "valid", "test", "labels", "seed", "text_column", "label_column",
-            "encoding")  # fmt: skip
+# The flags that say what was read: texts, or labelled texts.
+TEXTS = ("text_column", "encoding", "document_separator")
+LABELLED = "data", "train", "valid", "test", "labels", "seed", "text_column", "label_column"
 
 
 def view(run: str, text: str | None = None, open: bool = False, device: str = "auto") -> Path:
     """Write a run's page, view.html in its folder; or, of a pretraining run and a text, the page
     inside.html. Returns its path. Raises UserError where the run or its data cannot be used."""
-    model = minilm.load(run, device)
-    flags, folder = model.config["flags"], model.opened.folder
-    if hasattr(model, "predict") and text is not None:
-        path = write_run_page(model.opened, classifier.of_text(model, text))
-    elif hasattr(model, "predict"):
-        parts, _ = splits(**{name: flags[name] for name in LABELLED})
-        part = "test" if "test" in parts else "valid"
-        more = classifier.of_examples(model, parts[part], f"{part.capitalize()} texts")
-        path = write_run_page(model.opened, more)
-    elif text is None:
-        path = write_run_page(model.opened)
+    config = (opened := api.open_run(run)).config
+    classifies = config["kind"] == "finetune" and config["flags"].get("task") in (None, "classify")
+    if text is None and not classifies:
+        path = write_run_page(opened)
     else:
-        how = model.shift, model.objective, unigrams(model)
-        record = recording.inside(model.model, model.tokenizer, text, *how)
-        about = (
-            f"{folder}: {model.objective} objective, {record['layers']} layers of "
-            f"{record['heads']} heads, {model.tokenizer.vocab_size:,} tokens in the vocabulary."
-        )
-        page, path = inside_page(about, record), folder / "inside.html"
-        write_file(path, page.encode("utf-8", "replace"))
+        path = (of_label if classifies else of_text)(minilm.load(run, device), text)
     print(printable(f"{path}: {path.stat().st_size:,} bytes; open it in a browser"))
     if open:
         webbrowser.open(path.resolve().as_uri())
     return path
 
 
+def of_text(model, text: str) -> Path:
+    """Write the page of a text inside a LanguageModel of api.py."""
+    record = recording.inside(
+        model.model, model.tokenizer, text, model.shift, model.objective, unigrams(model)
+    )
+    folder, size = model.opened.folder, f"{record['layers']} layers of {record['heads']} heads"
+    about = f"{folder}: {model.objective} objective, {size}, {model.tokenizer.vocab_size:,} tokens."
+    page = inside_page(about, record).encode("utf-8", "replace")
+    write_file(folder / "inside.html", page)
+    return folder / "inside.html"
+
+
+def of_label(model, text: str | None) -> Path:
+    """Write the page of a Classifier: with a text, or with the texts that it was tested on."""
+    if text is not None:
+        return write_run_page(model.opened, classifier.of_text(model, text))
+    flags = model.config["flags"]
+    parts, _ = splits(**{name: flags[name] for name in LABELLED}, encoding=flags["encoding"])
+    part = "test" if "test" in parts else "valid"
+    more = classifier.of_examples(model, parts[part], f"{part.capitalize()} texts")
+    return write_run_page(model.opened, more)
+
+
 def unigrams(model) -> np.ndarray | None:
     """The share of each token in the text that the run was trained on, (V,), if that is here."""
     flags, own = model.config["flags"], model.tokenizer
+    source = flags["data"], flags["vocab_size"], own if flags["init"] else None
     try:
-        learnt_elsewhere = own if flags["init"] else None
-        source = flags["data"], flags["vocab_size"], learnt_elsewhere
         text = prepare(*source, *map(flags.get, TEXTS))
     except UserError:
         return None

@@ -110,8 +110,8 @@ panel("predictions", (view, column) => {
   }
 }
 
-// A map of rows x columns bytes (255: all the weight) as a picture whose pixels are its cells.
-// Positions go down, or across where there are fewer rows.
+// A map of rows x columns bytes (255: all the weight) as a picture whose pixels are its cells, as
+// opaque as the square root of their weight. Positions go down, or across where rows are fewer.
 function picture(rows, columns, label) {
   const canvas = el("canvas", { width: columns, height: rows, role: "img", ariaLabel: label });
   canvas.addEventListener("pointermove", ({ offsetX, offsetY }) => point(Math.floor(
@@ -119,7 +119,7 @@ function picture(rows, columns, label) {
   return [el("div", { className: "map" }, canvas), (bytes) => {
     const context = canvas.getContext("2d"), image = context.createImageData(columns, rows);
     const [r, g, b] = getComputedStyle(document.body).getPropertyValue("--map").split(" ");
-    for (let i = 0; i < rows * columns; i++) image.data.set([r, g, b, bytes[i]], 4 * i);
+    bytes.forEach((byte, i) => image.data.set([r, g, b, Math.sqrt(255 * byte)], 4 * i));
     context.putImageData(image, 0, 0);
   }];
 }

@@ -12,7 +12,7 @@ from minilm.view.pages import page
 
 POINTS, SAMPLES = 30, 12  # the most that is shown of each
 LOSSES = {"causal_loss": "next token", "masked_loss": "masked token", "loss": "validation"}
-SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1"}
+SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1", "f1": "F1", "exact": "exact"}
 
 
 def write_run_page(run, more: str = ""):
@@ -67,7 +67,7 @@ def learning(lines: list[dict], evaluated: list[dict], unigram: float | None) ->
     note = "nats a target; training: means of neighbouring steps; validation: text held out"
     html = charts.curves("Loss", note, curves, "steps", marks=marks) + said
     if scores := _lines(evaluated, SCORES, 100):
-        html += charts.curves("Labels found", "validation texts", scores, "steps", unit=" %")
+        html += charts.curves("Right", "share of the validation texts", scores, "steps", unit=" %")
     return f"<section><h2>Learning</h2>{html}</section>"
 
 

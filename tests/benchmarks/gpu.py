@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,11 @@ from minilm.cli.options import PretrainConfig
 from minilm.config import SIZES, ModelConfig
 from minilm.data import Windows
 from minilm.model import training_flops
+from minilm.runs import checkpoint
 from minilm.runs.device import choose_machine, matrix_rate, synchronize
 from minilm.runs.loop import steps
 from minilm.runs.pretraining import Pretraining
-from minilm.runs.run import make_model
+from minilm.runs.run import Run, make_model
 from minilm.tokenizer import Tokenizer
 
 TOY = "TOY" in os.environ
@@ -30,7 +32,7 @@ DRAWS = 2 if TOY else 10
 IMDB = dict(
     pretrain="--data imdb --size base --objective hybrid --max-length 512 --batch-size 128 "
     "--steps 4200 --dropout 0.1 --learning-rate 4e-3 --evaluations 4",
-    finetune="--data imdb --epochs 3 --max-length 512 --learning-rate 1e-3 --baselines bag",
+    finetune="--data imdb --epochs 3 --max-length 512 --baselines bag",
     few="--data imdb --labels 100 --max-length 512 --learning-rate 1e-3 --baselines bag",
 )
 if TOY:
@@ -47,7 +49,7 @@ def correctness() -> dict:
     workers = ["-n", "12"] if _has("xdist") and not TOY else []
     what = ["tests/book/test_model.py"] if TOY else ["tests"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *workers, *what]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     return dict(last=done.stdout.strip().splitlines()[-1:], failed=lines[:30])
 
@@ -63,7 +65,7 @@ def _has(module: str) -> bool:
 def step_speed(size: str, optimizer: str, objective: str = "causal", batch: int | None = None):
     """Tokens/s of training steps as train_pretrain.py does them by default, and the seconds until
     the first was done."""
-    machine = choose_machine()
+    machine, size = choose_machine(), "tiny" if TOY else size
     config = PretrainConfig(size=size, objective=objective, optimizer=optimizer, batch_size=batch)
     config = config.with_defaults(machine.device.type)
     if TOY:
@@ -90,7 +92,7 @@ def peer_speed(size: str, batch: int, compiled: bool) -> dict:
     """The same shape as Hugging Face's GPT-2, under autocast, with AdamW."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    machine, shape = choose_machine(), ModelConfig(**_shape(size))
+    machine, shape = choose_machine(), ModelConfig(**_shape("tiny" if TOY else size))
     length, V = shape.max_length, shape.vocab_size
     config = GPT2Config(
         vocab_size=V, n_positions=length, n_embd=shape.d_model, n_layer=shape.n_layers,
@@ -153,6 +155,27 @@ def script(name: str, arguments: str, run: Path) -> dict:
     return dict(command=command, wall=seconds, output=done.stdout.splitlines()[-30:], **result)
 
 
+def imdb() -> dict:
+    """Pretraining on IMDB's text, fine-tuning at three learning rates, of which validation chooses
+    one, and learning from 100 labels."""
+    found = {"pretrain": script("pretrain", IMDB["pretrain"], RUNS / "pretrain")}
+    note("imdb", found)
+    rates = (5e-4, 1e-3, 2e-3)
+    each = [f"{IMDB['finetune']} --learning-rate {rate} --pretrained {RUNS / 'pretrain'}"
+            for rate in rates]  # fmt: skip
+    runs = [RUNS / f"finetune-{rate}" for rate in rates]
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(script, ["finetune"] * len(rates), each, runs))
+    found["finetune"] = dict(zip(map(str, rates), results, strict=True))
+    scores = {
+        str(rate): checkpoint.best(run.folder).score
+        for rate, run in zip(rates, map(Run, runs), strict=True)
+    }
+    found["validation error"], found["chosen"] = scores, min(scores, key=scores.get)
+    note("imdb", found)
+    return found | {"100 labels": few_labels()}
+
+
 def few_labels() -> dict:
     """Accuracy from 100 labels, validation among them, and of a bag of tokens, by draw."""
     found, waiting = {}, list(range(DRAWS))
@@ -189,25 +212,36 @@ def main(out: Path) -> None:
         "base, hybrid, Muon": pieces(step_speed, "base", "muon", "hybrid"),
         "small, Muon": pieces(step_speed, "small", "muon"),
         "base, AdamW, batch 64": pieces(step_speed, "base", "adamw", batch=64),
-        "base, Hugging Face GPT-2, compiled": pieces(peer_speed, "base", batch, True),
+        "base, Hugging Face GPT-2, compiled": pieces(peer_speed, "base", batch, not TOY),
         "base, Hugging Face GPT-2": pieces(peer_speed, "base", batch, False),
-        "correctness": correctness,
-        "imdb pretrain": lambda: script("pretrain", IMDB["pretrain"], RUNS / "pretrain"),
-        "imdb finetune": lambda: script(
-            "finetune", f"{IMDB['finetune']} --pretrained {RUNS / 'pretrain'}", RUNS / "finetune"
-        ),
-        "imdb 100 labels": few_labels,
     }  # fmt: skip
-    found: dict = dict(device=name, torch=torch.__version__, parts={}, seconds={})
+    FOUND.update(device=name, torch=torch.__version__, parts={}, seconds={}, out=str(out))
     for part, measure in parts.items():
-        began = time.perf_counter()
-        try:
-            found["parts"][part] = measure()
-        except Exception as error:  # the parts that follow are worth having all the same
-            found["parts"][part] = dict(error=f"{type(error).__name__}: {error}"[:2000])
-        found["seconds"][part] = round(time.perf_counter() - began, 1)
-        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        print(part, found["seconds"][part], str(found["parts"][part])[:300], flush=True)
+        run_part(part, measure)
+    with ThreadPoolExecutor() as pool:  # the tests are at work on the processor mostly
+        list(pool.map(run_part, ("correctness", "imdb"), (correctness, imdb)))
+
+
+FOUND: dict = {}
+
+
+def run_part(part: str, measure) -> None:
+    """Measure one part and note it; the parts that follow are worth having if it fails."""
+    began = time.perf_counter()
+    try:
+        value = measure()
+    except Exception as error:
+        value = FOUND["parts"].get(part, {}) | dict(error=f"{type(error).__name__}: {error}"[:2000])
+    FOUND["seconds"][part] = round(time.perf_counter() - began, 1)
+    note(part, value)
+    print(part, FOUND["seconds"][part], str(value)[:300], flush=True)
+
+
+def note(part: str, value) -> None:
+    """Write down what there is so far."""
+    FOUND["parts"][part] = value
+    text = json.dumps({k: v for k, v in FOUND.items() if k != "out"}, indent=1) + "\n"
+    Path(FOUND["out"]).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import itertools
 import json
 import math
 import os
-import random
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -111,7 +110,7 @@ def test_numbers_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path, valu
     broken["model"]["b"][5, 1] = value
     with pytest.raises(NonFiniteError, match=r"b is not finite"):
         checkpoint.save(tmp_path, 2, SPENT, **broken)
-    with pytest.raises(NonFiniteError, match="^0 is not finite"):
+    with pytest.raises(NonFiniteError, match=r"^0 is not finite"):
         checkpoint.save(tmp_path, 2, SPENT, optimizers=broken["optimizers"])
     assert everything(tmp_path) == before
     with monkeypatch.context() as patch:  # a stranger's
@@ -121,47 +120,20 @@ def test_numbers_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path, valu
         checkpoint.newest(tmp_path).read("model")
 
 
-def damaged(rng, content, others):
-    """The content of a file, changed in one of many ways. others: those of other files."""
-    changed, at = bytearray(content), rng.randrange(len(content))
-    digits = [i for i, byte in enumerate(content) if byte in b"0123456789"]
-    how = rng.choice(["bit", "cut", "zero", "append", "exchange", "digit"])
-    if how == "bit":
-        changed[at] ^= 1 << rng.randrange(8)
-    elif how == "cut":
-        del changed[at:]
-    elif how == "zero":  # a page that never reached the disk
-        changed[at : at + 500] = bytes(len(changed[at : at + 500]))
-    elif how == "append":
-        changed += b"more"
-    elif how == "exchange":
-        changed = rng.choice(others)
-    else:
-        changed[rng.choice(digits)] = rng.choice(b"0123456789")
-    return bytes(changed)
-
-
-@pytest.mark.parametrize("n", [150, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_of_so_many_damaged_checkpoints_none_is_used_and_the_older_one_is(tmp_path, n, capsys):
+@pytest.mark.parametrize("name", ["model.pt", "optimizers.pt", "manifest.json"])
+def test_of_a_checkpoint_damaged_anywhere_the_older_one_is_used(tmp_path, name, capsys):
     save(tmp_path, 1, 2, score=0.5)
-    older, folder = (tmp_path / f"step-0000000{step}" for step in (1, 2))
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    rng = random.Random(n)
-    for _ in range(n):
-        name = rng.choice(sorted(files))
-        changed = damaged(rng, files[name], [*files.values(), (older / name).read_bytes()])
-        (folder / name).write_bytes(changed)
-        if rng.random() < 0.1:
-            (folder / name).unlink()
-            changed = None
+    path = tmp_path / "step-00000002" / name
+    whole, others = path.read_bytes(), [p.read_bytes() for p in tmp_path.rglob("*.*") if p != path]
+    flips = [whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in range(0, len(whole), 50)]
+    zeros = whole[:99] + bytes(len(whole) - 99)  # pages that never reached the disk
+    for changed in (None, b"", whole[:-1], whole + b" ", zeros, *others, *flips):
+        path.unlink() if changed is None else path.write_bytes(changed)
         found = checkpoint.newest(tmp_path), checkpoint.best(tmp_path)
-        same = changed == files[name] or (
-            name == "manifest.json" and changed and found[0].step == 2  # other blanks
-        )
-        assert [c.step for c in found] == ([2, 2] if same else [1, 1])
-        assert all(map(holds_what_was_saved, found)) and found[0].score == found[1].score == 0.5
-        assert same or f"{folder} is damaged and not used" in capsys.readouterr().err
-        (folder / name).write_bytes(files[name])
+        assert [c.step for c in found] == [1, 1] and all(map(holds_what_was_saved, found))
+        assert f"{path.parent} is damaged and not used" in capsys.readouterr().err
+    path.write_bytes(whole)
+    assert checkpoint.newest(tmp_path).step == 2
 
 
 @pytest.mark.parametrize("name", ["model.pt", "manifest.json"])

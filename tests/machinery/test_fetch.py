@@ -96,7 +96,7 @@ BAD = [  # the file and its source; what the server does; what is said
     ((TEXT,), dict(cut=10_000), "10,000 bytes came, not 26,000"),
     ((TEXT,), dict(length="abc", cut=9), "9 bytes came"),
     ((TEXT,), dict(file=b"x" * 26_000), "its sha256 is"),
-    ((TEXT,), dict(file=TEXT * 9), "not 234,000 to 26,000"),
+    ((TEXT,), dict(file=TEXT * 9), "65,536 bytes came, not 234,000 to 26,000"),
     ((b"x" * 5000, "a.zip", "Spam", False), {}, "5,000 bytes came"),
     ((tar_of(**{"aclImdb/a": b"", "../../out.txt": b"!"}), "a.tar.gz", "aclImdb"), {}, "outside"),
     ((tar_of(**{"other/a": b""}), "a.tar.gz", "aclImdb"), {}, "holds no aclImdb"),

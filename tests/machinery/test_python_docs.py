@@ -60,7 +60,7 @@ int another_answer_to_it;"""
 
 
 @pytest.mark.parametrize("text, sentence", [
-    ("abs(x, *, out=None) -> Tensor\n\nThe absolute value\nof x. See sign.", "The absolute value of x."),
+    ("abs(x, *, out=None) -> Tensor\n\nThe value\nof x. See sign.", "The value of x."),
     ("Return a, i.e. the first.\n\nMore.", "Return a, i.e. the first."),
     ("=====\n\nTitle of it", "Title of it"),
     ("f(x)", ""),

@@ -136,16 +136,3 @@ def test_a_damaged_metrics_file_changes_neither_the_weights_nor_early_stopping(
         )
     Training(patience=8).run(tmp_path)
     assert saved(tmp_path)[0] == whole["hybrid"][0] and saved(tmp_path)[2:] == whole["hybrid"][2:]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_interrupted_at_every_step_of_thirty_it_is_the_same_run(tmp_path, kind):
-    flags = dict(steps=30, every=5)
-    Training(kind, **flags).run(tmp_path / "whole")
-    for at in range(30):
-        with pytest.raises(Stopped):
-            stop = lambda step, at=at: step == at and signal.raise_signal(signal.SIGTERM)  # noqa: E731
-            Training(kind, before=stop, **flags).run(tmp_path / str(at))
-        Training(kind, **flags).run(tmp_path / str(at))
-        assert saved(tmp_path / str(at)) == saved(tmp_path / "whole")

@@ -61,10 +61,10 @@ def test_a_sample_holds_every_smaller_one_of_its_seed_and_favours_no_label():
         counts = Counter(e.label for side in sample(OFTEN, None, 31, seed) for e in side)
         more.update(label for label in "abc" if counts[label] == 11)
     assert more.total() == 60 and min(more[label] for label in "abc") >= 10
-    with pytest.raises(UserError, match="--labels 3: .* from 4 to 200"):
+    with pytest.raises(UserError, match=r"--labels 3: .* from 4 to 200"):
         sample(OFTEN, None, 3, seed=0)
     with pytest.raises(UserError, match="from 4 to 200"):
-        sample(OFTEN * 2, None, 201, seed=0)
+        sample(OFTEN + [Example(e.text.upper(), e.label) for e in OFTEN], None, 201, seed=0)
 
 
 def test_parts_that_are_given_are_used_and_texts_in_two_of_them_are_counted(tmp_path, capsys):

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import minilm
+from minilm.cli.commands import run_command
 from minilm.config import ModelConfig
 from minilm.data import frame
 from minilm.model import Transformer, visibility
@@ -92,10 +93,11 @@ def expected(lm, text):
     attention = [torch.from_numpy(lm.attention(text, c)[0]).flatten(0, 1) for c in (True, False)]
     heads = torch.arange(1, len(attention[0]) + 1)[:, None, None]
     weighted = [(heads * w * place).sum().item() for w in attention]
+    pixels = [(heads * w.sqrt() * place).sum().item() for w in attention]
     of_hidden = [(attention[0][-1][1:-1] * place).sum().item(), answers]
     surprisal = [natural(causal, causal), natural(masked, masked)]
     return dict(surprisal=surprisal, hidden=[without, (T - 2) * surprisal[1]], top=top,
-                attention=weighted, pixels=weighted, hiddenAttention=of_hidden,
+                attention=weighted, pixels=pixels, hiddenAttention=of_hidden,
                 seen=[T * (T + 1) // 2, T * T], T=T)  # fmt: skip
 
 
@@ -210,3 +212,23 @@ def test_the_classifiers_page_counts_what_it_takes_for_what(tmp_path):
     assert "accuracy 75.0 %" in page and f"{wrong}, taken for {predicted[0]}" in page
     many = np.eye(40, dtype=int)
     assert "<table" not in classifier.confusion_table(many, [f"label {i}" for i in range(40)])
+
+
+def test_the_scripts_flags_as_arguments_train_and_leave_pages(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("Return the array of the elements.\n\n<|endoftext|>" * 60)
+    rows = [f"Return the array {i},docs\nan error number {i},mail" for i in range(30)]
+    Path("a.csv").write_text("text,label\n" + "\n".join(rows))
+    small = dict(device="cpu", precision="float32", batch_size=4)
+    shape = dict(d_model=16, n_layers=1, n_heads=2, d_ff=16, vocab_size=280, max_length=16)
+    lm = minilm.pretrain(data=["a.txt"], steps=4, evaluations=2, **shape, **small)
+    assert lm.opened.folder == Path("runs/pretrain-1") and lm.generate("Return", tokens=3)
+    assert "page: runs/pretrain-1/view.html" in capsys.readouterr().out
+    assert "finished" in Path("runs/pretrain-1/view.html").read_text()
+    clf = minilm.finetune(train="a.csv", epochs=1, baselines="none", **small)
+    assert set(clf.classes_) == {"docs", "mail"}
+    for text in ([], ["--text", "the array"]):
+        for run in ("pretrain-1", "finetune-1"):
+            run_command(["view", f"runs/{run}", "--device", "cpu", *text])
+    assert "The most confident mistakes" not in Path("runs/finetune-1/view.html").read_text()
+    assert '"unigrams":[[' in Path("runs/pretrain-1/inside.html").read_text()

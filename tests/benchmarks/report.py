@@ -1,0 +1,171 @@
+"""Writes RESULTS.md, and the blocks of README that quote figures, from what was measured.
+
+    python -m tests.benchmarks.report
+
+A test holds both pages to the results.
+"""
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).with_name("results")
+PAGE = Path(__file__).with_name("RESULTS.md")
+
+# The book, in the order in which it is read: what each page is.
+READING_ORDER = {
+    "objectives": "what a position may see and must predict: causal, masked, hybrid, prefix",
+    "model": "attention, rotary positions, the block, the Transformer, the key/value cache",
+    "heads": "a label for a text",
+    "training": "one step and the loop",
+    "optim": "AdamW's groups, Muon, the course of the learning rate",
+    "data": "windows, padded batches, the random draws",
+    "tokenizer": "byte-level BPE: text to tokens and back, and how a vocabulary is learnt",
+    "generate": "sampling, filling masks",
+    "metrics": "accuracy, F1, intervals, calibration, bits per byte",
+    "config": "the shape of a model, the named sizes",
+    "reference": "the same model in NumPy, every gradient derived by hand",
+}
+SECONDS_A_LINE = 3
+
+
+def load() -> dict[str, dict]:
+    """Every result by its name."""
+    return {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in RESULTS.glob("*.json")}
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def mean_and_sd(values: list[float]) -> str:
+    """Per cent, with the standard deviation over seeds where there are several."""
+    mean = f"{100 * statistics.mean(values):.1f} %"
+    if len(values) < 2:
+        return mean
+    return f"{mean} (sd {100 * statistics.stdev(values):.1f}, {len(values)} seeds)"
+
+
+def reading_order() -> str:
+    """README's table of the book."""
+    rows = []
+    for i, (name, what) in enumerate(READING_ORDER.items(), 1):
+        lines = len((ROOT / "minilm" / f"{name}.py").read_text(encoding="utf-8").splitlines())
+        lines = 10 * round(lines / 10)  # a changed line is no new page
+        minutes = max(2, round(lines * SECONDS_A_LINE / 60))
+        rows.append([str(i), f"[{name}.py](minilm/{name}.py)", what, str(lines), str(minutes)])
+    return table(["", "page", "what it is", "lines", "minutes"], rows)
+
+
+def main_job(results: dict) -> str:
+    """README's first block: what the two commands print at their end."""
+    pretrain, finetune = results.get("pretrain-hybrid-0"), results.get("finetune-hybrid-0")
+    if not pretrain or not finetune:
+        return ""
+    ends = [
+        line
+        for line in pretrain["output"][-14:]
+        if line.startswith("  ") and not re.search("FLOP|seconds|tokens seen", line)
+    ]
+    output = finetune["output"]
+    rows = output[next(i for i, line in enumerate(output) if line.endswith("macro F1")) :]
+    rows = [line for line in rows if not line.startswith(("next", "page"))]
+    minutes = [f"{job['minutes']:.1f}" for job in (pretrain, finetune)]
+    return (
+        f"```\n{chr(10).join([*ends, '', *rows])}\n```\n\n"
+        f"({minutes[0]} and {minutes[1]} minutes on two cores. The three networks and the bag of "
+        f"tokens learn from the same 300 labels.)"
+    )
+
+
+def three_rows(results: dict) -> str:
+    """The default labelled task over five seeds, and with more labels."""
+    names = [f"finetune-hybrid-{seed}" for seed in range(5)]
+    runs = [results[name] for name in names if name in results]
+    if not runs:
+        return ""
+    rows = []
+    for row in runs[0]["rows"]:
+        accuracy = mean_and_sd([run["rows"][row]["accuracy"] for run in runs])
+        rows.append([row, "300", accuracy])
+    for name, labels in (("labels-1000", "1,000"), ("labels-3000", "3,000")):
+        for row, values in results.get(name, {}).get("rows", {}).items():
+            rows.append([row, labels, f"{values['accuracy']:.1%}"])
+    return table(["classifier", "labels", "test accuracy"], rows)
+
+
+def pretraining(results: dict) -> str:
+    """One run of each objective on the default text."""
+    rows = []
+    for objective in ("causal", "masked", "hybrid"):
+        run, tuned = (results.get(f"{part}-{objective}-0") for part in ("pretrain", "finetune"))
+        if run:
+            values = run["losses"]
+            shown = [values.get(name) for name in ("causal_loss", "bits_per_byte", "masked_loss")]
+            cells = ["" if value is None else f"{value:.2f}" for value in shown]
+            accuracy = tuned and next(iter(tuned["rows"].values()))["accuracy"]
+            rows.append([objective, *cells, f"{run['unigram_entropy']:.2f}",
+                         f"{accuracy:.1%}" if tuned else ""])  # fmt: skip
+    header = ["objective", "next-token loss", "bits a byte", "masked-token loss",
+              "unigram entropy", "accuracy from 300 labels"]  # fmt: skip
+    return table(header, rows) if rows else ""
+
+
+def on_a_card(results: dict) -> str:
+    """What gpu.sh measured."""
+    gpu = results.get("gpu")
+    if not gpu:
+        return ""
+    parts = gpu["parts"]
+    rows = []
+    for name, value in parts.items():
+        if isinstance(value, dict) and "tokens_per_second" in value:
+            rate = value.get("flops_per_second")
+            share = f"{rate / parts['matrix rate']:.0%}" if rate else ""
+            rows.append([name, str(value["batch"]), f"{value['tokens_per_second']:,.0f}", share,
+                         f"{value['first_step']:.0f} s"])  # fmt: skip
+    header = ["training step", "windows", "tokens/s", "of the matrix rate", "first step"]
+    return f"{gpu['device']}, torch {gpu['torch']}.\n\n" + table(header, rows)
+
+
+SECTIONS = {
+    "The default task: what pretraining is worth": three_rows,
+    "Objectives on the default text, one seed each": pretraining,
+    "On a card": on_a_card,
+}
+
+
+def page(results: dict) -> str:
+    """RESULTS.md."""
+    text = ["# Measured", "Written by `python -m tests.benchmarks.report` from `results/`, which "
+            "`python -m tests.benchmarks.jobs` and `tests/benchmarks/gpu.sh` fill."]  # fmt: skip
+    notes = RESULTS / "notes.md"  # machines, and what no script measures again
+    for title, section in SECTIONS.items():
+        if body := section(results):
+            text.append(f"## {title}\n\n{body}")
+    if notes.exists():
+        text.append(notes.read_text(encoding="utf-8").strip())
+    return "\n\n".join(text) + "\n"
+
+
+def fill_in(readme: str, results: dict) -> str:
+    """README with its blocks made anew."""
+    for name, body in {"main job": main_job(results), "reading order": reading_order()}.items():
+        block = f"<!-- block: {name} -->\n"
+        readme = re.sub(
+            f"{re.escape(block)}.*?<!-- end -->",
+            lambda _, block=block, body=body: f"{block}{body}\n<!-- end -->",
+            readme,
+            flags=re.DOTALL,
+        )
+    return readme
+
+
+if __name__ == "__main__":
+    found, path = load(), ROOT / "README.md"
+    path.write_text(fill_in(path.read_text(encoding="utf-8"), found), encoding="utf-8")
+    PAGE.write_text(page(found), encoding="utf-8")
