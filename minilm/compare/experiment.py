@@ -8,6 +8,7 @@ report.html
 
 import functools
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -94,28 +95,18 @@ class Experiment:
 
     def jobs(self, each: Arm) -> Iterator[tuple]:
         """The jobs of a pretraining: name, words for people, cost, do(arm, seed, advance)."""
-        plan, model = self.plan, self.model
-        tuning = labels.TEXTS * plan["mean_length"] * TRAIN
+        plan, tuning = self.plan, labels.TEXTS * self.plan["mean_length"] * TRAIN
         if each.objective:
             a_step = plan["batch_size"] * plan["model"]["max_length"] * TRAIN
             yield "pretraining", "pretraining", plan["steps"][each.name] * a_step, self.pretrain
-        yield "swapped", "judging swapped neighbours", JUDGE * plan["pairs"], (
-            lambda each, seed, advance: outcomes.swapped(model(each, seed), each, self.bench.swaps,
-                                                       self.task.tokenizer.special))  # fmt: skip
+        yield "swapped", "judging swapped neighbours", JUDGE * plan["pairs"], self.swapped
         for i in range(self.options.finetunings):
             do = functools.partial(self.finetune, i)
             yield f"labels-{i}", f"fine-tuning {i + 1}", tuning, do
         yield "frozen", "classifying its frozen features", tuning, self.frozen
         yield "inside", "writing, filling in, attending", 0, self.inside
         if plan["grammar"]:
-            yield (
-                "grammar",
-                "judging minimal pairs",
-                0,
-                lambda each, seed, advance: outcomes.minimal_pairs(
-                    model(each, seed), each, self.grammar, self.task.tokenizer
-                ),
-            )
+            yield "grammar", "judging minimal pairs", 0, self.judge_grammar
 
     def measure(self, each: Arm, seed: int) -> dict:
         """What the jobs of one pretraining found, by their names; "labels": one a fine-tuning."""
@@ -159,6 +150,16 @@ class Experiment:
         """See `arms.pretrain`."""
         how = self.plan["steps"][each.name], self.plan["rates"]["pretraining"][each.objective]
         return arms.pretrain(self.bench, each, seed, *how, self._run(each, seed), advance)
+
+    def swapped(self, each: Arm, seed: int, advance: Advance) -> dict:
+        """See `outcomes.swapped`."""
+        how = self.model(each, seed), each, self.bench.swaps, self.task.tokenizer.special
+        return outcomes.swapped(*how)
+
+    def judge_grammar(self, each: Arm, seed: int, advance: Advance) -> list:
+        """See `outcomes.minimal_pairs`."""
+        how = self.model(each, seed), each, self.grammar, self.task.tokenizer
+        return outcomes.minimal_pairs(*how)
 
     def finetune(self, i: int, each: Arm, seed: int, advance: Advance) -> dict:
         """`labels.results` of a fine-tuning; the very first also deletes tokens."""
@@ -244,8 +245,9 @@ def compare(options: CompareOptions) -> Experiment:
         experiment.prepare(run, machine)
         print(f"comparison: {run.folder}, {', '.join(options.arms)}; {machine.why}", flush=True)
         experiment.carry_out()
-    except Stopped as stopped:  # what goes on is the comparison, not one of its pretrainings
-        raise Stopped(stopped.number, stopped.step, run.folder) from None
+    except (Stopped, KeyboardInterrupt) as stopped:  # what goes on is all of it, not one run
+        done = len(list(run.folder.glob("jobs/*.json")))
+        raise Stopped(getattr(stopped, "number", signal.SIGINT), done, run.folder) from None
     finally:
         experiment.work.bar.close()
         run.release()

@@ -49,8 +49,7 @@ class Task(NamedTuple):
     length: int
 
     def draw(self, n: int, seed: int) -> EncodedTexts:
-        """n texts to train on (or all there are), as many of each label as possible. Raises
-        UserError where n is too small for the labels."""
+        """n texts to train on (or all there are), as many of each label as possible."""
         parts = (self.train, []) if n >= len(self.train) else sample(self.train, None, n, seed)
         return self.encode(parts[0] + parts[1])
 
@@ -65,9 +64,8 @@ def read_task(data: str, tokenizer: Tokenizer, length: int, rows: int) -> Task:
     parts, classes = splits(data)
     if "test" not in parts:
         raise UserError(f"--data {data} has no texts to test on: choose another corpus")
-    held_out = (encode_texts(tokenizer, parts[part][:rows], classes, length)
-                for part in ("valid", "test"))  # fmt: skip
-    return Task(classes, parts["train"], *held_out, tokenizer, length)
+    encode = lambda part: encode_texts(tokenizer, parts[part][:rows], classes, length)  # noqa: E731
+    return Task(classes, parts["train"], encode("valid"), encode("test"), tokenizer, length)
 
 
 def finetune(

@@ -20,6 +20,7 @@ from minilm.fast.bpe import FastTokenizer
 from minilm.model import Transformer
 from minilm.objectives import IGNORE
 from minilm.runs.device import Machine
+from minilm.runs.stopping import Stopped
 
 for library in ("scipy", "sklearn", "jinja2"):
     pytest.importorskip(library)
@@ -81,7 +82,7 @@ def finished(toy):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretraining, "pretrain", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Stopped, match="--resume"):
             compare.compare(options())
         resume = options(resume=True)
         resume.given = frozenset({"run", "resume"})
