@@ -121,9 +121,9 @@ def pretrain(
     """Pretrain an arm in a run of its own, or go on with it. Returns {"rate", "steps", "tokens",
     "targets", "flops", "seconds", "curve": [{"tokens", "targets", "flops", "seconds", "score",
     "swapped", and losses}]}, where "swapped" is the share right of some pairs."""
-    run, special = Run(folder), bench.text.tokenizer.special
+    run, special, length = Run(folder), bench.text.tokenizer.special, bench.shape.max_length
     training = ArmPretraining(bench, arm, seed, steps, rate)
-    validation = evaluation_windows(bench.text.valid, bench.shape.max_length, WINDOWS)
+    validation = evaluation_windows(bench.text.valid, length, WINDOWS)
     some = Swaps(*(rows[:ON_THE_WAY] for rows in bench.swaps))
 
     def evaluate() -> tuple[float, dict]:
@@ -137,17 +137,15 @@ def pretrain(
         facts = dict(kind="pretrain", family="ours", model=asdict(bench.shape), arm=arm.name)
         run.create({**facts, "flags": asdict(training.config)}, bench.text.tokenizer)
     where, quiet = (run, bench.machine, evaluate, steps // PLACES), lambda *_: None
-    bar = SimpleNamespace(say=quiet, evaluated=quiet, close=quiet)  # a part of the whole's
-    bar.update = lambda step, *_: advance(step / steps)
+    bar = SimpleNamespace(say=quiet, evaluated=quiet, close=quiet,  # a part of the whole's
+                          update=lambda step, *_: advance(step / steps))  # fmt: skip
     spent = loop.train(*training.rule, training.plan, *where, progress=bar)
     run.release()
     for older in sorted(folder.glob("step-*"))[:-1]:
         shutil.rmtree(older)
-
     curve = [line for line in run.metrics() if "score" in line]
     for at in [spent, *curve]:
-        used = at["tokens"], at["targets"], bench.shape.max_length
-        at["flops"] = training_flops(bench.shape, *used)
+        at["flops"] = training_flops(bench.shape, at["tokens"], at["targets"], length)
     return {"rate": rate, "steps": steps, **spent, "curve": curve}
 
 

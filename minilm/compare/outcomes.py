@@ -15,7 +15,7 @@ from minilm.config import UserError
 from minilm.corpora.tables import read_rows
 from minilm.data import draws
 from minilm.generate import fill_masks, sample
-from minilm.model import Transformer, attention, visibility
+from minilm.model import Transformer
 from minilm.objectives import IGNORE
 from minilm.tokenizer import SpecialTokens, Tokenizer
 from minilm.view.recording import recorded
@@ -24,6 +24,7 @@ LENGTH = 24  # tokens in a window of which two are exchanged
 AT_ONCE = 128  # windows in a batch
 TIE = 1e-6  # nats: differences that are only rounding
 A_PHENOMENON = 100  # minimal pairs of each, at most
+INSIDE = re.compile(rb"[\w\x80-\xff]{2}")  # two bytes between which no word ends
 PROMPT, CONTINUATION, TOP = 8, 20, 3  # tokens given, that follow, and named for a mask
 FAR, FAR_WINDOWS = 64, 16  # length and number of the texts whose attention is measured
 
@@ -56,8 +57,8 @@ def make_swaps(tokens: np.ndarray, most: int, special: SpecialTokens) -> Swaps:
     Raises UserError where the text has no such window."""
     windows = spread(tokens, most, LENGTH)  # (N, 24)
     ordinary = (windows >= special.ordinary.start) & (windows < special.ordinary.stop)
-    a, b = windows[:, 1:-1], windows[:, 2:]
-    possible = (a != b) & ordinary[:, 1:-1] & ordinary[:, 2:]  # (N, 22)
+    different = windows[:, 1:-1] != windows[:, 2:]
+    possible = different & ordinary[:, 1:-1] & ordinary[:, 2:]  # (N, 22)
     u = draws(0, 0, "resample").random(possible.shape)
     places = np.where(possible, u, 2.0).argmin(1) + 1
     kept = possible.any(1)
@@ -122,8 +123,7 @@ def swapped(model: Transformer, arm: Arm, swaps: Swaps, special: SpecialTokens) 
 
 
 def swapped_bag(swaps: Swaps, counts: np.ndarray) -> list[float]:
-    """What word frequencies say of each pair: 0.5, for both sides have the same tokens. counts
-    (V,)."""
+    """What token frequencies, counts (V,), say of each pair: 0.5, for both have the same tokens."""
     log_p = np.log((counts + 1) / (counts + 1).sum())
     return likelier(log_p[swaps.windows].sum(1), log_p[swaps.exchanged()].sum(1))
 
@@ -170,13 +170,11 @@ def pseudo_log_likelihood(
     special, rows, targets, owner = tokenizer.special, [], [], []
     for number, tokens in enumerate(texts):
         text = np.concatenate([[special.bos], tokens, [special.eos]])
-        pieces = [tokenizer.token_bytes[token] for token in tokens]
-        inside = [False, False]  # whether a token goes on with the word before it
-        for a, b in itertools.pairwise(pieces):
-            inside.append(bool(re.fullmatch(rb"[\w\x80-\xff]{2}", a[-1:] + b[:1])))
-        inside.append(False)
+        pieces = [tokenizer.token_bytes[token] for token in text]
         for i in range(1, len(text) - 1):
-            end = next(j for j in range(i + 1, len(text)) if not inside[j])
+            end = i + 1  # of the word
+            while end < len(text) - 1 and INSIDE.fullmatch(pieces[end - 1][-1:] + pieces[end][:1]):
+                end += 1
             row, target = text.copy(), np.full(len(text), IGNORE)
             row[i:end], target[i - shift] = special.mask, text[i]
             rows.append(row)
@@ -224,14 +222,9 @@ def attention_distance(model: Transformer, tokens: np.ndarray, causal: bool) -> 
     model.eval()
     T = min(FAR, model.config.max_length, len(tokens))
     windows = torch.from_numpy(spread(tokens, FAR_WINDOWS, T))  # (B, T)
-    usual, model.visibility = model.visibility, visibility  # the book's mask, for its attention
-    try:
-        with recorded(model) as kept:
-            model(windows.to(model.embedding.weight.device), causal=causal)
-    finally:
-        model.visibility = usual
-    zero = torch.zeros(1, 1, T, 1)
-    even = attention(zero, zero, torch.eye(T)[None, None], visibility(T, 0, causal))
-    at = torch.arange(T)
-    far = (at[:, None] - at).abs()  # (T, T)
-    return [float((w.float().cpu() * far).sum(-1).mean()) for w in [*kept.weights, even]]
+    with recorded(model) as kept:
+        model(windows.to(model.embedding.weight.device), causal=causal)
+    even = torch.ones(T, T).tril() if causal else torch.ones(T, T)
+    weights = [w.float().cpu() for w in [*kept.weights, even / even.sum(-1, keepdim=True)]]
+    far = (torch.arange(T)[:, None] - torch.arange(T)).abs()  # (T, T)
+    return [float((w * far).sum(-1).mean()) for w in weights]

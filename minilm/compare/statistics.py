@@ -10,7 +10,7 @@ Other seeds would have given another mean, and so would other rows. With S seeds
     error² = (σ²_seed + σ²_noise / N) / S + σ²_row / N  =  (MS_seed + MS_row - MS_noise) / (S N)
 
 where MS are the mean squares of a two-way analysis of variance. A difference of two arms is such a
-table too, paired by seed and row. What follows is on the safe side of the formula:
+table too, paired by seed and row. On the safe side of the formula:
 
 - MS_noise is not subtracted, so the rows alone keep an interval from vanishing where seeds agree.
 - Three seeds know their own variance badly, and by chance it comes out far too small. So MS_seed of
@@ -33,8 +33,7 @@ NEEDS = 'a comparison needs scipy, scikit-learn and jinja2: pip install "minilm[
 
 
 class Estimate(NamedTuple):
-    """A mean, its 95 % interval, and how likely chance alone gets as far from zero; None and None
-    under three seeds."""
+    """A mean, its 95 % interval, and how likely chance gets as far from 0: None under 3 seeds."""
 
     mean: float
     interval: tuple[float, float] | None
@@ -128,11 +127,11 @@ def verdicts(
 
 def over_seeds(values: Sequence[float]) -> Estimate:
     """The mean of one value a seed, with Student's interval."""
-    n, mean = len(values), float(np.mean(values))
-    if n < FEWEST_SEEDS:
-        return Estimate(mean, None, None)
-    half = float(student().ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5)
-    return Estimate(mean, (mean - half, mean + half), None)
+    n, mean, interval = len(values), float(np.mean(values)), None
+    if n >= FEWEST_SEEDS:
+        half = float(student().ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5)
+        interval = mean - half, mean + half
+    return Estimate(mean, interval, None)
 
 
 def student():
