@@ -45,10 +45,10 @@ def test_the_book_is_read_in_an_evening_and_the_package_is_compact():
     assert sum(map(lines, tests)) <= sum(map(lines, FILES))
 
 
-@pytest.mark.parametrize("name", ["minilm", *MODULES])
+@pytest.mark.parametrize("name", MODULES)
 def test_the_examples_in_docstrings_are_right(name):
-    if name.endswith("__main__"):
-        pytest.skip("importing it runs it")
+    if name in ("minilm.__main__", "minilm.api"):
+        pytest.skip("importing it runs it, or its examples need a run: machinery/test_api.py")
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:

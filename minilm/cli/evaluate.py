@@ -4,6 +4,7 @@ import numpy as np
 
 import minilm
 from minilm import metrics
+from minilm.cli.terminal import printable
 from minilm.config import UserError
 from minilm.corpora.files import read_examples
 from minilm.corpora.splits import splits
@@ -72,4 +73,5 @@ def evaluate_classifier(model, examples: list, name: str) -> None:
     labels = np.array([number[example.label] for example in examples])
     predicted = model.predict_proba([example.text for example in examples]).argmax(1)
     print(f"{name}:")
-    print(metrics.report(metrics.confusion_matrix(labels, predicted, len(classes)), classes))
+    confusion = metrics.confusion_matrix(labels, predicted, len(classes))
+    print(printable(metrics.report(confusion, classes)))

@@ -12,6 +12,7 @@ import numpy as np
 
 from minilm import metrics
 from minilm.cli.options import Options, resumed
+from minilm.cli.terminal import printable
 from minilm.config import ModelConfig, UserError
 from minilm.runs import checkpoint, loop
 from minilm.runs.device import Machine
@@ -187,7 +188,7 @@ def conclude_finetuning(run: Run, config, spent: dict, task, rows: dict[str, dic
     first = next(iter(rows.values()))
     end = loop.summary(run)
     print(f"{end}\n{task.part} texts, of the first row in detail:")
-    print(metrics.report(first["confusion"], task.classes))
+    print(printable(metrics.report(first["confusion"], task.classes)))
     if task.part == "valid":
         print("these texts chose the checkpoint, so the figures flatter it: give --test")
     width = max(map(len, rows))

@@ -12,6 +12,7 @@ from minilm.huggingface.tokenizers import import_library, read_json, read_tokeni
 from minilm.runs import checkpoint
 from minilm.runs.durable import write_file, writing
 from minilm.runs.run import RUNS, Run
+from minilm.runs.tokenizer_file import to_json
 from minilm.tokenizer import SPECIAL_TOKENS
 
 FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
@@ -150,8 +151,6 @@ def tokenizer_files(tokenizer, max_length: int, continues: bool) -> tuple[dict, 
     """tokenizer.json and tokenizer_config.json. A text gets `frame`'s special tokens around it. One
     that is to be continued gets none after it (others' vocabularies stay as they came), and
     padding on its left, so that each text of a batch ends where its next token belongs."""
-    from minilm.runs.tokenizer_file import to_json
-
     pad, mask, doc = SPECIAL_TOKENS
     roles = dict.fromkeys(("bos_token", "eos_token", "cls_token", "sep_token", "unk_token"), doc)
     roles = getattr(tokenizer, "roles", roles | dict(pad_token=pad, mask_token=mask))

@@ -14,6 +14,7 @@ import numpy as np
 
 from minilm.config import UserError
 from minilm.runs.bounded import read_bounded
+from minilm.runs.tokenizer_file import STAND_IN, load_tokenizer
 from minilm.tokenizer import MAX_VOCAB_SIZE, SpecialTokens
 
 LARGEST = 2**26  # bytes of a JSON file; ModernBERT's tokenizer.json has 3.6 million
@@ -26,11 +27,7 @@ PARTS = {  # which of Hugging Face's special tokens is which of ours, the prefer
 BERT_ROLES = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
 GPT2_ROLES = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
 
-# GPT-2 writes each byte as one visible character: itself, or, for spaces and control characters,
-# the next one from U+0100 on.
-_VISIBLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-_HIDDEN = sorted(set(range(256)) - set(_VISIBLE))
-BYTE_OF = {chr(b): b for b in _VISIBLE} | {chr(256 + i): b for i, b in enumerate(_HIDDEN)}
+BYTE_OF = {character: byte for byte, character in STAND_IN.items()}  # as GPT-2 writes bytes
 
 
 class ForeignTokenizer:
@@ -124,8 +121,6 @@ class ForeignTokenizer:
 def read_tokenizer(folder: Path):
     """The tokenizer of a Hugging Face folder; that of an exported run is ours again. Raises
     UserError where there is none, or one that cannot be used."""
-    from minilm.runs.tokenizer_file import load_tokenizer  # which reads ForeignTokenizer's, too
-
     with contextlib.suppress(UserError):
         return load_tokenizer(folder / "tokenizer.json")
     settings = {}

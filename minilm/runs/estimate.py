@@ -38,7 +38,7 @@ class Estimate:
             "parameters": f"{self.parameters:,}",
             "steps": f"{self.steps:,} of {self.tokens // self.steps:,} tokens",
             "FLOPs": f"{self.flops:.2e}",
-            "memory": f"{_size(self.memory)}, and there is as much",
+            "memory": f"{_size(self.memory)} at once: it fits here",
             "speed": f"{self.tokens / self.seconds:,.0f} tokens/s, {rate / 1e9:,.0f} GFLOP/s, "
             f"{rate / self.matrix_rate:.0%} of what matrix products reach here",
             "time": (f"{minutes:.1f} minutes" if minutes < 60 else f"{minutes / 60:.1f} hours")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from minilm.config import UserError
 from minilm.fast.bpe import FastTokenizer
+from minilm.runs.bounded import read_bounded
 from minilm.tokenizer import PATTERN, SPECIAL_TOKENS, Tokenizer
 
 # What reading a file that is no tokenizer of ours can raise.
@@ -29,15 +30,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
     Raises UserError, and never returns a tokenizer that differs from the one saved.
     """
-    path = Path(path)
     try:
-        if not path.is_file():
-            raise UserError("there is no such file")
-        with path.open("rb") as file:
-            data = file.read(LARGEST_FILE + 1)
-        if len(data) > LARGEST_FILE:
-            raise UserError("it is larger than any tokenizer of ours")
-        content = json.loads(data.decode("utf-8"))
+        content = json.loads(read_bounded(Path(path), LARGEST_FILE))
         if isinstance(content, dict) and content.keys() == {"foreign", "roles"}:
             from minilm.huggingface.tokenizers import ForeignTokenizer
 

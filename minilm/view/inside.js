@@ -17,7 +17,7 @@ function el(tag, properties = {}, ...children) {
   return node;
 }
 
-const percent = (p) => (p >= 0.1 ? (100 * p).toFixed(0) : (100 * p).toPrecision(2)) + " %";
+const percent = (p) => (100 * p).toPrecision(p >= 0.0995 ? 3 : 2) + " %";
 const unpack = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 const spoken = (i) => `${tokens[i].name}, token ${i} of ${T - 1}`;
 const note = (column) => column.appendChild(el("p", { className: "note" }));

@@ -31,7 +31,7 @@ RUNS = Path("runs", "gpu")
 DRAWS = 2 if TOY else 10
 IMDB = dict(
     pretrain="--data imdb --size base --objective hybrid --max-length 512 --batch-size 128 "
-    "--steps 4200 --dropout 0.1 --learning-rate 4e-3 --evaluations 4",
+    "--steps 3800 --dropout 0.1 --learning-rate 4e-3 --evaluations 4",
     finetune="--data imdb --epochs 3 --max-length 512 --baselines bag",
     few="--data imdb --labels 100 --max-length 512 --learning-rate 1e-3 --baselines bag",
 )

@@ -145,13 +145,13 @@ def test_what_cannot_be_a_temperature_top_k_or_top_p_is_refused(wrong):
 @pytest.mark.parametrize(("shift", "causal"), [(0, False), (1, False), (1, True)])
 def test_a_mask_is_answered_where_the_objective_has_taught_it(shift, causal):
     model, tokens = steer(make_model(), PAD=1e4, MASK=1e4, DOC=1e4), np.array([20, MASK, 21, MASK])
-    found = fill_masks(model, tokens, SPECIAL, causal, shift, top=3)
+    found = fill_masks(model, tokens, SPECIAL, causal, shift)
     assert model.inputs == [([[DOC, *tokens, DOC]], causal)]
     places = torch.tensor([2, 4]) - shift
     hidden = model(torch.tensor([[DOC, *tokens, DOC]]), causal=causal)[0, places]
     expected = (hidden @ model.embedding.weight.T)[:, FIRST:].softmax(-1).sort(descending=True)
     for i, answers in enumerate(found):
-        assert [token - FIRST for token, _ in answers] == expected.indices[i, :3].tolist()
-        assert [p for _, p in answers] == pytest.approx(expected.values[i, :3].tolist(), abs=1e-5)
+        assert [token - FIRST for token, _ in answers] == expected.indices[i, :5].tolist()
+        assert [p for _, p in answers] == pytest.approx(expected.values[i, :5].tolist(), abs=1e-5)
     everything = fill_masks(model, tokens, SPECIAL, causal, shift, top=1000)
     assert [sum(p for _, p in answers) for answers in everything] == pytest.approx([1, 1])

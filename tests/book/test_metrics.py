@@ -21,6 +21,8 @@ CONFUSION = np.array([[8, 2, 0], [1, 4, 0], [1, 0, 0]])
 def test_precision_recall_and_f1_by_hand():
     by_hand = [[8 / 10, 8 / 10, 16 / 20], [4 / 6, 4 / 5, 8 / 11], [0, 0, 0]]
     np.testing.assert_allclose(metrics.precision_recall_f1(CONFUSION), by_hand)
+    right = metrics.precision_recall_f1(np.diag([1, 3, 0]))  # the last label does not occur
+    assert right.tolist() == [[1, 1, 1], [1, 1, 1], [0, 0, 0]]
     assert metrics.accuracy(CONFUSION) == pytest.approx(12 / 16)
     truth, predicted = np.repeat([0, 1, 2], [10, 5, 1]), [0] * 8 + [1] * 2 + [0] + [1] * 4 + [0]
     assert np.array_equal(metrics.confusion_matrix(truth, np.array(predicted), 3), CONFUSION)
@@ -48,6 +50,8 @@ def test_the_calibration_error_by_hand():
     confidence, right = np.array([0.9, 0.85, 0.9, 0.6, 0.5]), np.array([1, 0, 1, 1, 0])
     probabilities = np.stack([confidence, 1 - confidence], axis=1)
     by_hand = (abs(2 - 2.65) + abs(1 - 1.1)) / 5  # in (0.8, 1] and in (0.4, 0.6], of 5 bins
+    fine = metrics.calibration_error(probabilities[[0, 3]], np.array([0, 1]))
+    assert fine == pytest.approx((0.1 + 0.6) / 2)  # in bins of their own, by default
     assert metrics.calibration_error(probabilities, 1 - right, bins=5) == pytest.approx(by_hand)
     assert (
         metrics.calibration_error(np.eye(3), np.arange(3))
@@ -63,7 +67,7 @@ def batches_of(name, windows, size):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_validation_loss_is_a_mean_over_targets_not_over_batches(name):
-    model, batches = make_model(dropout=0.3), batches_of(name, random_tokens(7, 13), 3)
+    model, batches = make_model(dropout=0.3), batches_of(name, random_tokens(40, 13), 15)
     rows = {"causal": [], "masked": []}  # nats, right, bytes of each target
     for half, (inputs, targets, causal) in (item for named in batches for item in named.items()):
         hidden = make_model()(torch.from_numpy(inputs), causal=causal).detach()
@@ -76,6 +80,7 @@ def test_a_validation_loss_is_a_mean_over_targets_not_over_batches(name):
         expected["bits_per_byte"] = nats / n_bytes / math.log(2)
     if name != "causal":
         expected["masked_accuracy"] = np.mean(rows["masked"], 0)[1]
+        assert 0 < expected["masked_accuracy"] < 1
     before, token_bytes = torch.get_rng_state(), [b"x" * (i % 7) for i in range(V)]
     found = evaluate_language_model(model, iter(batches), token_bytes)
     assert found == pytest.approx(expected, rel=1e-9)

@@ -15,10 +15,10 @@ def matrices(*shape, seed=1):
     return torch.randn(shape, dtype=torch.float64, generator=generator)
 
 
-def groups_by_name(rule, frozen=False, layer_decay=1.0):
+def groups_by_name(rule, frozen=False, **how):
     """(optimizer's class, its group) of each parameter of a Classifier; each stands in one."""
     model = Classifier(make_model().requires_grad_(not frozen), 3)
-    optimizers = make_optimizers(model, rule, 0.8, weight_decay=0.07, layer_decay=layer_decay)
+    optimizers = make_optimizers(model, rule, 0.8, weight_decay=0.07, **how)
     names = {parameter: name for name, parameter in model.named_parameters()}
     groups = [(type(o).__name__, group) for o in optimizers for group in o.param_groups]
     found = [(names[p], group) for group in groups for p in group[1]["params"]]
@@ -45,6 +45,7 @@ def test_matrices_decay_and_gains_and_biases_do_not(rule):
     for name, (_, group) in groups_by_name(rule).items():
         is_matrix = "norm" not in name and "bias" not in name
         assert group["weight_decay"] == (0.07 if is_matrix else 0.0), name
+        assert group["lr"] == 0.8  # without layer_decay, the same for all
 
 
 @every_rule

@@ -65,11 +65,12 @@ def test_micro_batches_with_unequal_numbers_of_targets_are_one_batch(name):
     assert values[0].item() == pytest.approx((by_hand / count).item(), rel=1e-12)
     assert [x.item() for x in values] == pytest.approx([x.item() for x in others], rel=1e-12)
     assert_equal_weights(one, many)
+    assert not torch.equal(one.norm.weight, make_model().norm.weight)
 
 
-@pytest.mark.parametrize("clip", [math.inf, 0.5])
-def test_the_gradient_is_that_of_the_mean_and_its_norm_is_clipped(clip):
-    batch, model, before = make_batch("causal", random_tokens(4, 9)), make_model(), make_model()
+@pytest.mark.parametrize(("clip", "shape"), [(math.inf, (1, 2)), (9e9, (4, 9)), (0.5, (4, 9))])
+def test_the_gradient_is_that_of_the_mean_and_its_norm_is_clipped(clip, shape):
+    batch, model, before = make_batch("causal", random_tokens(*shape)), make_model(), make_model()
     sgd = [torch.optim.SGD(model.parameters(), lr=1.0)]
     loss = functools.partial(language_model_nll, model)
     _, norm = train_step(loss, [tensors(batch)], sgd, clip)
@@ -110,10 +111,13 @@ def test_what_several_processes_sum_is_the_loss_the_count_and_every_gradient():
     batch, alone, twice = make_batch("causal", random_tokens(2, 9)), make_model(), make_model()
 
     def add_up(tensors):  # over two processes that hold the same
+        sizes.extend(tensor.shape for tensor in tensors)
         for tensor in tensors:
             tensor *= 2
 
+    sizes = []
     assert run(alone, batch, clip=0.1) == run(twice, batch, clip=0.1, add_up=add_up)
+    assert len(sizes) == 1 + len(list(twice.parameters())) and sizes[0] == (2,)
     assert_equal_weights(alone, twice)
 
 
@@ -122,10 +126,10 @@ def test_dropout_is_a_function_of_seed_step_and_rank_and_resuming_needs_the_step
         torch.manual_seed(others_draw)
         model = make_model(dropout=0.3).eval()  # whatever an evaluation left
         batch = make_batch("causal", random_tokens(4, 9))
-        return run(model, batch, 4, rate=0.0, start=start, **how)  # only dropout moves
+        return run(model, batch, 40, rate=0.0, start=start, **how)  # only dropout moves
 
     whole = losses(1)
-    assert len(set(whole)) == 4 and losses(2) == whole and losses(3, start=2) == whole[2:]
+    assert len(set(whole)) == 40 and losses(2) == whole and losses(3, start=9) == whole[9:]
     assert losses(1, seed=5) != whole != losses(1, rank=1)
 
 

@@ -41,8 +41,10 @@ first.slice(1, -1).forEach((button, i) => { // hide each: it is pointed at then,
   columnsOf("attention").forEach((column, v) => (out.hiddenAttention[v] += weights(column)));
   button.click();
 });
-first[0].click(); // <doc> cannot be hidden
-out.keys.push(state.hidden);
+for (const mark of [first.at(-1), first[0]]) { // <doc> cannot be hidden
+  mark.click();
+  out.keys.push(state.hidden);
+}
 press("ArrowRight"); press("h");
 out.keys.push(state.at, state.hidden);
 press("Escape"); press("ArrowLeft"); press("ArrowLeft");

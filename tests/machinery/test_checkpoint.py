@@ -274,6 +274,16 @@ def test_whatever_the_disk_refuses_ruins_nothing_and_is_said(tmp_path, monkeypat
     assert said >= 14
 
 
+def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    durable.write_file(path, b"old")
+    for fail_at in range(3):  # writing, syncing, renaming
+        with monkeypatch.context() as patch, pytest.raises(UserError, match="takes 3 bytes"):
+            Disk(patch, fail_at, OSError(errno.EIO, "broken"))
+            durable.write_file(path, b"new")
+        assert everything(tmp_path) == {path: b"old"}
+
+
 def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     durable.require_room(tmp_path, 1000)

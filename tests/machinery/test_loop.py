@@ -16,7 +16,7 @@ from minilm.runs.device import Machine
 from minilm.runs.loop import share_out, summary
 from minilm.runs.progress import Progress, curve
 from minilm.runs.run import FORMAT, Run
-from tests.machinery.tiny import CPU, Training, saved
+from tests.machinery.tiny import Training, saved
 
 
 def scores(*values):
@@ -118,8 +118,8 @@ def poison(training, where, value):
     elif where == "gradient":
         handle = weights[1].register_hook(lambda g: (handle.remove(), g * value)[1])
     elif where == "loss":
-        loss = training.loss
-        training.loss = lambda *batch: (loss(*batch)[0] * value, loss(*batch)[1])
+        loss = training.formula
+        training.formula = lambda *batch: (loss(*batch)[0] * value, loss(*batch)[1])
     else:
         next(iter(training.optimizers[0].state.values()))["exp_avg"][0] = value
 
@@ -129,12 +129,10 @@ def poison(training, where, value):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_not_finite_reaches_no_file(tmp_path, monkeypatch, where, value, every):
     monkeypatch.setattr(loop, "READ_EVERY", {"cpu": every} if every > 1 else {})
-    training = Training(steps=12, every=4, optimizer="adamw",
-                        before=lambda step: step == 5 and poison(training, where, value))  # fmt: skip
-    loss, training.loss = training.loss, lambda *batch: loss(*batch)
+    training = Training(steps=12, every=4, optimizer="adamw")
+    training.before = lambda step: step == 5 and poison(training, where, value)
     with pytest.raises(NonFiniteError) as caught:
-        args = training.model, lambda *b: training.loss(*b), training.batch, training.optimizers
-        loop.train(*args, training.plan, Run(tmp_path), CPU, **training.more)
+        training.run(tmp_path)
     good = checkpoint.newest(tmp_path)
     assert good.step == 4 and good.score is not None and caught.value.status == 3
     for words in (
@@ -143,6 +141,8 @@ def test_what_is_not_finite_reaches_no_file(tmp_path, monkeypatch, where, value,
         f"the last good checkpoint is {good.folder}",
     ):
         assert words in str(caught.value)
+    if where == "loss":
+        assert f"the loss is {value}" in str(caught.value)
     text = (tmp_path / "metrics.jsonl").read_text()
     assert "NaN" not in text and "Infinity" not in text
 

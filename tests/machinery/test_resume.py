@@ -80,13 +80,26 @@ def test_killed_around_an_evaluation_a_run_notes_it_once(tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_in_an_evaluation_does_not_wait_for_its_end(tmp_path, whole, number):
+@pytest.mark.parametrize("when", ["in", "just before"])
+def test_a_stop_in_an_evaluation_does_not_wait_for_its_end(
+    tmp_path, monkeypatch, whole, number, when
+):
+    save = checkpoint.save
+
     def evaluate():
-        signal.raise_signal(number)
+        if when == "in":
+            signal.raise_signal(number)
         raise AssertionError("it went on")
 
-    with pytest.raises(Stopped, match="step 2, which is saved") as stopped:
-        Training(evaluate=evaluate).run(tmp_path)
+    def save_and_stop(*args, **states):
+        save(*args, **states)
+        signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        if when == "just before":
+            patch.setattr(checkpoint, "save", save_and_stop)
+        with pytest.raises(Stopped, match="step 2, which is saved") as stopped:
+            Training(evaluate=evaluate).run(tmp_path)
     assert stopped.value.status == 128 + number
     assert checkpoint.newest(tmp_path).score is None
     Training().run(tmp_path)

@@ -79,6 +79,7 @@ def test_a_failed_start_leaves_no_folder_and_who_waited_for_it_looks_again(tmp_p
         first.release()
         assert not folder.exists()
         folder.mkdir()
+        (folder / "lock").touch()  # a third process's, not the one that was opened
         flock(file, how)
 
     monkeypatch.setattr(run.fcntl, "flock", first_goes)

@@ -108,15 +108,14 @@ def test_every_control_of_the_page_shows_pytorchs_numbers(lm, tmp_path):
     T = wanted["T"]
     assert found["surprisal"] == pytest.approx(wanted["surprisal"], rel=1e-3)
     assert found["hidden"] == pytest.approx(wanted["hidden"], rel=1e-3)
-    assert np.array(found["top"]) / 100 == pytest.approx(wanted["top"], rel=0.02)
-    assert np.array(found["attention"]) / 100 == pytest.approx(wanted["attention"], rel=0.02)
+    assert np.array(found["top"]) / 100 == pytest.approx(wanted["top"], rel=0.01)
+    assert np.array(found["attention"]) / 100 == pytest.approx(wanted["attention"], rel=0.005)
     assert found["pixels"] == pytest.approx(wanted["pixels"], rel=0.01)
-    assert np.array(found["hiddenAttention"]) / 100 == pytest.approx(
-        wanted["hiddenAttention"], rel=0.02
-    )
+    hidden = np.array(found["hiddenAttention"]) / 100
+    assert hidden == pytest.approx(wanted["hiddenAttention"], rel=0.005)
     assert found["seen"] == wanted["seen"]
     assert found["together"] == T  # one token lights up in all strips
-    assert found["keys"] == [0, 1, 1, 0, 0] and found["requests"] == 0
+    assert found["keys"] == [0, 0, 1, 1, 0, 0] and found["requests"] == 0
 
 
 @torch.inference_mode()
@@ -149,6 +148,7 @@ def test_no_text_becomes_markup_or_script(tmp_path):
     assert found["hacked"] == "undefined" and found["requests"] == 0
     text = "".join(found["text"])
     assert "<script>" in text.replace("␣", " ") and "\u202e" not in text
+    assert pages.page("t", "", {"a token": HOSTILE}, "1").count("</script>") == 2
     line = dict(step=3, score=1.0, causal_loss=1.0, sample=HOSTILE)
     run = finetuned(tmp_path / HOSTILE[:14].replace("/", ""), [HOSTILE, "b"], [line])
     clf = minilm.load(str(run.folder), device="cpu")

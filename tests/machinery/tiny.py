@@ -40,6 +40,9 @@ class Training:
         self.more = dict(evaluate=self.evaluate, evaluate_every=every) | more
 
     def loss(self, *batch):
+        return self.formula(*batch)
+
+    def formula(self, *batch):
         if self.objective != "labels":
             return language_model_nll(self.model, *batch)
         tokens, is_real, labels = batch
