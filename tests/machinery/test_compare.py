@@ -21,6 +21,8 @@ from minilm.model import Transformer
 from minilm.objectives import IGNORE
 from minilm.runs.device import Machine
 from minilm.runs.stopping import Stopped
+from minilm.view import charts
+from minilm.view.pages import text_of
 
 for library in ("scipy", "sklearn", "jinja2"):
     pytest.importorskip(library)
@@ -33,9 +35,9 @@ TOY = dict(d_model=32, n_layers=2, n_heads=2, d_ff=64, vocab_size=400, max_lengt
 def sentences(n, seed):
     """Texts with an order to learn and a topic to label; some would like to run in a page."""
     rng = np.random.default_rng(seed)
-    words = {"animals": ["cat", "dog", "horse", "cow"], "tools": ["saw", "hammer", "drill", "file"]}
+    words = {"pos": ["cat", "dog", "horse", "cow"], "neg": ["saw", "hammer", "drill", "file"]}
     for i in range(n):
-        topic = ("animals", "tools")[i % 2]
+        topic = ("pos", "neg")[i % 2]
         a, b = rng.choice(words[topic], 2)
         kind = rng.choice(["old", "new", "big"])
         text = f"The {kind} {a} number {i} is near the {b} of the house."
@@ -54,6 +56,8 @@ def toy(tmp_path_factory):
                       lambda: (e.text for e in [*sentences(900, 4), *parts["train"]]))  # fmt: skip
         patch.setattr("minilm.corpora.python_docs.version", lambda: "toy")
         patch.setitem(SIZES, "tiny", TOY)
+        pair = {"sentence_good": "The old cat is near.", "sentence_bad": "The is old cat near."}
+        experiment.Path("order.jsonl").write_text(json.dumps(pair) + "\n")
         patch.setattr(labels, "TEXTS", 64)
         patch.setattr(labels, "PASSES", 1)
         patch.setattr(experiment, "CURVE", (20,))
@@ -65,7 +69,7 @@ def toy(tmp_path_factory):
 def options(**changes):
     """Of a toy comparison on the CPU."""
     given = dict(seeds=3, steps=24, batch_size=16, labels=40, finetunings=2, pairs=60, rows=40,
-                 device="cpu", precision="float32", run="runs/toy")  # fmt: skip
+                 device="cpu", precision="float32", run="runs/toy", blimp=".")  # fmt: skip
     return CompareOptions(**given | changes)
 
 
@@ -220,6 +224,7 @@ def test_a_comparison_keeps_every_outcome_per_item_and_goes_on_where_it_stopped(
             found = finished.measure(each, seed)
             assert len(found["swapped"][each.reads[0]]) == finished.plan["pairs"] > 20
             assert [len(run["right"]) for run in found["labels"]] == [40, 40]
+            assert len(found["grammar"]) == 1 and len(found["labels"][0]["her_minus_his"]) == 36
             assert len(found["frozen"]["layers"]) == 3 and set(found["frozen"]["sizes"]) == {"20"}
             if each.objective:
                 curve = found["pretraining"]["curve"]
@@ -250,7 +255,7 @@ def test_the_report_is_drawn_again_without_training_and_nothing_in_it_can_run(fi
     assert page == before
     assert "<script" not in page and "alert(1)" in page  # the text is there, as text
     assert "Word order" in capsys.readouterr().out
-    for title in ("Swapped neighbours", "Few labels", "Run card", "How to cite", "How sure"):
+    for title in ("Swapped neighbours", "Few labels", "Run card", "How to cite", "Her name for"):
         assert title in page
     assert page.count("<svg") == page.count("</svg>") > 20 and "nan" not in page.lower()
 
@@ -298,6 +303,34 @@ def test_attention_distance_of_an_even_attention_is_what_it_is_compared_with():
     for causal in (True, False):
         *layers, even = outcomes.attention_distance(model, tokens, causal)
         assert np.allclose(layers, even) and abs(even - (7.75 if causal else 10.66)) < 0.01
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_colour_is_legible_as_text(scheme):
+    """A contrast of 4.5 (WCAG 2.1, 1.4.3) on both backgrounds."""
+    light, dark = text_of("style.css").split("prefers-color-scheme: dark")
+    found = dict(re.findall(r"--(\w+): #(\w{6})", light if scheme == "light" else dark))
+
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return np.dot([0.2126, 0.7152, 0.0722], linear)
+
+    for name in ("ink", "quiet", *(f"c{i}" for i in range(8))):
+        for paper in ("paper", "raised"):
+            low, high = sorted([luminance(found[name]), luminance(found[paper])])
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (name, paper)
+
+
+def test_charts_stay_inside_and_escape():
+    evil = charts.Row(EVIL, 120.0, (-50.0, 130.0), 9, EVIL)
+    drawn = charts.intervals(EVIL, EVIL, [evil], 0, 100, mark=50, unit=EVIL[:0])
+    line = charts.Line(EVIL, [(0, 1.0, None, None), (1, 2.0, 0.5, 3.0)], 1)
+    drawn += charts.curves(EVIL, EVIL, [line], EVIL, marks=[(EVIL, 2.0)], high=2.0)
+    drawn += charts.tokens([(EVIL, -3.0, EVIL)])
+    assert "<script" not in drawn and "<b>" not in drawn
+    places = [float(x) for x in re.findall(r'[xyc]+\d?="(-?[\d.]+)%?"', drawn)]
+    assert len(places) > 20 and min(places) >= 0 and max(places) <= charts.HEIGHT + 20
 
 
 def test_help_comes_before_torch():
