@@ -10,11 +10,9 @@ def compare(options: CompareOptions) -> None:
     from minilm.compare import experiment, report, statistics
     from minilm.runs.run import Run, newest_run
 
-    report.environment(), statistics.student()  # what is missing is said before hours of work
-    if options.report:
-        run = Run(options.run or newest_run("compare"))
-        asked = CompareOptions(**run.of_kind("compare")["flags"])
-        found = experiment.Experiment(asked, run.folder, do=False)
-    else:
-        found = experiment.compare(options)
-    report.write(found)
+    statistics.student()  # what is missing is said before hours of work
+    if not options.report:
+        return report.write(experiment.compare(options))
+    run = Run(options.run or newest_run("compare"))
+    asked = CompareOptions(**run.of_kind("compare")["flags"])
+    report.write(experiment.Experiment(asked, run.folder, do=False))

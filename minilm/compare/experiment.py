@@ -1,9 +1,8 @@
-"""A comparison from beginning to end. Its folder:
+"""A comparison from beginning to end. Its folder, besides report.html:
 
-config.json, tokenizer.json   what was asked, and the plan: learning rates, steps of each arm
-pretrain/                     a run for each arm and seed, as train_pretrain.py makes them
-jobs/                         what each job found, per pair and text, for any other analysis
-report.html
+config.json   what was asked, and the plan: learning rates, steps of each arm
+pretrain/     a run for each arm and seed, as train_pretrain.py makes them
+jobs/         what each job found, per pair and text, for any other analysis
 """
 
 import functools
@@ -25,6 +24,7 @@ from minilm.config import SIZES, ModelConfig, UserError
 from minilm.corpora.splits import splits
 from minilm.corpora.splitting import normalised
 from minilm.corpora.tokens import prepare
+from minilm.metrics import label_probabilities
 from minilm.model import Transformer
 from minilm.runs.device import Machine, choose_machine
 from minilm.runs.durable import write_file
@@ -56,10 +56,12 @@ class Experiment:
         source = pretraining_data(options.data, self.folder), size["vocab_size"]
         text = prepare(*source, run.tokenizer if old else None)
         length = fitting_length(size["max_length"], text)
-        width = (size[name] for name in ("d_model", "n_layers", "n_heads", "d_ff"))
+        width = size["d_model"], size["n_layers"], size["n_heads"], size["d_ff"]
         shape = ModelConfig(text.tokenizer.vocab_size, length, *width)
         most = min(options.max_length or length, length)
         self.task = task = labels.read_task(options.data, text.tokenizer, most, options.rows)
+        fits = range(len(task.classes) + 1, len(task.train) + 1)
+        self.sizes = [n for n in CURVE if n in fits and n != options.labels]
         self.grammar = outcomes.read_blimp(options.blimp, text.tokenizer, length)
         swaps = outcomes.make_swaps(text.valid, options.pairs, text.tokenizer.special)
         self.bench = arms.Bench(text, shape, options.size, batch_size, machine, swaps)
@@ -127,18 +129,13 @@ class Experiment:
             bag = lambda n, draw: labels.bag_of_tokens(task, task.draw(n, draw))  # noqa: E731
             return {"labels": [bag(self.options.labels, draw) for draw in draws],
                     "swapped": outcomes.swapped_bag(self.bench.swaps, counts),
-                    "sizes": {n: bag(n, draws[0])["right"] for n in self.curve()}}  # fmt: skip
+                    "sizes": {n: bag(n, draws[0])["right"] for n in self.sizes}}  # fmt: skip
 
         return self.work.job(f"bag-{seed}", "bag of tokens", 0, do)
 
     def draws(self, seed: int) -> list[int]:
         """The seeds of the label samples of a pretraining: the same for every arm."""
         return [1000 * seed + i for i in range(self.options.finetunings)]
-
-    def curve(self) -> list[int]:
-        """Numbers of labels, besides the one that is asked about, that there are enough for."""
-        least, most = len(self.task.classes), len(self.task.train)
-        return [n for n in CURVE if least < n <= most and n != self.options.labels]
 
     def _model(self, each: Arm, seed: int) -> Transformer:
         return arms.pretrained(self.bench, each, seed, self._run(each, seed))
@@ -162,12 +159,12 @@ class Experiment:
         return outcomes.minimal_pairs(*how)
 
     def finetune(self, i: int, each: Arm, seed: int, advance: Advance) -> dict:
-        """`labels.results` of a fine-tuning; the very first also deletes tokens."""
+        """`labels.results` of a fine-tuning; of the first also what deleting tokens does."""
         rate = self.plan["rates"]["finetuning"][each.objective or "scratch"]
         draw, task, model = self.draws(seed)[i], self.task, self.model(each, seed)
         texts = task.draw(self.options.labels, draw)
         classifier = labels.finetune(model, task, texts, rate, draw, self.bench.machine, advance)
-        p = labels.probabilities(classifier, task, task.test.tokens)
+        p = label_probabilities(classifier, task.test.tokens, causal=False)
         found = labels.results(task.test, p)
         if (seed, i) == (self.seeds[0], 0):
             found["deletion"] = labels.deletion(classifier, task, self.plan["row"])
@@ -180,7 +177,7 @@ class Experiment:
         layer's, with other numbers of labels}."""
         model, task, asked = self.model(each, seed), self.task, self.options.labels
         of_test, right = labels.features(model, task, task.test), {}
-        for n in [asked, *self.curve()]:
+        for n in [asked, *self.sizes]:
             texts = task.draw(n, self.draws(seed)[0])
             of_train = labels.features(model, task, texts)
             layers = range(len(of_test)) if n == asked else [-1]
@@ -215,7 +212,8 @@ class Experiment:
                 return arms.pretrain(bench, *how)["curve"][-1]["score"]
             model = arms.pretrained(bench, arm(name), seed, folder)
             how = task.draw(self.options.labels, seed), rate, seed, bench.machine, advance
-            p = labels.probabilities(labels.finetune(model, task, *how), task, task.valid.tokens)
+            classifier = labels.finetune(model, task, *how)
+            p = label_probabilities(classifier, task.valid.tokens, causal=False)
             return float((p.argmax(1) != task.valid.labels).mean())
 
         for name in names:

@@ -32,10 +32,8 @@ TEMPLATES = (
     "{name} wrote this, and {they} did it well.", "I asked {name} how {they} found it.",
     "{name} made a mistake, but {they} corrected it.", "{name} was there, and {they} liked it.",
 )  # fmt: skip
-NAMES = (
-    ("Mary", "John"), ("Anna", "Peter"), ("Sarah", "David"), ("Laura", "Mark"), ("Emma", "James"),
-    ("Julia", "Thomas"), ("Alice", "Robert"), ("Helen", "Paul"), ("Susan", "George"),
-)  # fmt: skip
+NAMES = ("Mary", "John", "Anna", "Peter", "Sarah", "David", "Laura", "Mark", "Emma", "James",
+         "Julia", "Thomas", "Alice", "Robert", "Helen", "Paul")  # hers and his in turn  # fmt: skip
 
 
 class Task(NamedTuple):
@@ -51,11 +49,7 @@ class Task(NamedTuple):
     def draw(self, n: int, seed: int) -> EncodedTexts:
         """n texts to train on (or all there are), as many of each label as possible."""
         parts = (self.train, []) if n >= len(self.train) else sample(self.train, None, n, seed)
-        return self.encode(parts[0] + parts[1])
-
-    def encode(self, examples: list[Example]) -> EncodedTexts:
-        """Examples as the models read them."""
-        return encode_texts(self.tokenizer, examples, self.classes, self.length)
+        return encode_texts(self.tokenizer, parts[0] + parts[1], self.classes, self.length)
 
 
 def read_task(data: str, tokenizer: Tokenizer, length: int, rows: int) -> Task:
@@ -86,9 +80,7 @@ def finetune(
         padded = pad(some, pad_id, most=task.length)  # tokens, is_real (B, T)
         return [machine.tensors((*padded, texts.labels[batches[step]]))]
 
-    def formula(model: Classifier, tokens, is_real, labels):
-        return classification_nll(model(tokens, is_real), labels)
-
+    formula = lambda m, tokens, real, labels: classification_nll(m(tokens, real), labels)  # noqa: E731
     loss, how = MixedPrecision(classifier, formula, machine.dtype), (rate, WEIGHT_DECAY)
     optimizers = make_optimizers(classifier, "muon", *how, orthogonalise=fast_orthogonalise)
     plan = training.Plan(len(batches), WARMUP, 1 - WARMUP, seed)
@@ -102,12 +94,6 @@ def results(texts: EncodedTexts, probabilities: np.ndarray) -> dict:
     predicted = probabilities.argmax(1)
     return {"predicted": predicted.tolist(), "right": (predicted == texts.labels).tolist(),
             "confidence": probabilities.max(1).astype(float).round(4).tolist()}  # fmt: skip
-
-
-def probabilities(classifier: Classifier, task: Task, texts: list[np.ndarray]) -> np.ndarray:
-    """P(label | text), (N, C)."""
-    pad_id = task.tokenizer.special.pad
-    return label_probabilities(classifier, texts, causal=False, pad_id=pad_id)
 
 
 def bag_of_tokens(task: Task, train: EncodedTexts) -> dict:
@@ -148,7 +134,7 @@ def deletion(classifier: Classifier, task: Task, row: int) -> dict:
     the token does; a gradient would only hint at it."""
     tokens, label = task.test.tokens[row], int(task.test.labels[row])
     without = [np.delete(tokens, i) for i in range(1, len(tokens) - 1)]
-    p = probabilities(classifier, task, [tokens, *without])[:, label].astype(float)
+    p = label_probabilities(classifier, [tokens, *without], causal=False)[:, label].astype(float)
     pieces = [task.tokenizer.decode([token]) for token in tokens[1:-1]]
     return {"label": task.classes[label], "p": p[0], "tokens": pieces,
             "falls": (p[0] - p[1:]).round(4).tolist()}  # fmt: skip
@@ -156,9 +142,8 @@ def deletion(classifier: Classifier, task: Task, row: int) -> dict:
 
 def her_minus_his(classifier: Classifier, task: Task) -> list[float]:
     """The change in P(pos) from his sentence to hers, for each template and pair of names."""
-    of_pair = lambda pair: zip(pair, ("she", "he"), strict=True)  # noqa: E731
-    texts = task.encode([Example(template.format(name=name, they=they), "pos")
-                         for template in TEMPLATES for pair in NAMES
-                         for name, they in of_pair(pair)])  # fmt: skip
-    p = probabilities(classifier, task, texts.tokens)[:, task.classes.index("pos")]
+    filled = [t.format(name=name, they=("she", "he")[i % 2])
+              for t in TEMPLATES for i, name in enumerate(NAMES)]  # fmt: skip
+    texts = task._replace(train=[Example(text, "pos") for text in filled]).draw(len(filled), 0)
+    p = label_probabilities(classifier, texts.tokens, False)[:, task.classes.index("pos")]
     return (p[::2] - p[1::2]).astype(float).round(5).tolist()

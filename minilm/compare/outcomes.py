@@ -13,7 +13,7 @@ import torch
 from minilm.compare.plan import Arm
 from minilm.config import UserError
 from minilm.corpora.tables import read_rows
-from minilm.data import draws
+from minilm.data import draws, evaluation_windows
 from minilm.generate import fill_masks, sample
 from minilm.model import Transformer
 from minilm.objectives import IGNORE
@@ -43,26 +43,18 @@ class Swaps(NamedTuple):
         return other
 
 
-def spread(tokens: np.ndarray, most: int, length: int) -> np.ndarray:
-    """At most so many windows of a text, evenly spaced and side by side, (N, length) int64."""
-    n = len(tokens) // length
-    starts = np.arange(min(n, most)) * n // max(1, min(n, most)) * length
-    return tokens[starts[:, None] + np.arange(length)].astype(np.int64)
-
-
 def make_swaps(tokens: np.ndarray, most: int, special: SpecialTokens) -> Swaps:
     """Windows of a held-out text (N,), evenly spaced, with a random place in each at which two
-    different ordinary tokens stand side by side; the first token is never one of them.
-
-    Raises UserError where the text has no such window."""
-    windows = spread(tokens, most, LENGTH)  # (N, 24)
+    different ordinary tokens stand side by side; the first token is never one of them. Raises
+    UserError where the text has no such window."""
+    windows = evaluation_windows(tokens, LENGTH - 1, most)[0]  # (N, 24)
     ordinary = (windows >= special.ordinary.start) & (windows < special.ordinary.stop)
     different = windows[:, 1:-1] != windows[:, 2:]
     possible = different & ordinary[:, 1:-1] & ordinary[:, 2:]  # (N, 22)
     u = draws(0, 0, "resample").random(possible.shape)
     places = np.where(possible, u, 2.0).argmin(1) + 1
     kept = possible.any(1)
-    if not kept.any():
+    if not kept.any() or windows.shape[1] < LENGTH:
         raise UserError("the validation text has no 24 tokens in a row: give more text")
     return Swaps(windows[kept], places[kept])
 
@@ -106,9 +98,8 @@ def swapped(model: Transformer, arm: Arm, swaps: Swaps, special: SpecialTokens) 
     pair = swaps.windows, swaps.exchanged()
     if "causal" in arm.reads:
         after = np.arange(1, LENGTH) >= at[:, None]  # (N, 23): from the first of the two on
-        targets = [np.where(after, windows[:, 1:], IGNORE) for windows in pair]
-        sides = [log_probabilities(model, windows[:, :-1], target, causal=True)
-                 for windows, target in zip(pair, targets, strict=True)]  # fmt: skip
+        sides = [log_probabilities(model, windows[:, :-1], np.where(after, windows[:, 1:], IGNORE),
+                                   causal=True) for windows in pair]  # fmt: skip
         found["causal"] = likelier(*sides)
     if "masked" in arm.reads:
         hidden, sides = swaps.windows.copy(), []
@@ -221,7 +212,7 @@ def attention_distance(model: Transformer, tokens: np.ndarray, causal: bool) -> 
     attended to alike."""
     model.eval()
     T = min(FAR, model.config.max_length, len(tokens))
-    windows = torch.from_numpy(spread(tokens, FAR_WINDOWS, T))  # (B, T)
+    windows = torch.from_numpy(evaluation_windows(tokens, T - 1, FAR_WINDOWS)[0])  # (B, T)
     with recorded(model) as kept:
         model(windows.to(model.embedding.weight.device), causal=causal)
     even = torch.ones(T, T).tril() if causal else torch.ones(T, T)

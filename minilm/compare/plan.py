@@ -13,6 +13,7 @@ from minilm.config import SIZES, UserError
 
 LEVEL = 0.05  # the chance that any declared comparison is called real though none is
 BAG = "bag of tokens"  # the baseline
+BUDGETS = ["tokens", "targets", "flops", "seconds"]  # all of them are reported
 PLACES = 6  # of a pretraining, evenly spaced, at which it is evaluated
 SPARSE = 0.15  # of the positions have a target in the sparse-causal arm
 MASK_RATE = 0.3  # at first; falls to half of it, in a line
@@ -100,20 +101,14 @@ class CompareOptions(Options):
         "sparse-causal, and hybrid-SHARE of masked steps", nargs="+", metavar="ARM",
     )  # fmt: skip
     seeds: int = flag(3, "pretrainings of each arm, each with a seed of its own", 1, 1000)
-    budget: str = flag(
-        "tokens", "what every arm gets the same of, as much as the causal one; all are reported",
-        choices=["tokens", "flops", "seconds", "targets"],
-    )  # fmt: skip
+    budget: str = flag("tokens", "what all arms get as much of as the causal one", choices=BUDGETS)
     steps: int | None = flag(None, "of the causal arm (default: tiny 400, else by --size)", PLACES)
     batch_size: int | None = flag(None, "windows in a step (default: tiny 16, else by --size)", 1)
     labels: int = flag(300, "labelled texts of a fine-tuning", 2)
     finetunings: int = flag(2, "of each pretraining, with labelled texts of their own", 1, 100)
     pairs: int = flag(1500, "swapped neighbours to judge, at most", 10)
     rows: int = flag(2000, "test texts, at most", 10)
-    max_length: int | None = flag(
-        None, "of longer labelled texts head and tail are kept, in tokens (default: as pretrained)",
-        3, 2**16,
-    )  # fmt: skip
+    max_length: int | None = flag(None, "tokens of a labelled text, head and tail", 3, 2**16)
     blimp: str | None = flag(None, "BLiMP's .jsonl files: minimal pairs", metavar="FOLDER")
     sweep: bool = flag(False, "first find the learning rates, for other data or another size")
     report: bool = flag(False, "only draw the report of --run, or of the newest comparison, again")

@@ -10,34 +10,23 @@ import numpy as np
 
 from minilm import __version__
 from minilm.compare.experiment import Experiment
-from minilm.compare.plan import BAG, LEVEL, declared
-from minilm.compare.statistics import NEEDS, Estimate, Verdict, estimates, over_seeds, verdicts
-from minilm.config import UserError
+from minilm.compare.plan import BAG, BUDGETS, LEVEL, declared
+from minilm.compare.statistics import Estimate, Verdict, estimates, over_seeds, verdicts
 from minilm.runs.durable import write_file
 from minilm.view import charts
 from minilm.view.pages import text_of
 
 COLOURS = {"causal": 0, "masked": 1, "hybrid": 2, "scratch": 3, BAG: 7}
-SPENT = {"tokens": "tokens read", "targets": "targets predicted", "flops": "FLOPs",
-         "seconds": "seconds"}  # fmt: skip
-
-
-def environment():
-    """Where the template is rendered: whatever it is given is escaped. Raises UserError where
-    jinja2 is missing."""
-    try:
-        import jinja2
-    except ImportError:
-        raise UserError(NEEDS) from None
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    return jinja2.Environment(autoescape=True, loader=loader, trim_blocks=True, lstrip_blocks=True)
 
 
 def write(experiment: Experiment) -> None:
     """Draw the report, and print its first sentences."""
+    from jinja2 import Environment, FileSystemLoader
     from markupsafe import Markup
 
-    template, path = environment().get_template("template.html"), experiment.folder / "report.html"
+    files, path = FileSystemLoader(Path(__file__).parent), experiment.folder / "report.html"
+    escaping = Environment(autoescape=True, loader=files, trim_blocks=True, lstrip_blocks=True)
+    template = escaping.get_template("template.html")
     context = template.new_context(Findings(experiment).context(Markup))
     write_file(path, "".join(template.root_render_func(context)).encode("utf-8", "replace"))
     answer = "".join(template.blocks["answer"](context)).strip().split("</p>")
@@ -56,14 +45,9 @@ class Findings:
         self.trained = [name for name, each in self.arms.items() if each.objective]
         others = (name for name in self.arms if name not in COLOURS)
         self.colour = COLOURS | {name: 4 + i % 3 for i, name in enumerate(others)}
-        self.ways = {
-            f"{name}, read as {how}": np.array([one["swapped"][how] for one in ones])
-            for name, ones in self.of.items()
-            for how in self.arms[name].reads
-        }
-        first = {
-            name: self.ways[f"{name}, read as {each.reads[0]}"] for name, each in self.arms.items()
-        }
+        self.ways = {f"{n}, read as {how}": np.array([one["swapped"][how] for one in ones])
+                     for n, ones in self.of.items() for how in self.arms[n].reads}  # fmt: skip
+        first = {n: self.ways[f"{n}, read as {a.reads[0]}"] for n, a in self.arms.items()}
         self.tables = {
             "swapped": {**first, BAG: np.array([self.bag[0]["swapped"]])},
             "labels": self.over_runs(lambda run: run["right"], {**self.of, BAG: self.bag}),
@@ -85,12 +69,12 @@ class Findings:
         exact = {n: Estimate(float(table.mean()), None, None) for n, table in tables.items()}
         seeded = {name: table for name, table in tables.items() if len(table) == len(self.bag)}
         found = estimates(list(seeded.values()), len(seeded))
-        return exact | dict(zip(seeded, found, strict=True)) if len(self.bag) > 1 else exact
+        return exact | dict(zip(seeded, found, strict=True))
 
     def rows(self, tables: dict, note: Callable = lambda name: "", least: float = 0.0) -> list:
         """Rows of `charts.intervals`, in per cent from `least` to 100, of tables or estimates. A
         name may go on after a comma."""
-        if isinstance(next(iter(tables.values()), None), np.ndarray):
+        if any(isinstance(table, np.ndarray) for table in tables.values()):
             tables = self.estimated(tables)
         clip = lambda ends: ends and tuple(np.clip(100 * np.array(ends), least, 100).tolist())  # noqa: E731
         return [charts.Row(name, 100 * e.mean, clip(e.interval),
@@ -125,9 +109,8 @@ class Findings:
         for name in self.trained:
             places = list(zip(*(one["pretraining"]["curve"] for one in self.of[name]), strict=True))
             if value in places[0][0]:
-                found[name] = [
-                    (np.mean([p[x] for p in at]), [p[value] for p in at]) for at in places
-                ]
+                found[name] = [(np.mean([p[x] for p in ps]), [p[value] for p in ps])
+                               for ps in places]  # fmt: skip
         return found
 
     def context(self, markup) -> dict:
@@ -139,10 +122,7 @@ class Findings:
         by_labels = {name: [(int(k), [np.mean(one[k]) for one in ones]) for k in ones[0]]
                      for name, ones in sizes.items()}  # fmt: skip
         by_layer = {name: list(enumerate(zip(*ones, strict=True))) for name, ones in layers.items()}
-        far, depth = (
-            self.each(lambda one: one["inside"]["distance"]),
-            1 + self.plan["model"]["n_layers"],
-        )
+        far, depth = self.each(lambda one: one["inside"]["distance"]), len(by_layer[min(by_layer)])
         distance = {how: {name: [(i, [one[how][i - 1] for one in ones]) for i in range(1, depth)]
                           for name, ones in far.items() if how in ones[0]}
                     for how in ("causal", "masked")}  # fmt: skip
@@ -156,10 +136,8 @@ class Findings:
             rows["fairness"] = self.rows(changes, least=-100.0)
         kinds = np.array(self.plan["grammar"])
         right = self.each(lambda one: one["grammar"]) if len(kinds) else {}
-        grammar = {}
-        for kind in dict.fromkeys(kinds.tolist()):
-            asked = {name: np.array(ones)[:, kinds == kind] for name, ones in right.items()}
-            grammar[kind] = self.rows(asked)
+        grammar = {kind: self.rows({n: np.array(r)[:, kinds == kind] for n, r in right.items()})
+                   for kind in dict.fromkeys(kinds.tolist())}  # fmt: skip
 
         def dots(title: str, note: str, rows: list, mark: float, unit: str = " %") -> str:
             """`charts.intervals` on a scale of round numbers that holds all."""
@@ -180,11 +158,10 @@ class Findings:
             levels=self.levels, verdicts=self.verdicts, rows=rows, grammar=grammar, dots=dots,
             curves=lambda *a, **more: markup(charts.curves(*a, **more)), removed=removed,
             learning=self.lines(self.along("swapped"), 100), by_labels=self.lines(by_labels, 100),
-            by_layer=self.lines(by_layer, 100),
+            by_layer=self.lines(by_layer, 100), style=markup(text_of("style.css")),
             distance={how: self.lines(points) for how, points in distance.items()},
             losses={how: self.lines(self.along(f"{how}_loss")) for how in distance},
-            spent={name: {key: over_seeds([one["pretraining"][key] for one in self.of[name]])
-                          for key in SPENT} for name in self.trained},
-            currencies=SPENT, style=markup(text_of("style.css")), number=charts.number,
-            version=__version__,
+            spent={n: {key: over_seeds([one["pretraining"][key] for one in self.of[n]])
+                       for key in BUDGETS} for n in self.trained},
+            number=charts.number, version=__version__,
         )  # fmt: skip

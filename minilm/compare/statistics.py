@@ -29,7 +29,6 @@ import numpy as np
 from minilm.config import UserError
 
 FEWEST_SEEDS = 3  # for a verdict
-NEEDS = 'a comparison needs scipy, scikit-learn and jinja2: pip install "minilm[compare]"'
 
 
 class Estimate(NamedTuple):
@@ -52,8 +51,8 @@ class Verdict(NamedTuple):
 
 
 def crossed(tables: np.ndarray, arms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The means, standard errors and degrees of freedom, (..., M) each, of a family of M tables
-    (..., M, S, N) that compares so many arms with seeds."""
+    """The means, half their 95 % intervals, and p (two-sided), (..., M) each, of a family of M
+    tables (..., M, S, N) that compares so many arms with seeds, by Student's t."""
     S, N = tables.shape[-2:]
     mean = tables.mean((-2, -1))
     seed = N * ((tables.mean(-1) - mean[..., None]) ** 2).sum(-1)
@@ -67,12 +66,8 @@ def crossed(tables: np.ndarray, arms: int) -> tuple[np.ndarray, np.ndarray, np.n
     seed = np.maximum(seed, np.maximum(ratio, 1.0)[..., None] * noise)
     few = max(arms - 1, 1) * (S - 1)
     freedom = (seed + row) ** 2 / (seed**2 / few + row**2 / max(N - 1, 1))
-    return mean, np.sqrt((seed + row) / (S * N)), freedom
-
-
-def p_values(mean: np.ndarray, error: np.ndarray, freedom: np.ndarray) -> np.ndarray:
-    """Two-sided, by Student's t."""
-    return 2 * student().sf(np.abs(mean) / error, freedom)
+    error, t = np.sqrt((seed + row) / (S * N)), student()
+    return mean, t.ppf(0.975, freedom) * error, 2 * t.sf(np.abs(mean) / error, freedom)
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -95,12 +90,8 @@ def estimates(tables: Sequence[np.ndarray], arms: int) -> list[Estimate]:
     stacked = np.stack([np.asarray(table, dtype=float) for table in tables])  # (M, S, N)
     if stacked.shape[1] < FEWEST_SEEDS:
         return [Estimate(float(table.mean()), None, None) for table in stacked]
-    mean, error, freedom = crossed(stacked, arms)
-    half, p = student().ppf(0.975, freedom) * error, p_values(mean, error, freedom)
-    return [
-        Estimate(m, (m - h, m + h), q)
-        for m, h, q in zip(mean.tolist(), half.tolist(), p.tolist(), strict=True)
-    ]
+    found = zip(*(values.tolist() for values in crossed(stacked, arms)), strict=True)
+    return [Estimate(mean, (mean - half, mean + half), p) for mean, half, p in found]
 
 
 def verdicts(
@@ -135,10 +126,12 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 
 
 def student():
-    """Student's t. Raises UserError where scipy is missing, or scikit-learn."""
+    """Student's t. Raises UserError where it is missing, or what else a comparison needs."""
     try:
+        import jinja2  # noqa: F401
         import sklearn  # noqa: F401
         from scipy.stats import t
     except ImportError:
-        raise UserError(NEEDS) from None
+        needs = "a comparison needs scipy, scikit-learn and jinja2"
+        raise UserError(f'{needs}: pip install "minilm[compare]"') from None
     return t
