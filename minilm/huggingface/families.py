@@ -211,8 +211,7 @@ class ModernBert(Transformer):
         position = torch.arange(start + T, device=tokens.device)
         distance = (position[here, None] - position).abs()[None, None]  # (1, 1, T, start + T)
         near = distance <= self.config.local_window
-        if mask is not None:  # padding far from all that is real sees itself at least
-            near = near & mask | (distance == 0)
+        near = near if mask is None else near & mask
         everything = mask, (self.cos[here], self.sin[here])
         nearby = near, (self.local_cos[here], self.local_sin[here])
         x = self.dropout(self.embed(tokens, start))  # (B, T, D)

@@ -62,6 +62,8 @@ def of_label(model, text: str | None) -> Path:
 def unigrams(model) -> np.ndarray | None:
     """The share of each token in the text that the run was trained on, (V,), if that is here."""
     flags, own = model.config["flags"], model.tokenizer
+    if not flags.get("data"):  # imported weights
+        return None
     source = flags["data"], flags["vocab_size"], own if flags["init"] else None
     try:
         text = prepare(*source, *map(flags.get, TEXTS))

@@ -208,6 +208,7 @@ def test_a_text_of_nothing_but_padding_makes_no_nan(causal):
     hidden.square().sum().backward()
     parameters = {name: p.detach().numpy() for name, p in model.named_parameters()}
     visible = reference.visibility(T, causal, nothing)
+    assert visible.shape == (B, 1, T, T)
     ours, saved = reference.transformer(parameters, model.config, TOKENS, visible)
     np.testing.assert_allclose(ours, hidden.detach(), atol=1e-12)
     for name, gradient in reference.transformer_backward(2 * ours, saved).items():

@@ -73,8 +73,9 @@ def test_the_gradient_is_that_of_the_mean_and_its_norm_is_clipped(clip, shape):
     batch, model, before = make_batch("causal", random_tokens(*shape)), make_model(), make_model()
     sgd = [torch.optim.SGD(model.parameters(), lr=1.0)]
     loss = functools.partial(language_model_nll, model)
-    _, norm = train_step(loss, [tensors(batch)], sgd, clip)
+    mean, norm = train_step(loss, [tensors(batch)], sgd, clip)
     loss_sum, count = language_model_nll(before, *tensors(batch))
+    assert mean.item() == pytest.approx((loss_sum / count).item(), rel=1e-12)
     (loss_sum / count).backward()
     length = math.sqrt(sum(p.grad.square().sum() for p in before.parameters()))
     assert norm.item() == pytest.approx(length, rel=1e-9) and length > 1

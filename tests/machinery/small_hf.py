@@ -5,7 +5,7 @@ import json
 import torch
 
 SIZES = dict(
-    vocab_size=50, hidden_size=24, num_hidden_layers=4, num_attention_heads=3,
+    vocab_size=50, hidden_size=24, num_hidden_layers=4, num_attention_heads=4,
     intermediate_size=40, max_position_embeddings=20,
 )  # fmt: skip
 MARKS = dict(pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2)
@@ -21,7 +21,7 @@ def small_model(transformers, kind, **changes):
         model = t.BertForMaskedLM(t.BertConfig(**SIZES | changes))
     elif kind == "gpt2":
         config = t.GPT2Config(
-            vocab_size=50, n_embd=24, n_layer=4, n_head=3, n_positions=20, n_inner=40,
+            vocab_size=50, n_embd=24, n_layer=4, n_head=4, n_positions=20, n_inner=40,
             bos_token_id=0, eos_token_id=0, **changes,
         )  # fmt: skip
         model = t.GPT2LMHeadModel(config)

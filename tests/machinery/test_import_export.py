@@ -39,45 +39,31 @@ def shaken(module):
     return module.eval()
 
 
-def make_run(folder, family, objective=None, tokenizer=TOKENIZER, head=True, **tuned):
+def make_run(folder, family, objective=None, tokenizer=TOKENIZER, **tuned):
     """A run with random weights: pretrained, or fine-tuned with `pooling` and `attention`."""
     made, shape = FAMILIES[family]
-    shape = shape(tokenizer.vocab_size, 30, 24, 4, 3, 40)
+    shape = shape(tokenizer.vocab_size, 30, 24, 4, 4, 40)
     if family == "modernbert":
         shape = replace(shape, local_window=4)  # so that it matters in a short text
-    if not head:
-        shape = replace(shape, head=False)
-    model = made(shape)
-    if tuned:
-        model = Classifier(model, 3, tuned["pooling"])
+    model = shaken(Classifier(made(shape), 3, tuned["pooling"]) if tuned else made(shape))
     facts = dict(kind="finetune" if tuned else "pretrain", family=family, model=asdict(shape))
-    facts |= (
-        dict(flags=tuned, classes=["a", "b", "c"])
-        if tuned
-        else dict(flags=dict(objective=objective))
-    )
-    return save(Run(folder), facts, shaken(model), tokenizer), model
-
-
-def save(run, facts, model, tokenizer):
+    facts |= dict(flags=tuned or dict(objective=objective), classes=["a", "b", "c"])
+    if not tuned:
+        del facts["classes"]
+    run = Run(folder)
     run.claim(resume=False)
     run.create(facts, tokenizer)
     spent = dict(tokens=0, targets=0, seconds=0.0)
     checkpoint.save(run.folder, 1, spent, model=model.state_dict())
     run.release()
-    return run
+    return run, model
 
 
-EXPORTS = [
-    ("ours", "causal", "CausalLM"),
-    ("ours", "hybrid", "CausalLM"),
-    ("ours", "masked", "CausalLM"),  # bidirectional all the same
-    ("gpt2", "causal", "CausalLM"),
-    ("bert", "masked", "MaskedLM"),
-    ("bert", "causal", "CausalLM"),
-    ("modernbert", "masked", "MaskedLM"),
-    ("modernbert", "causal", "CausalLM"),
-]
+EXPORTS = [  # a "CausalLM" may well be bidirectional
+    ("ours", "causal", "CausalLM"), ("ours", "hybrid", "CausalLM"), ("ours", "masked", "CausalLM"),
+    ("gpt2", "causal", "CausalLM"), ("bert", "masked", "MaskedLM"), ("bert", "causal", "CausalLM"),
+    ("modernbert", "masked", "MaskedLM"), ("modernbert", "causal", "CausalLM"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("family", "objective", "opens"), EXPORTS)
