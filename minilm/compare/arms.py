@@ -36,6 +36,7 @@ class Bench:
     text: PreparedText
     shape: ModelConfig
     size: str
+    compile: bool | None
     batch_size: int
     machine: Machine
     swaps: Swaps
@@ -71,7 +72,7 @@ class ArmPretraining(Pretraining):
         config = PretrainConfig(
             objective="hybrid" if len(arm.reads) > 1 else arm.reads[0], size=bench.size,
             steps=steps, batch_size=bench.batch_size, learning_rate=rate, seed=seed,
-            shift=arm.shift, mask_rate=MASK_RATE, evaluations=PLACES, **shape,
+            shift=arm.shift, mask_rate=MASK_RATE, evaluations=PLACES, compile=bench.compile, **shape,
         ).with_defaults()  # fmt: skip
         windows = Windows(bench.text.train, bench.shape.max_length, seed)
         super().__init__(self.model, config, windows, bench.text.tokenizer, bench.machine)

@@ -64,7 +64,8 @@ class Experiment:
         self.sizes = [n for n in CURVE if n in fits and n != options.labels]
         self.grammar = outcomes.read_blimp(options.blimp, text.tokenizer, length)
         swaps = outcomes.make_swaps(text.valid, options.pairs, text.tokenizer.special)
-        self.bench = arms.Bench(text, shape, options.size, batch_size, machine, swaps)
+        how = options.size, options.compile, batch_size, machine, swaps
+        self.bench = arms.Bench(text, shape, *how)
         sums = [checksum(text.train), checksum(task.train)]
         if old:
             if run.config["checksums"] != sums:

@@ -207,7 +207,7 @@ def test_equal_budgets_are_equal(toy):
     text = pretraining.PreparedText(tokenizer, tokens, tokens[:500], 5.0)
     swaps = outcomes.make_swaps(tokens, 10, tokenizer.special)
     machine = Machine(torch.device("cpu"))
-    bench = pretraining.Bench(text, shape, "tiny", 4, machine, swaps)
+    bench = pretraining.Bench(text, shape, "tiny", None, 4, machine, swaps)
     every = [arm(name) for name in ("scratch", "causal", "masked", "sparse-causal")]
     steps = {kind: pretraining.budgets(bench, every, 600, kind)
              for kind in ("tokens", "targets", "flops", "seconds")}  # fmt: skip
