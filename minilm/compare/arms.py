@@ -71,8 +71,8 @@ class ArmPretraining(Pretraining):
         shape = {k: v for k, v in asdict(bench.shape).items() if k != "dropout"}
         config = PretrainConfig(
             objective="hybrid" if len(arm.reads) > 1 else arm.reads[0], size=bench.size,
-            steps=steps, batch_size=bench.batch_size, learning_rate=rate, seed=seed,
-            shift=arm.shift, mask_rate=MASK_RATE, evaluations=PLACES, compile=bench.compile, **shape,
+            steps=steps, batch_size=bench.batch_size, learning_rate=rate, compile=bench.compile,
+            seed=seed, shift=arm.shift, mask_rate=MASK_RATE, evaluations=PLACES, **shape,
         ).with_defaults()  # fmt: skip
         windows = Windows(bench.text.train, bench.shape.max_length, seed)
         super().__init__(self.model, config, windows, bench.text.tokenizer, bench.machine)

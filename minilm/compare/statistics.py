@@ -59,8 +59,10 @@ def crossed(tables: np.ndarray, arms: int) -> tuple[np.ndarray, np.ndarray, np.n
     row = S * ((tables.mean(-2) - mean[..., None]) ** 2).sum(-1)
     noise = ((tables - mean[..., None, None]) ** 2).sum((-2, -1)) - seed - row
     noise = np.maximum(noise, 0) / ((S - 1) * max(N - 1, 1))
-    # Rows that all agree still leave room for one in N that would not.
-    seed, row = seed / (S - 1), np.maximum(row / max(N - 1, 1), 1 / N)
+    # Rows that all agree still leave room for one in N that differs, by the largest value here.
+    largest = np.abs(tables).max((-3, -2, -1))[..., None]  # (..., 1)
+    least = np.where(largest > 0, largest, 1.0) ** 2 / N
+    seed, row = seed / (S - 1), np.maximum(row / max(N - 1, 1), least)
     ratios = np.where(noise > 1e-9, seed / np.maximum(noise, 1e-9), 0.0)
     ratio = ratios.sum(-1) / np.maximum((noise > 1e-9).sum(-1), 1)  # (...)
     seed = np.maximum(seed, np.maximum(ratio, 1.0)[..., None] * noise)
