@@ -1,4 +1,5 @@
-"""Fine-tune pretrained weights into a classifier: train, validate, adjust, repeat, then test."""
+"""Fine-tune pretrained weights to label texts or words, to answer, to translate: train, validate,
+adjust, repeat, then test."""
 
 from minilm.cli.flags import entry_point, parse_flags
 from minilm.cli.options import FinetuneConfig
@@ -20,28 +21,28 @@ def finetune(config: FinetuneConfig):
     from minilm.huggingface.folders import pretrained_run
     from minilm.optim import make_optimizers
     from minilm.runs import checkpoint, loop
-    from minilm.runs.classify import Classify
     from minilm.runs.device import choose_machine
     from minilm.runs.run import Run, make_model, newest_run
+    from minilm.runs.task import task_class
     from minilm.training import Plan
 
     # 1. Load: the pretrained run, the labelled data, and the run that learns from both.
     machine = choose_machine(config.device, config.precision)
-    pretrained = pretrained_run(config.pretrained or newest_run("pretrain"))
     run, config = scripts.open_run(config, "finetune", machine)
+    pretrained = pretrained_run(config.pretrained or newest_run("pretrain"))
     if not config.from_scratch:
         checkpoint.best(pretrained.folder)  # says so at once where there is none
     length = config.max_length or pretrained.model_config().max_length
     config = dataclasses.replace(config, max_length=length, pretrained=str(pretrained.folder))
     shape = pretrained.model_config(max_length=length, dropout=config.dropout)
     family, tokenizer = pretrained.config["family"], pretrained.tokenizer
-    task = Classify(config, tokenizer)
+    task = task_class(config.task)(config, tokenizer)
     scripts.write_down(run, config, "finetune", shape, tokenizer, machine, family=family,
                        examples=task.examples, classes=task.classes)  # fmt: skip
     print(f"{task}\nrun: {run.folder}, weights of {pretrained.folder}, {machine.why}", flush=True)
 
     # 2. and 3. Train on labelled data; evaluate on validation after every epoch; keep the best.
-    def train_and_validate(config: FinetuneConfig, run: Run) -> dict:
+    def train_and_validate(config: FinetuneConfig, run: Run, task=task) -> dict:
         """Train as `config` says, into `run`. Returns what it spent."""
         if config.from_scratch:
             transformer = make_model(shape, config.seed, family)
@@ -67,7 +68,7 @@ def finetune(config: FinetuneConfig):
             return loop.share_out(task.batch(step), machine, config.accumulate)
 
         def evaluate() -> tuple[float, dict]:
-            """The share of validation texts that is wrong, and all that was measured."""
+            """How far validation is from perfect, and all that was measured."""
             with eager():
                 return task.evaluate(loss.refresh(), "valid")
 
@@ -87,15 +88,15 @@ def finetune(config: FinetuneConfig):
     else:
         spent = train_and_validate(config, run)
 
-    # 5. Test once, beside the same network from random weights and a bag of tokens.
+    # 5. Test once, beside networks that lack something, and simpler means.
     rows = {"these weights": task.test(run.classifier()[0].to(machine.device))}
-    if task.wants_scratch:
-        control = Run(run.folder / "from-scratch")
+    for name, folder, from_scratch, other in task.controls():
+        control = Run(run.folder / folder)
         control.folder.mkdir(exist_ok=True)
-        train_and_validate(dataclasses.replace(config, from_scratch=True), control)
-        model = task.model(make_model(shape, 0, family)).to(machine.device)
+        train_and_validate(dataclasses.replace(config, from_scratch=from_scratch), control, other)
+        model = other.model(make_model(shape, 0, family)).to(machine.device)
         model.load_state_dict(checkpoint.best(control.folder).read("model"))
-        rows["the same network from random weights"] = task.test(model)
+        rows[name] = other.test(model)
         checkpoint.delete_after(control.folder, -1)
     if config.baselines != "none":
         rows |= task.baselines()

@@ -13,10 +13,9 @@ def pretrain(config: PretrainConfig):
     from minilm.corpora.tokens import prepare
     from minilm.data import Windows, evaluation_windows
     from minilm.huggingface.folders import pretrained_run
-    from minilm.model import training_flops
     from minilm.runs import loop
     from minilm.runs.device import choose_machine
-    from minilm.runs.estimate import estimate
+    from minilm.runs.estimate import estimate, training_flops
     from minilm.runs.pretraining import Pretraining
     from minilm.runs.run import make_model
     from minilm.runs.samples import show_language_model

@@ -2,7 +2,7 @@
 fine-tuning with the same weights. Start with `objectives.py` and `model.py`.
 
 The three functions are the Python interface; importing minilm imports nothing else yet, for torch
-takes seconds to load. What the loaded models can do: `api.py`.
+takes seconds to load. What the loaded models can do: `cli/api.py`.
 """
 
 __version__ = "0.1.0"
@@ -11,14 +11,14 @@ __all__ = ["finetune", "load", "pretrain"]
 
 def load(run: str, device: str = "auto"):
     """Open a run folder, or "hf:FOLDER" with weights of Hugging Face's: a LanguageModel, or of a
-    fine-tuning run a Classifier. It uses the run's best checkpoint, in float32.
+    fine-tuning run a Classifier or a TaskModel. It uses the run's best checkpoint, in float32.
 
     >>> load("runs/pretrain-1"), load("runs/finetune-1")
     (LanguageModel('runs/pretrain-1'), Classifier('runs/finetune-1'))
 
     Raises UserError, in one line, where there is no such run, device or whole checkpoint.
     """
-    from minilm import api
+    from minilm.cli import api
     from minilm.config import UserError
 
     config = api.open_run(run).config

@@ -1,15 +1,13 @@
 """The shape of a Transformer, the named sizes, and the two errors that end a command in one line.
 
-This page imports neither torch nor numpy, so that `--help` answers at once.
-"""
+This page imports neither torch nor numpy, so that `--help` answers at once."""
 
 from dataclasses import dataclass
 
 
 class UserError(Exception):
-    """Something that a person can put right. Its text is one line: what, where, and what to do.
-
-    The scripts print that line and exit with `status`."""
+    """Something that a person can put right. Its text is one line: where, what, and what to do. The
+    scripts print that line and exit with `status`."""
 
     status = 2
 
@@ -22,10 +20,7 @@ class NonFiniteError(UserError):
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a Transformer.
-
-    Raises UserError where the numbers do not fit together.
-    """
+    """The shape of a Transformer. Raises UserError where the numbers do not fit together."""
 
     vocab_size: int
     max_length: int  # tokens in a window
@@ -56,16 +51,10 @@ class ModelConfig:
 
 # What `--size` stands for. Every entry can be changed by its own flag.
 SIZES: dict[str, dict] = {
-    "tiny": dict(
-        d_model=128, n_layers=4, n_heads=4, d_ff=512, vocab_size=4096, max_length=128,
-        batch_size=32, steps=500, learning_rate=7e-3,
-    ),
-    "small": dict(
-        d_model=256, n_layers=6, n_heads=4, d_ff=1024, vocab_size=8192, max_length=256,
-        batch_size=32, steps=8000, learning_rate=5e-3,
-    ),
-    "base": dict(
-        d_model=384, n_layers=12, n_heads=6, d_ff=1536, vocab_size=16384, max_length=256,
-        batch_size=64, steps=30000, learning_rate=3e-3,
-    ),
+    "tiny": dict(d_model=128, n_layers=4, n_heads=4, d_ff=512, vocab_size=4096, max_length=128,
+                 batch_size=32, steps=500, learning_rate=7e-3),
+    "small": dict(d_model=256, n_layers=6, n_heads=4, d_ff=1024, vocab_size=8192, max_length=256,
+                  batch_size=32, steps=8000, learning_rate=5e-3),
+    "base": dict(d_model=384, n_layers=12, n_heads=6, d_ff=1536, vocab_size=16384, max_length=256,
+                 batch_size=64, steps=30000, learning_rate=3e-3),
 }  # fmt: skip

@@ -8,10 +8,8 @@ import numpy as np
 from minilm.config import UserError
 from minilm.tokenizer import SpecialTokens
 
-PURPOSES = (
-    "windows", "masks", "dropout", "validation", "labels", "batches", "sample", "resample",
-    "evaluation masks",
-)  # fmt: skip
+PURPOSES = ("windows", "masks", "dropout", "validation", "labels", "batches", "sample", "resample",
+            "evaluation masks")  # fmt: skip
 
 
 def draws(seed: int, step: int, purpose: str) -> np.random.Generator:
@@ -21,18 +19,14 @@ def draws(seed: int, step: int, purpose: str) -> np.random.Generator:
 
 
 class Windows:
-    """Windows of `length` + 1 tokens in a random order, each once an epoch.
-
-    Which windows make up the batch of a step is a function of (seed, step, batch_size) alone.
-    Raises UserError where the text (N,) is shorter than one window.
-    """
+    """Windows of `length` + 1 tokens in a random order, each once an epoch. The batch of a step is
+    a function of (seed, step, batch_size) alone. Raises UserError where the text (N,) is shorter
+    than one window."""
 
     def __init__(self, tokens: np.ndarray, length: int, seed: int):
         if len(tokens) <= length:
-            raise UserError(
-                f"the text has {len(tokens)} tokens, fewer than one window of {length} and the "
-                f"token after it: give more text or a smaller --max-length"
-            )
+            have = f"the text has {len(tokens)} tokens, fewer than a window of {length + 1}"
+            raise UserError(f"{have}: give more text or a smaller --max-length")
         self.tokens, self.length, self.seed = tokens, length, seed
         self.per_epoch = max(1, (len(tokens) - 1) // length - 1)
 
@@ -42,8 +36,8 @@ class Windows:
         return np.stack([self._window(*divmod(index, self.per_epoch)) for index in indices])
 
     def _window(self, epoch: int, index: int) -> np.ndarray:
-        # Each epoch cuts the text at other places: its windows lie side by side from `offset` on,
-        # and what they leave free before and after is less than two windows.
+        # Each epoch cuts the text at other places: its windows lie side by side from an offset on,
+        # and together leave out less than two windows of text, before and after them.
         offset, order = _epoch_order(self.seed, epoch, self.per_epoch)
         spare = len(self.tokens) - self.per_epoch * self.length - 1
         start = offset % (spare + 1) + order[index] * self.length
@@ -60,30 +54,24 @@ def evaluation_windows(tokens: np.ndarray, length: int, most: int = 256) -> list
     """A validation text (N,) cut into windows side by side, of which every token but the first is
     once a target: an array (n, length + 1) and, if tokens are left, one of a last, shorter window
     (1, t + 1), both int64. Where there are more than `most` windows, that many evenly spaced ones.
-
-    Raises UserError where the text has no token to predict.
-    """
+    Raises UserError where the text has no token to predict."""
     if len(tokens) < 2:
         raise UserError(f"the validation part has {len(tokens)} tokens: give more text")
     whole = (len(tokens) - 1) // length
-    n = min(whole, most)
+    rest, n = tokens[whole * length :], min(whole, most)
     starts = np.arange(n) * whole // max(n, 1) * length
     parts = [tokens[start : start + length + 1] for start in starts]
     windows = [np.stack(parts).astype(np.int64)] if parts else []
-    rest = tokens[whole * length :]
     if len(rest) > 1 and whole < most:
         windows.append(np.asarray(rest, dtype=np.int64)[None])
     return windows
 
 
 def frame(tokens: np.ndarray, max_length: int, special: SpecialTokens) -> np.ndarray:
-    """A text's tokens as pretraining saw documents, between two <doc>: (T <= max_length,) uint16.
-
-    Of a text that is too long the head and the tail stay, one to three: reviews end with their
-    verdict (Sun et al. 2019, arXiv 1905.05583, section 5.3.1).
-    """
-    room = max_length - 2
-    if len(tokens) > room:
+    """A text's tokens (N,) as pretraining saw documents, between two <doc>: (T <= max_length,)
+    uint16. A text that is too long keeps its head and its tail, one token to three: reviews end
+    with their verdict (Sun et al. 2019, arXiv 1905.05583, section 5.3.1)."""
+    if len(tokens) > (room := max_length - 2):
         head = room // 4
         tokens = np.concatenate([tokens[:head], tokens[len(tokens) - (room - head) :]])
     return np.concatenate([[special.bos], tokens, [special.eos]]).astype(np.uint16)
@@ -98,26 +86,20 @@ def pad(
     model's max_length: for each size of a product in bfloat16 the CPU's library builds and keeps
     code, so a few sizes are better than many."""
     lengths = np.array([len(text) for text in texts])
-    longest = lengths.max()
-    rounded = -(-longest // multiple) * multiple
-    width = rounded if most is None else max(longest, min(rounded, most))
-    is_real = np.arange(width) < lengths[:, None]
+    T = -(-lengths.max() // multiple) * multiple
+    T = T if most is None else max(lengths.max(), min(T, most))
+    is_real = np.arange(T) < lengths[:, None]
     tokens = np.full(is_real.shape, pad_id, dtype=np.int64)
     tokens[is_real] = np.concatenate(texts)
     return tokens, is_real
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The indices of each batch of an epoch: random, but texts of like length together.
-
-    Random texts in groups of 50 batches are sorted by length and cut into batches, and the batches
-    shuffled: little is computed on padding, and yet the batches differ in every epoch.
-
-    lengths (N,), in tokens.
-    """
+    """The indices of each batch of an epoch, for texts of these lengths (N,) in tokens. Random
+    groups of 50 batches are sorted by length and cut into batches, and these are shuffled: little
+    is computed on padding, and yet the batches differ in every epoch."""
     rng = draws(seed, epoch, "batches")
-    order = rng.permutation(len(lengths))
-    batches = []
+    order, batches = rng.permutation(len(lengths)), []
     for start in range(0, len(order), 50 * batch_size):
         group = order[start : start + 50 * batch_size]
         group = group[np.argsort(lengths[group], kind="stable")]

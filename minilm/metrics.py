@@ -2,14 +2,12 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 
 from minilm.config import NonFiniteError
-from minilm.data import pad
-from minilm.heads import Classifier
 from minilm.model import Transformer
 from minilm.objectives import IGNORE, Batch, token_nll
 
@@ -65,7 +63,7 @@ def wilson_interval(right: int, n: int) -> tuple[float, float]:
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error (Guo et al. 2017, arXiv 1706.04599, eq. 3):
-    Σ_m |B_m| / n · |accuracy(B_m) - confidence(B_m)|, where B_m are the texts whose likeliest label
+    Σ_m |B_m| / N · |accuracy(B_m) - confidence(B_m)|, where B_m are the texts whose likeliest label
     has a probability in ((m - 1) / bins, m / bins]. probabilities (N, C), labels (N,)."""
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     m = np.ceil(confidence * bins).astype(int)  # (N,)
@@ -83,9 +81,9 @@ def evaluate_language_model(
     model: Transformer, batches: Iterable[dict[str, Batch]], token_bytes: list[bytes] | None = None
 ) -> dict[str, float]:
     """The loss on validation text in nats a target, "causal_loss" and "masked_loss" (whichever the
-    batches have); "masked_accuracy", the share of masked tokens that were the first choice; and,
-    where token_bytes says which bytes each token stands for, "bits_per_byte" (causal). Sums over
-    all batches and divides once. Raises NonFiniteError where a value is not finite."""
+    batches have); "masked_accuracy", the share of masked tokens that the model finds likeliest;
+    and, where token_bytes has the bytes of each token, "bits_per_byte" (causal). Sums over all
+    batches and divides once. Raises NonFiniteError where a value is not finite."""
     model.eval()
     nats, count, right, n_bytes = Counter(), Counter(), 0, 0
     lengths = np.array([len(piece) for piece in token_bytes or ()])
@@ -106,45 +104,3 @@ def evaluate_language_model(
     if not all(map(math.isfinite, values.values())):
         raise NonFiniteError("the validation loss is not finite: try a lower --learning-rate")
     return values
-
-
-@torch.inference_mode()
-def label_log_probabilities(
-    classifier: Classifier, texts: Sequence[np.ndarray], causal: bool, pad_id=0, batch_size=64
-) -> np.ndarray:
-    """log P(y | w_1 … w_n; θ) of each text, an array of token ids: (N, C), in the texts' order."""
-    classifier.eval()
-    device, most = classifier.head.weight.device, classifier.transformer.config.max_length
-    found = np.zeros((len(texts), classifier.head.out_features), dtype=np.float32)
-    order = np.argsort([len(text) for text in texts], kind="stable")  # little padding in a batch
-    for rows in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
-        batch = pad([texts[row] for row in rows], pad_id, most=most)
-        logits = classifier(*(torch.as_tensor(a, device=device) for a in batch), causal)
-        found[rows] = logits.float().log_softmax(-1).cpu().numpy()
-    return found
-
-
-def label_probabilities(classifier: Classifier, texts: Sequence[np.ndarray], causal: bool, **how):
-    """P(y | w_1 … w_n; θ), (N, C): `label_log_probabilities`, exponentiated."""
-    return np.exp(label_log_probabilities(classifier, texts, causal, **how))
-
-
-def report(confusion: np.ndarray, classes: Sequence[str], most: int = 30) -> str:
-    """For people to read: accuracy with its interval, macro F1, each label's scores; with up to
-    `most` labels the confusion matrix, with more the ten most confused pairs."""
-    n, few = int(confusion.sum()), len(classes) <= most
-    low, high = (100 * bound for bound in wilson_interval(np.trace(confusion), n))
-    width, cell = max(map(len, classes)), len(f"{confusion.max()}") + 2
-    lines = [f"accuracy {100 * accuracy(confusion):.1f} % (95 % interval {low:.1f} to {high:.1f}, "
-             f"{n:,} texts), macro F1 {100 * macro_f1(confusion):.1f} %"]  # fmt: skip
-    lines.append(f"{'':{width}}  precision  recall     F1" + "   (true, predicted) counts" * few)
-    for name, scores, row in zip(classes, precision_recall_f1(confusion), confusion, strict=True):
-        shares = "  ".join(f"{100 * score:5.1f} %" for score in scores)
-        counts = "".join(f"{count:{cell}}" for count in row) if few else ""
-        lines.append(f"{name:{width}}    {shares}{counts}")
-    wrong = confusion * (1 - np.eye(len(classes), dtype=int))
-    pairs = [] if few else np.argsort(-wrong, axis=None, kind="stable")[:10]
-    for pair in (pair for pair in pairs if wrong.flat[pair]):
-        true, predicted = (classes[i] for i in divmod(pair, len(classes)))
-        lines.append(f"{wrong.flat[pair]} x {true} taken for {predicted}")
-    return "\n".join(lines)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from minilm.config import ModelConfig, UserError
 
 EPSILON = 1e-5  # keeps layer norm from dividing by zero
-FAR = -1e30  # the score of a hidden key; finite, so that a row of hidden keys is no NaN
+FAR = -1e30  # the score of a masked key; finite, so that a row of masked keys is no NaN
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -30,11 +30,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
         softmax(Q Kᵀ / √d) V
 
-    where a score counts only if its position may see its key.
-
     q (B, H, T, d); k, v (B, H, S, d); mask bool, True where position t may see key s, broadcasts
-    to (B, H, T, S), or None where all may see all. Returns (B, H, T, d).
-    """
+    to (B, H, T, S), or None where all may see all. Returns (B, H, T, d)."""
     scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)  # (B, H, T, S)
     if mask is not None:
         scores = scores.masked_fill(~mask, FAR)
@@ -47,28 +44,28 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
         (a, b) -> (a cos - b sin, a sin + b cos)
 
-    x (B, T, H, d); cos, sin (T, 1, d/2). Returns x's shape.
-    """
+    x (B, T, H, d); cos, sin (T, 1, d/2). Returns x's shape."""
     a, b = x.chunk(2, dim=-1)  # (B, T, H, d/2) each
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
 
 
 def visibility(
-    length: int,
-    start: int,
-    causal: bool,
-    is_real: Tensor | None = None,
-    device: torch.device | None = None,
-) -> Tensor | None:
-    """Which position may see which: positions start .. start + length look at 0 .. start + length.
+    length: int, start: int, causal: bool, is_real: Tensor | None = None,
+    device: torch.device | None = None, prefix: Tensor | None = None,
+) -> Tensor | None:  # fmt: skip
+    """The attention mask of positions start .. start + length over keys 0 .. start + length.
 
-    Causal: position t sees keys s <= t. Padding is seen by no one. Returns the bool mask that
-    `attention` takes, (1 or B, 1, length, start + length), or None where all may see all.
-    """
+    Causal: position t may see keys s <= t and, with a prefix (B,), also s < prefix: every position
+    sees all of the text to translate, and of its translation only what stands before. No position
+    sees padding, where is_real (B, T) is False. Returns the bool mask that `attention` takes,
+    (1 or B, 1, length, start + length), or None where all may see all."""
     mask = None
     if causal and length > 1:
         ones = torch.ones(length, start + length, dtype=torch.bool, device=device)
         mask = ones.tril(start)[None, None]
+        if prefix is not None:
+            keys = torch.arange(start + length, device=device)
+            mask = mask | (keys < prefix[:, None, None, None])
     if is_real is not None:
         padding = is_real[:, None, None, :]  # (B, 1, 1, T)
         mask = padding if mask is None else mask & padding
@@ -89,8 +86,7 @@ class KeyValueCache:
             room = (*k.shape[:2], self.max_length, k.shape[3])
             self.keys, self.values = k.new_empty(room), v.new_empty(room)
         end = self.length + k.shape[2]
-        self.keys[:, :, self.length : end] = k
-        self.values[:, :, self.length : end] = v
+        self.keys[:, :, self.length : end], self.values[:, :, self.length : end] = k, v
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
@@ -109,7 +105,7 @@ class LayerNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Each position asks (q) all visible positions (k) and gathers what they hold (v)."""
+    """Each position compares its query with the keys that it may see, and mixes their values."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -167,9 +163,7 @@ class Transformer(nn.Module):
     """Tokens in, one hidden state a position out; `logits` turns hidden states into scores.
 
     The initial weights are a function of (config, seed) alone. `attend` and `visibility` are the
-    functions above; whoever has faster ones puts them in their place. A subclass may have another
-    `block`.
-    """
+    functions above unless someone puts faster ones in their place. A subclass may set `block`."""
 
     block = Block
 
@@ -197,8 +191,7 @@ class Transformer(nn.Module):
         """Draw the weights. A sub-layer that starts as zero lets the first steps train the
         embedding alone and keeps depth harmless (Zhang et al. 2019, arXiv 1901.09321). The small
         embedding keeps a token from predicting itself, so that the first loss is ln V."""
-        generator = torch.Generator().manual_seed(seed)
-        width = self.config.d_model
+        generator, width = torch.Generator().manual_seed(seed), self.config.d_model
         for name, parameter in self.named_parameters():
             if name.endswith(("out.weight", "down.weight", "bias")):
                 parameter.zero_()
@@ -212,19 +205,16 @@ class Transformer(nn.Module):
         return self.embedding(tokens)
 
     def forward(
-        self,
-        tokens: Tensor,
-        causal: bool,
-        is_real: Tensor | None = None,
-        cache: list[KeyValueCache] | None = None,
-    ) -> Tensor:
-        """tokens (B, T); is_real (B, T), True where a token is no padding, None where all are real.
-        With a cache (`new_cache`), tokens continue what it holds. Returns hidden (B, T, D).
-        Raises UserError where they are more than max_length."""
+        self, tokens: Tensor, causal: bool, is_real: Tensor | None = None,
+        cache: list[KeyValueCache] | None = None, prefix: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """tokens (B, T); causal, is_real (B, T) and prefix (B,) as in `visibility`. With a cache
+        (`new_cache`), tokens continue what it holds. Returns hidden (B, T, D). Raises UserError
+        where there are more tokens than max_length."""
         T, start = tokens.shape[1], cache[0].length if cache else 0
         if start + T > self.config.max_length:
             raise UserError(f"{start + T} tokens do not fit the window of {self.config.max_length}")
-        mask = self.visibility(T, start, causal, is_real, tokens.device)
+        mask = self.visibility(T, start, causal, is_real, tokens.device, prefix=prefix)
         rotation = self.cos[start : start + T], self.sin[start : start + T]
         x = self.dropout(self.embed(tokens, start))  # (B, T, D)
         for i, block in enumerate(self.blocks):
@@ -232,21 +222,11 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """A score for every token of the vocabulary: hidden · Eᵀ. hidden (N, D). Returns (N, V).
-
-        Give it only the positions that have a target: at 15 % masking, this product over all
-        positions would be most of a small model's work."""
+        """A score for every token of the vocabulary: hidden · Eᵀ. hidden (N, D), only the positions
+        that have a target: over all positions, it would be most of a small model's work. Returns
+        (N, V)."""
         return F.linear(hidden, self.embedding.weight)
 
     def new_cache(self) -> list[KeyValueCache]:
         """An empty cache, one entry a layer."""
         return [KeyValueCache(self.config.max_length) for _ in self.blocks]
-
-
-def training_flops(config: ModelConfig, tokens: int, targets: int, length: int) -> float:
-    """The floating-point operations that the formulas need to train on `tokens` positions in
-    windows of `length`, of which `targets` are predicted (Kaplan et al. 2020, arXiv 2001.08361,
-    section 2.1): two a weight and position forward, twice that backward."""
-    D = config.d_model
-    a_layer = 4 * D * D + 2 * D * config.d_ff + 2 * length * D  # qkv, out; up, down; QKᵀ, PV
-    return 6.0 * (tokens * config.n_layers * a_layer + targets * config.vocab_size * D)

@@ -18,8 +18,7 @@ def orthogonalise(G: Tensor) -> Tensor:
 
     takes every singular value but the smallest to about 1 (0.7 to 1.2).
 
-    G (B, m, n): B matrices at once. Returns G's shape.
-    """
+    G (B, m, n): B matrices at once. Returns G's shape."""
     a, b, c = 3.4445, -4.7750, 2.0315
     X = G / (torch.linalg.matrix_norm(G, keepdim=True) + 1e-7)
     for _ in range(5):
@@ -36,15 +35,9 @@ class Muon(torch.optim.Optimizer):
     with Nesterov's look ahead, M' = μ M + (1 - μ) G. The factor gives the update the size that
     AdamW's has (Liu et al. 2025, arXiv 2502.16982, eq. 4), so that one η and λ serve both.
 
-    Matrices of one shape are orthogonalised together. η is a group's "lr", λ its "weight_decay".
-    """
+    Matrices of one shape are orthogonalised together. η is a group's "lr", λ its "weight_decay"."""
 
-    def __init__(
-        self,
-        groups: list[dict],
-        momentum: float = 0.95,
-        orthogonalise: Callable[[Tensor], Tensor] = orthogonalise,
-    ):
+    def __init__(self, groups: list[dict], momentum=0.95, orthogonalise: Callable = orthogonalise):
         super().__init__(groups, dict(lr=1e-3, weight_decay=0.0, momentum=momentum))
         self.orthogonalise = orthogonalise
 
@@ -71,13 +64,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizers(
-    model: nn.Module,
-    name: str,
-    learning_rate: float,
-    weight_decay: float,
-    layer_decay: float = 1.0,
-    orthogonalise: Callable[[Tensor], Tensor] = orthogonalise,
-) -> list[torch.optim.Optimizer]:
+    model: nn.Module, name: str, learning_rate: float, weight_decay: float,
+    layer_decay: float = 1.0, orthogonalise: Callable[[Tensor], Tensor] = orthogonalise,
+) -> list[torch.optim.Optimizer]:  # fmt: skip
     """Optimizers that share the trainable parameters of `model` among them.
 
     "adamw": AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) for all. "muon": `Muon` for the
@@ -85,8 +74,7 @@ def make_optimizers(
 
     Matrices decay; gains and biases do not. With layer_decay < 1 each block learns by this factor
     slower than the one above it (Clark et al. 2020, arXiv 2003.10555): what lies deep is general
-    and should change least.
-    """
+    and should change least."""
     groups: dict[tuple, dict] = {}
     n_layers = sum(key.endswith("norm_2.weight") for key in model.state_dict())
     for parameter_name, parameter in model.named_parameters():
@@ -100,12 +88,8 @@ def make_optimizers(
         groups.setdefault((by_muon, peak, decay), group)["params"].append(parameter)
     rest = [group for (by_muon, *_), group in groups.items() if not by_muon]
     hidden = [group for (by_muon, *_), group in groups.items() if by_muon]
-    optimizers: list[torch.optim.Optimizer] = []
-    if rest:
-        optimizers.append(torch.optim.AdamW(rest, betas=(0.9, 0.98), fused=True))
-    if hidden:
-        optimizers.append(Muon(hidden, orthogonalise=orthogonalise))
-    return optimizers
+    optimizers = [torch.optim.AdamW(rest, betas=(0.9, 0.98), fused=True)] if rest else []
+    return optimizers + ([Muon(hidden, orthogonalise=orthogonalise)] if hidden else [])
 
 
 def _depth(parameter_name: str, n_layers: int) -> int:

@@ -1,12 +1,11 @@
 """The Transformer of model.py once more, in NumPy, with every derivative worked out by hand.
 
-Functions come in pairs. The forward one returns (output, saved), where `saved` is what the way
-back needs; the backward one takes the gradient of the loss by the output, and `saved`, and returns
+Functions come in pairs. The forward one returns (output, saved), where `saved` is what the backward
+one needs. The backward one takes the gradient of the loss by the output, and `saved`, and returns
 the gradients by the inputs. A name that begins with d is such a gradient: dx is dL/dx.
 
 Shapes: B texts, T positions, D d_model, H heads, d = D / H, F d_ff, V vocab_size, N positions
-with a target, C classes; `...` is any number of leading axes.
-"""
+with a target, C classes; `...` is any number of leading axes."""
 
 import numpy as np
 
@@ -168,17 +167,18 @@ def embedding_backward(dx: np.ndarray, saved) -> np.ndarray:
     return dweight
 
 
-def visibility(length: int, causal: bool, is_real: np.ndarray | None = None) -> np.ndarray:
+def visibility(length: int, causal: bool, is_real=None, prefix=0) -> np.ndarray:
     """-> (B or 1, 1, T, T), True at [.., i, j] where position i may see position j: where j is
-    real (is_real (B, T); None: all are) and, if causal, j <= i."""
+    real (is_real (B, T); None: all are) and, if causal, j <= i or j < prefix (B,)."""
     visible = np.ones((1, 1, length, length), dtype=bool)
-    visible = np.tril(visible) if causal else visible
+    in_prefix = np.arange(length) < np.reshape(prefix, (-1, 1, 1, 1))
+    visible = np.tril(visible) | in_prefix if causal else visible
     return visible if is_real is None else visible & is_real[:, None, None, :]
 
 
 def transformer(parameters: Parameters, config: ModelConfig, tokens, visible: np.ndarray):
     """tokens (B, T), visible (B or 1, 1, T, T) -> hidden (B, T, D). Raises UserError where the
-    config's class or the parameters (but those named "head....") are those of another net."""
+    config's class or the parameters (but those named "head....") are those of another model."""
     names = {f"blocks.{i}.{name}.weight" for i in range(config.n_layers) for name in BLOCK}
     names |= {"embedding.weight", "norm.weight"}
     odd = names ^ {name for name in parameters if not name.startswith("head.")}
@@ -259,3 +259,41 @@ def classification_loss(parameters, config, tokens, labels, is_real, pooling: st
     loss_sum, count, dpooled, dhead, dbias = output_loss(pooled, labels, *head)
     gradients = transformer_backward(np.einsum("bt,bd->btd", weights, dpooled), saved)
     return loss_sum, count, gradients | {"head.weight": dhead, "head.bias": dbias}
+
+
+def token_states(parameters, config, tokens, is_real):
+    """tokens, is_real (B, T) -> (B, T, 2D):  [h_t; h_{t-1}],  where nothing is before h_0."""
+    hidden, saved = transformer(parameters, config, tokens, visibility(len(tokens.T), 0, is_real))
+    before = np.pad(hidden[:, :-1], ((0, 0), (1, 0), (0, 0)))
+    return np.concatenate([hidden, before], axis=-1), saved
+
+
+def token_states_backward(dstates: np.ndarray, saved) -> Parameters:
+    """dstates (B, T, 2D) -> gradients: h_t stands at t and, as the state before, at t + 1."""
+    dhidden, dbefore = np.split(dstates, 2, axis=-1)
+    return transformer_backward(dhidden + np.pad(dbefore[:, 1:], ((0, 0), (0, 1), (0, 0))), saved)
+
+
+def tagging_loss(parameters, config, tokens, tags, is_real, words):
+    """tokens, is_real (B, T), tags (B, W), words (B, W, 2) -> sum of nats, count, gradients.
+    L = - Σ_i log P(y_i | w_1 .. w_n),  logits = W mean(states of tokens first <= t < end) + b."""
+    states, saved = token_states(parameters, config, tokens, is_real)
+    first, end, t = words[..., :1], words[..., 1:], np.arange(len(tokens.T))
+    weights = ((first <= t) & (t < end)) / np.maximum(end - first, 1)  # (B, W, T)
+    head = parameters["head.weight"], parameters["head.bias"]
+    loss_sum, count, dpooled, dhead, dbias = output_loss(weights @ states, tags, *head)
+    gradients = token_states_backward(weights.swapaxes(1, 2) @ dpooled, saved)
+    return loss_sum, count, gradients | {"head.weight": dhead, "head.bias": dbias}
+
+
+def answer_loss(parameters, config, tokens, spans, is_real, allowed):
+    """tokens, is_real, allowed (B, T), spans (B, 2) -> sum of nats, count, gradients.
+    L = - log P(start) - log P(end): two softmaxes over the positions that are allowed."""
+    states, saved = token_states(parameters, config, tokens, is_real)
+    scores, saved_scores = linear(states, parameters["head.weight"])  # (B, T, 2)
+    scores = np.where(allowed[..., None], scores + parameters["head.bias"], UNSEEN).swapaxes(1, 2)
+    loss_sum, saved_loss = token_nll(scores.reshape(-1, len(tokens.T)), spans.ravel())
+    dscores = token_nll_backward(saved_loss).reshape(scores.shape).swapaxes(1, 2)  # (B, T, 2)
+    dstates, dhead = linear_backward(dscores, saved_scores)
+    gradients = {"head.weight": dhead, "head.bias": dscores.sum(axis=(0, 1))}
+    return loss_sum, len(tokens), gradients | token_states_backward(dstates, saved)

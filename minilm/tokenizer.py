@@ -49,7 +49,7 @@ MAX_TOKEN_BYTES = 1 + 4 * 32  # the longest piece: a space and 32 letters of fou
 
 
 class SpecialTokens(NamedTuple):
-    """The ids that have a part of their own: padding, mask, beginning and end of a text."""
+    """The ids of padding, mask, beginning and end of a text; and which ids are its tokens."""
 
     pad: int
     mask: int | None
@@ -124,8 +124,7 @@ class Tokenizer:
     'theat'
 
     `token_bytes`: the bytes of each id. `fingerprint`: a hash of all that decides about ids.
-    Raises UserError if a merge is of tokens that do not exist yet, or its token is nothing new.
-    """
+    Raises UserError if a merge is of tokens that do not exist yet, or its token is nothing new."""
 
     def __init__(self, merges: list[Pair]):
         self.merges, self.vocab_size = merges, N_BASE + len(merges)
@@ -145,8 +144,8 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, learn: Callable = learn_merges) -> Self:
-        """Learn `vocab_size` tokens, 259 to 65,536 or else UserError; fewer if no pair is left that
-        occurs twice."""
+        """Learn a vocabulary of this size, or of less if no pair is left that occurs twice.
+        Raises UserError unless 259 <= vocab_size <= 65,536."""
         if not N_BASE <= vocab_size <= MAX_VOCAB_SIZE:
             raise UserError(f"vocab_size is {vocab_size}: give {N_BASE} to {MAX_VOCAB_SIZE}")
         return cls(learn(count_pieces(texts), vocab_size - N_BASE))

@@ -1,8 +1,7 @@
 """One training loop, for pretraining and fine-tuning: it does not know which of them runs.
 
 What is trained is a loss, `loss(*batch) -> (sum of nats, number of targets)`: a formula of
-`objectives.py` or `heads.py` bound to a model.
-"""
+`objectives.py` or `heads.py` bound to a model."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from minilm.config import NonFiniteError
 from minilm.data import draws
@@ -20,7 +20,7 @@ Loss = Callable[..., tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast."""
+    """How long and how fast: `schedule`, and what the draws depend on."""
 
     steps: int
     warmup: float  # share of the steps
@@ -30,14 +30,10 @@ class Plan:
 
 
 def train_step(
-    loss: Loss,
-    micro_batches: list[tuple],
-    optimizers: list[torch.optim.Optimizer],
-    clip: float = 1.0,
-    add_up: Callable[[list[Tensor]], None] | None = None,
-    check: bool = True,
-) -> tuple[Tensor, Tensor]:
-    """Batch, loss, backward, clip, update.
+    loss: Loss, micro_batches: list[tuple], optimizers: list[Optimizer], clip: float = 1.0,
+    add_up: Callable[[list[Tensor]], None] | None = None, check: bool = True,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Loss, backward, clip, update.
 
     The gradients of all micro-batches are summed and divided once, by the number of targets in all
     of them, so that the result does not depend on how a batch is cut up. Where several processes
@@ -45,8 +41,7 @@ def train_step(
 
     Returns the mean loss in nats a target, and the norm of its gradient before clipping. Raises
     NonFiniteError, before any weight changes, where one of them is not finite; `check=False`
-    leaves that to the caller, who then need not wait for the device at every step.
-    """
+    leaves that to the caller, who then need not wait for the device at every step."""
     sums = 0.0
     for batch in micro_batches:
         loss_sum, count = loss(*batch)
@@ -56,12 +51,12 @@ def train_step(
     gradients = [p.grad for p in parameters if p.grad is not None]
     if add_up:
         add_up([sums, *gradients])
-    loss_sum, count = sums
+    loss_sum, count = sums[0], sums[1].clamp(min=1)
     for gradient in gradients:
-        gradient /= count.clamp(min=1)
+        gradient /= count
     norm = nn.utils.clip_grad_norm_(parameters, clip)  # min(1, clip / |g|) · g
-    mean = loss_sum / count.clamp(min=1)
-    if check and not (math.isfinite(mean.item()) and math.isfinite(norm.item())):
+    mean = loss_sum / count
+    if check and not math.isfinite(mean.item() + norm.item()):
         raise NonFiniteError(
             f"the loss is {mean.item()} and the gradient's norm {norm.item()}; the weights were "
             f"left as they were. Try a lower --learning-rate, or --precision float32"
@@ -73,23 +68,16 @@ def train_step(
 
 
 def train(
-    model: nn.Module,
-    loss: Loss,
-    batch: Callable[[int], list[tuple]],
-    optimizers: list[torch.optim.Optimizer],
-    plan: Plan,
-    start: int = 0,
-    rank: int = 0,
-    **how,
-) -> Iterator[tuple[int, Tensor]]:
+    model: nn.Module, loss: Loss, batch: Callable[[int], list[tuple]], optimizers: list[Optimizer],
+    plan: Plan, start: int = 0, rank: int = 0, **how,
+) -> Iterator[tuple[int, Tensor]]:  # fmt: skip
     """The loop: yields (step, mean loss) after each update, from start + 1 to plan.steps.
 
     batch(step) gives the micro-batches of a step. Dropout is drawn from (seed, step) and, where
-    several processes share a batch, from the `rank` of this one. `how`: see `train_step`.
-    """
+    several processes share a batch, from the `rank` of this one. `how`: as in `train_step`, which
+    raises NonFiniteError."""
     for step in range(start, plan.steps):
-        share = schedule(step, plan.steps, plan.warmup, plan.cooldown)
-        set_learning_rates(optimizers, share)
+        set_learning_rates(optimizers, schedule(step, plan.steps, plan.warmup, plan.cooldown))
         torch.manual_seed(int(draws(plan.seed + rank, step, "dropout").integers(2**63)))
         model.train()
         mean, _ = train_step(loss, batch(step), optimizers, plan.clip, **how)

@@ -6,7 +6,6 @@ torch takes seconds to load.
 
 import argparse
 import contextlib
-import difflib
 import importlib
 import math
 import sys
@@ -33,12 +32,9 @@ def run_command(argv: list[str]) -> None:
         epilog="\n".join(f"  {name:10}{doc.split(': ')[0]}" for name, doc in descriptions.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", metavar="COMMAND", help="one of those below")
+    help = "one of those below"
+    parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help=help)
     name = parser.parse_args(argv[:1]).command
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}"
-        raise UserError(f"unknown command {name}: {hint}")
     COMMANDS[name](Parser(prog=f"{parser.prog} {name}", description=descriptions[name]), argv[1:])
 
 
@@ -66,7 +62,8 @@ def generate(parser: Parser, argv: list[str]) -> None:
     args = vars(add_device(parser).parse_args(argv))
     model = _load(args.pop("run"), args.pop("device"), "generate")
     if (n := len(model.tokenizer.encode(args["prompt"]))) > model.max_length - 1:
-        note(f"of the prompt's {n} tokens the last {model.max_length - 1} are seen")
+        print(f"note: of the prompt's {n} tokens the last {model.max_length - 1} are seen",
+              file=sys.stderr)  # fmt: skip
     pieces = model.generate(**args, stream=True)
     print(printable(args["prompt"]), end="", flush=True)
     for piece in pieces:
@@ -91,6 +88,7 @@ def predict(parser: Parser, argv: list[str]) -> None:
     """Label a text, or every text of a file: of a text file each line, of a table each row."""
     parser.add_argument("run", metavar="RUN", help="a fine-tuning run")
     parser.add_argument("text", nargs="?", help="the text, unless --file is given")
+    parser.add_argument("--question", help="to be answered from the text, which is its context")
     parser.add_argument("--file", type=Path, help=".txt .csv .tsv .jsonl, or .gz of these")
     help = ".jsonl or .csv with text, label, probability (default: FILE.predicted.jsonl)"
     parser.add_argument("--out", type=Path, help=help)
@@ -99,8 +97,16 @@ def predict(parser: Parser, argv: list[str]) -> None:
     args = add_device(parser).parse_args(argv)
     if (args.text is None) == (args.file is None) or (args.out and not args.file):
         raise UserError('give either a "text" or --file FILE, and --out only with the latter')
+    import minilm
+
+    model = minilm.load(args.run, args.device)
+    if hasattr(model, "task"):
+        from minilm.cli.tasks import predict
+
+        predict(model, **vars(args))
+        return
+    model = _load(args.run, args.device, "predict_proba")
     if not args.file:
-        model = _load(args.run, args.device, "predict_proba")
         [row] = model.predict_proba([args.text])
         for i in row.argsort()[::-1][:10]:
             print(f"{row[i]:6.1%}  {printable(str(model.classes_[i]))}")
@@ -111,7 +117,6 @@ def predict(parser: Parser, argv: list[str]) -> None:
     from minilm.corpora.tables import new_table
 
     texts = texts_in(args.file, args.text_column, args.encoding)
-    model = _load(args.run, args.device, "predict_proba")
     out = args.out or args.file.with_name(args.file.name + ".predicted.jsonl")
     with new_table(out) as write, tqdm(total=len(texts), unit=" texts", disable=None) as bar:
         for start in range(0, len(texts), 512):
@@ -195,7 +200,7 @@ def chat(parser: Parser, argv: list[str]) -> None:
     args = vars(add_device(parser).parse_args(argv))
     from minilm.cli.terminal import chat
 
-    chat(**args)
+    chat(_load(args.pop("run"), args.pop("device"), "generate"), **args)
 
 
 def fetch(parser: Parser, argv: list[str]) -> None:
@@ -243,21 +248,14 @@ COMMANDS = {
 }  # fmt: skip
 
 
-def note(text: str) -> None:
-    """A line for the person that is no part of the output."""
-    print(f"note: {text}", file=sys.stderr)
-
-
 def _load(run: str, device: str, method: str):
     """minilm.load, of a run that can do what is asked. Raises UserError where it cannot."""
     import minilm
 
     model = minilm.load(run, device)
     if not hasattr(model, method):
-        kind = model.config["kind"]
-        raise UserError(
-            f"{run} is a {kind} run, which cannot do that: name a run of the other kind"
-        )
+        raise UserError(f"{run} is a {model.config['kind']} run, which cannot do that: name a run "
+                        f"of the other kind")  # fmt: skip
     return model
 
 
@@ -277,6 +275,5 @@ def add_number(parser: Parser, name: str, default, help: str, kind=float, low=0,
                 return value
         raise argparse.ArgumentTypeError(f"{text!r}: give a number from {low:g} to {high:g}")
 
-    metavar = name.split("-")[-1].upper()
-    help += f" (default: {default})"
-    parser.add_argument(name, type=convert, default=default, metavar=metavar, help=help)
+    how = dict(metavar=name.split("-")[-1].upper(), help=f"{help} (default: {default})")
+    parser.add_argument(name, type=convert, default=default, **how)

@@ -36,6 +36,7 @@ class Parser(argparse.ArgumentParser):
     def _hint(self, unknown: str, known: list[str]) -> str:
         """--lr are the first letters of --learning-rate; else the name spelt most alike."""
         unknown = unknown.split("=")[0]
+        known = [name for name in known if name.startswith("--")]
         initials = {"--" + "".join(p[0] for p in name[2:].split("-")): name for name in known}
         near = difflib.get_close_matches(unknown, known, n=1)
         near = [initials[unknown]] if unknown in initials else near
@@ -45,8 +46,9 @@ class Parser(argparse.ArgumentParser):
 def add_flags(parser: argparse.ArgumentParser, options_class) -> None:
     """Add one flag for every field of a dataclass made with `options.flag`. What the command line
     leaves out is absent from what is parsed: the dataclass has the defaults."""
+    groups = {None: parser}
     for f in dataclasses.fields(options_class):
-        kwargs = {k: v for k, v in f.metadata.items() if k not in ("low", "high")}
+        kwargs = {k: v for k, v in f.metadata.items() if k not in ("low", "high", "group")}
         kwargs["default"] = argparse.SUPPRESS
         if f.type is bool:
             kwargs |= dict(action="store_true")
@@ -64,14 +66,14 @@ def add_flags(parser: argparse.ArgumentParser, options_class) -> None:
             if "choices" not in kwargs:
                 kwargs.setdefault("metavar", f.name.split("_")[-1].upper())
         kwargs["help"] = kwargs["help"].replace("%", "%%")
-        parser.add_argument(flag_name(f.name), **kwargs)
+        if (group := f.metadata.get("group")) not in groups:
+            groups[group] = parser.add_argument_group(group)
+        groups[group].add_argument(flag_name(f.name), **kwargs)
 
 
-def parse_flags(
-    options_class, description: str, argv: list[str] | None = None, prog: str | None = None
-):
-    """Read the command line into a dataclass, which remembers what was `given`. Raises
-    UserError."""
+def parse_flags(options_class, description: str, argv=None, prog: str | None = None):
+    """Read the command line (argv, or the process's own) into a dataclass, which remembers what was
+    `given`. Raises UserError."""
     parser = Parser(prog=prog, description=description)
     add_flags(parser, options_class)
     given = vars(parser.parse_args(argv))

@@ -128,10 +128,8 @@ class PretrainConfig(Options):
         for name, value in inherited.items():
             asked = getattr(self, name)
             if name not in ("max_length", "dropout", "size") and asked not in (None, value):
-                raise UserError(
-                    f"{flag_name(name)} {asked}: the weights of --init have {value}; leave the "
-                    f"flag out"
-                )
+                raise UserError(f"{flag_name(name)} {asked}: the weights of --init have {value}; "
+                                f"leave the flag out")  # fmt: skip
         size = self.size or inherited.get("size") or "tiny"
         shift = int(self.objective == "hybrid")
         sizes = SIZES[size] | (ON_CUDA.get(size, {}) if device == "cuda" else {})
@@ -151,6 +149,14 @@ class PretrainConfig(Options):
         )  # fmt: skip
 
 
+DEFAULT_DATA = {
+    "classify": "python-docs", "tag": "python-docs-tags", "answer": "python-docs-answers",
+    "translate": "latex-sympy",
+}  # fmt: skip
+TO_CLASSIFY, TO_TRANSLATE = "to classify", "to translate"
+MAY_SEE = ("bidirectional", "mean"), ("bidirectional", "first")
+
+
 @dataclass
 class FinetuneConfig(Options):
     """The flags of train_finetune.py."""
@@ -158,21 +164,49 @@ class FinetuneConfig(Options):
     pretrained: str | None = flag(
         None, "the pretraining run to start from, or hf:FOLDER (default: the newest run)"
     )
+    task: str = flag(
+        "classify", "a label for a text, a tag for each word, the answer to a question in a "
+        "context, a translation", choices=["classify", "tag", "answer", "translate"],
+    )  # fmt: skip
+    positions: str = flag(
+        "both", "the hidden state of a token is its own, or the one before, at which a hybrid run "
+        "has learnt to predict it", choices=["own", "before", "both"],
+        group="to tag and to answer",
+    )  # fmt: skip
+    source_column: str | None = flag(
+        None, "the column of sources (default: source)", group=TO_TRANSLATE
+    )
+    target_column: str | None = flag(
+        None, "the column of targets (default: target)", group=TO_TRANSLATE
+    )
+    beam: int = flag(4, "how many beginnings go on; 1 is greedy", 1, 1000, group=TO_TRANSLATE)
     from_scratch: bool = flag(False, "the control: the same network and tokenizer, random weights")
-    data: str | None = flag(None, "a labelled corpus (default: python-docs)", metavar="NAME")
-    train: str | None = flag(None, "a table of labelled texts of your own", metavar="FILE")
+    data: str | None = flag(
+        None, "a corpus for the task (default: python-docs, python-docs-tags, python-docs-answers, "
+        "latex-sympy)", metavar="NAME",
+    )  # fmt: skip
+    train: str | None = flag(
+        None, "a file of your own: a table of labelled texts; to tag: CoNLL columns or .jsonl; to "
+        "answer: SQuAD's .json or .jsonl; to translate: a table", metavar="FILE",
+    )  # fmt: skip
     valid: str | None = flag(None, "validation texts (default: a part of train)", metavar="FILE")
     test: str | None = flag(None, "test texts, used once at the end", metavar="FILE")
-    text_column: str = flag("text", "the column that holds the text")
-    label_column: str = flag("label", "the column that holds the label")
+    text_column: str = flag("text", "the column that holds the text", group=TO_CLASSIFY)
+    label_column: str = flag("label", "the column that holds the label", group=TO_CLASSIFY)
     encoding: str = flag("utf-8", "the encoding of the files")
     labels: int | None = flag(
         None, "learn from this many labelled texts only, validation among them (default: all; of "
         "python-docs 300)", low=2,
     )  # fmt: skip
-    pooling: str = flag("mean", "how a text becomes one vector", choices=["mean", "last", "first"])
+    pooling: str = flag(
+        "mean", "how a text, or with --task tag a word of several tokens, becomes one vector",
+        choices=["mean", "last", "first"],
+    )  # fmt: skip
     attention: str = flag(
-        "bidirectional", "what a position may see", choices=["bidirectional", "causal"]
+        "bidirectional",
+        "what a position may see",
+        choices=["bidirectional", "causal"],
+        group=TO_CLASSIFY,
     )
     freeze: bool = flag(False, "train the head only: what do the pretrained hidden states hold?")
     layer_decay: float = flag(0.9, "each block learns by this factor slower than the next", 0.01, 1)
@@ -200,12 +234,15 @@ class FinetuneConfig(Options):
         if not self.train and (self.valid or self.test):
             raise UserError("--valid and --test go with --train FILE, which is missing")
         if self.attention == "causal" and self.pooling == "first":
-            raise UserError(
-                "--attention causal --pooling first: the first token would see nothing of the "
-                "text: give --pooling mean or last"
-            )
+            raise UserError("--attention causal --pooling first: the first token sees nothing of "
+                            "the text: give --pooling mean or last")  # fmt: skip
+        if self.task != "classify" and (self.attention, self.pooling) not in MAY_SEE:
+            raise UserError(f"--task {self.task} has an attention of its own: leave --attention "
+                            f"out, and give --pooling mean or first")  # fmt: skip
+        if self.task == "translate" and self.freeze:
+            raise UserError("--task translate --freeze: there is no head to train: leave one out")
         if not self.train and not self.data:
-            self.data = "python-docs"
+            self.data = DEFAULT_DATA[self.task]
         if self.data == "python-docs" and self.labels is None:
             self.labels = 300
 
@@ -231,8 +268,6 @@ def resumed(parsed, saved: dict):
             cure = "start a new run"
             if name == "steps":
                 cure = f"start a new run from its weights with --init {parsed.run or 'RUN'}"
-            raise UserError(
-                f"{flag_name(name)} {now} cannot be changed on resume: the run was started with "
-                f"{then}. Leave the flag out, or {cure}"
-            )
+            raise UserError(f"{flag_name(name)} {now} cannot be changed on resume: the run was "
+                            f"started with {then}. Leave the flag out, or {cure}")  # fmt: skip
     return original

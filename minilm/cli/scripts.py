@@ -3,14 +3,11 @@ out."""
 
 import dataclasses
 import json
-import sys
 import zlib
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 
-from minilm import metrics
 from minilm.cli.options import Options, resumed
 from minilm.cli.terminal import printable
 from minilm.config import ModelConfig, UserError
@@ -22,24 +19,14 @@ from minilm.runs.stopping import Stopped
 from minilm.view.run_page import write_run_page
 
 
-def command(name: str) -> str:
-    """How a person starts it here: `python train_pretrain.py` in a checkout, `minilm pretrain` from
-    the installed package; `python -m minilm NAME` for all others."""
-    if name not in ("pretrain", "finetune"):
-        return f"python -m minilm {name}"
-    script = f"train_{name}.py"
-    return f"python {script}" if Path(script).exists() else f"python -m minilm {name}"
-
-
 def open_run(config: Options, kind: str, machine: Machine) -> tuple[Run, Options]:
     """The run, held by the first process: a new folder, or the one that goes on, with the options
     that it was started with. Raises UserError where it cannot be had."""
     find = newest_run if config.resume else new_folder
     run = Run(config.run or machine.first(lambda: find(kind)))
     if config.resume:
-        name = str(run.folder)
-        config = dataclasses.replace(resumed(config, run.of_kind(kind)["flags"]), resume=True)
-        config = dataclasses.replace(config, run=name)
+        config = resumed(config, run.of_kind(kind)["flags"])
+        config = dataclasses.replace(config, resume=True, run=str(run.folder))
     if machine.rank == 0:
         run.claim(config.resume)
     return run, config
@@ -73,9 +60,8 @@ def fitting_length(length: int, text) -> int:
 
 def checksum(data) -> int:
     """A number that changes with what is trained on."""
-    return zlib.crc32(
-        data if isinstance(data, np.ndarray) else repr(data).encode("utf-8", "replace")
-    )
+    is_array = isinstance(data, np.ndarray)
+    return zlib.crc32(data if is_array else repr(data).encode("utf-8", "replace"))
 
 
 def write_down(
@@ -83,18 +69,15 @@ def write_down(
 ):
     """Write config.json, unless the run goes on: then hold what it was trained on against what is
     there now. data: text=PreparedText, or examples=... and classes=..."""
-    text = data.get("text")
-    facts = dict(checksum=checksum(text.train if text else data["examples"]))
-    if text:
-        facts |= dict(train_tokens=len(text.train), unigram_entropy=text.unigram_entropy)
+    if text := data.get("text"):
+        facts = dict(train_tokens=len(text.train), unigram_entropy=text.unigram_entropy)
     else:
-        facts["classes"] = data["classes"]
+        facts = dict(classes=data["classes"])
+    facts["checksum"] = checksum(text.train if text else data["examples"])
     if config.resume:
         saved = run.config
         if (saved["tokenizer"], saved["checksum"]) != (tokenizer.fingerprint, facts["checksum"]):
-            raise UserError(
-                f"{run.folder} was trained on other texts than there are now: start a new run"
-            )
+            raise UserError(f"{run.folder} was trained on other texts: start a new run")
         return
     precision = "float32" if machine.dtype.itemsize == 4 else "bfloat16"
     flags = dataclasses.asdict(config) | dict(run=str(run.folder), precision=precision)
@@ -148,12 +131,7 @@ def conclude_pretraining(run: Run, model, spent: dict, flops: float, text) -> No
         if name in values:
             print(f"  {label:20} {form.format(values[name])}")
     print(f"page: {write_run_page(run)}")
-    print(f"next: {command('finetune')} --pretrained {run.folder}")
-
-
-def warn(text: str) -> None:
-    """One line for the person, beside the output."""
-    print(f"note: {text}", file=sys.stderr)
+    print(f"next: python -m minilm finetune --pretrained {run.folder}")
 
 
 def search(trials: list[tuple], run: Run, train) -> tuple:
@@ -172,9 +150,9 @@ def search(trials: list[tuple], run: Run, train) -> tuple:
             write_file(trial.folder / "score.json", json.dumps([best.score, best.spent]).encode())
         found.append((json.loads((trial.folder / "score.json").read_bytes())[0], options, trial))
     found.sort(key=lambda row: row[0])
-    print("  validation accuracy  learning rate  optimizer")
+    print("  validation score  learning rate  optimizer")
     for score, options, _ in found:
-        print(f"  {1 - score:19.1%}  {options.learning_rate:13g}  {options.optimizer}")
+        print(f"  {1 - score:16.1%}  {options.learning_rate:13g}  {options.optimizer}")
     _, options, winner = found[0]
     if not decided:
         checkpoint.move(checkpoint.best(winner.folder), run.folder)
@@ -187,17 +165,22 @@ def conclude_finetuning(run: Run, config, spent: dict, task, rows: dict[str, dic
     """Print what each classifier does on the test texts, and write result.json."""
     first = next(iter(rows.values()))
     end = loop.summary(run)
-    print(f"{end}\n{task.part} texts, of the first row in detail:")
-    print(printable(metrics.report(first["confusion"], task.classes)))
+    print(f"{end}\n{task.part} part, of the first row in detail:")
+    print(printable(task.report(first)))
     if task.part == "valid":
         print("these texts chose the checkpoint, so the figures flatter it: give --test")
     width = max(map(len, rows))
-    print(f"{'':{width}}  accuracy  macro F1")
+    print(" " * width, *(heading for _, heading, _ in task.columns), sep="  ")
     for name, row in rows.items():
-        print(f"{name:{width}}  {row['accuracy']:8.1%}  {row['macro_f1']:8.1%}")
-    rows = {name: {k: v for k, v in row.items() if k != "confusion"} for name, row in rows.items()}
+        cells = [f"{form.format(row[key]):>{len(head)}}" for key, head, form in task.columns]
+        print(f"{name:{width}}", *cells, sep="  ")
+    rows = {
+        name: {k: v for k, v in row.items() if isinstance(v, int | float)}
+        for name, row in rows.items()
+    }
     chosen = dict(learning_rate=config.learning_rate, optimizer=config.optimizer)
-    result = dict(part=task.part, texts=int(first["confusion"].sum()), rows=rows, step=end.step)
+    tested = len(task.examples[task.part])
+    result = dict(part=task.part, texts=tested, rows=rows, step=end.step)
     run.finish({**result, **chosen, **spent})
-    print(f"page: {write_run_page(run)}; with its mistakes: {command('view')} {run.folder}")
-    print(f'next: {command("predict")} {run.folder} "a text of yours"')
+    print(f"page: {write_run_page(run)}; with its mistakes: python -m minilm view {run.folder}")
+    print(f"next: python -m minilm predict {run.folder} {task.example}")

@@ -79,13 +79,8 @@ def ascii_or_text(piece: bytes) -> str:
         return repr(piece)
 
 
-def chat(run: str, tokens: int = 100, temperature: float = 0.8, seed: int = 0, **how) -> None:
+def chat(model, tokens: int = 100, temperature: float = 0.8, seed: int = 0) -> None:
     """Read a line, print how the model continues it, and so on until the input ends."""
-    import minilm
-
-    model = minilm.load(run, device=how.pop("device", "auto"))
-    if not hasattr(model, "generate"):
-        raise UserError(f"{run} gives labels, it continues no text: use predict")
     print(_HELP)
     text = ""
     while True:
@@ -107,8 +102,8 @@ def chat(run: str, tokens: int = 100, temperature: float = 0.8, seed: int = 0, *
                 print(_HELP)
             else:
                 text = line or text
-                how |= dict(tokens=tokens, temperature=temperature, seed=seed)
-                for piece in model.generate(text, stream=True, **how):
+                how = dict(temperature=temperature, seed=seed, stream=True)
+                for piece in model.generate(text, tokens, **how):
                     print(printable(piece), end="", flush=True)
                     text += piece
                 print()

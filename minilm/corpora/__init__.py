@@ -11,17 +11,11 @@ from pathlib import Path
 
 from minilm.config import UserError
 from minilm.corpora import named, python_docs
-from minilm.corpora.files import (
-    Example,
-    check_exists,
-    files_in,
-    kind,
-    read_documents,
-    read_examples,
-    skip_empty,
-)
+from minilm.corpora.decoding import EmptyFile, note
+from minilm.corpora.files import Example, check_exists, files_in, kind, read_documents
+from minilm.runs.bounded import sha256_of
 
-__all__ = ["NAMES", "Example", "documents", "fingerprint", "labelled", "read_examples"]
+__all__ = ["NAMES", "Example", "documents", "fingerprint", "labelled"]
 
 _DOCUMENTS = {
     "python-docs": python_docs.documents,
@@ -39,23 +33,26 @@ NAMES = tuple(_DOCUMENTS)
 
 
 def documents(
-    data: Sequence[str],
-    text_column: str = "text",
-    encoding: str = "utf-8",
-    separator: str | None = None,
+    data: Sequence[str], text_column="text", encoding="utf-8", separator: str | None = None
 ) -> Iterator[str]:
     """Yield the texts to pretrain on; no text that a labelled task validates or tests on.
 
     data: names of corpora, and paths of files and folders. separator: where a document ends within
-    a file (None: at <|endoftext|>). Raises UserError for what is wrong with a file.
+    a file (None: at <|endoftext|>). Empty files are left out, which is said. Raises UserError for
+    what is wrong with a file, and where there is no text at all.
     """
-
-    def read(item: str | Path) -> Iterator[str]:
-        if item in _DOCUMENTS:
-            return _DOCUMENTS[item]()
-        return read_documents(item, text_column, encoding, separator)
-
-    return skip_empty(_files(data), read)
+    empty, any_text, how = [], False, (text_column, encoding, separator)
+    for item in _files(data):
+        try:
+            for text in _DOCUMENTS[item]() if item in NAMES else read_documents(item, *how):
+                any_text = True
+                yield text
+        except EmptyFile as error:
+            empty.append(str(error))
+    if not any_text:
+        raise UserError(empty[0] if len(empty) == 1 else f"{len(empty)} files, all empty: {data}")
+    if empty:
+        note(f"{len(empty)} empty file(s) left out (the first is {empty[0].partition(': ')[0]})")
 
 
 def labelled(name: str) -> dict[str, list[Example]]:
@@ -63,15 +60,13 @@ def labelled(name: str) -> dict[str, list[Example]]:
     UserError where it has none or is not there."""
     if name not in _LABELLED:
         why = "has no labels" if name in NAMES else "is no known corpus"
-        raise UserError(
-            f"--data {name} {why}: choose one of {', '.join(_LABELLED)}, or give --train FILE"
-        )
+        raise UserError(f"--data {name} {why}: choose {', '.join(_LABELLED)}, or --train FILE")
     return _LABELLED[name]()
 
 
 def fingerprint(data: Sequence[str]) -> str:
-    """A short name for what `documents` would read. It changes with the versions of the packages,
-    with the number, kinds and sizes of the files, and with their heads, middles and tails."""
+    """A short name for what `documents` would read: it changes with the versions of the packages
+    and with the content of the files (of corpora that were fetched, with names and sizes)."""
     facts: list = []
     for item in _files(data):
         if item == "python-docs":
@@ -80,22 +75,13 @@ def fingerprint(data: Sequence[str]) -> str:
             folder = named.DATA / item
             facts += [(p.name, p.stat().st_size) for p in sorted(folder.rglob("*")) if p.is_file()]
         else:
-            facts.append((kind(item), _content(item)))
+            facts.append((kind(item), sha256_of(item)))
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 
-def _content(path: Path, size: int = 2**16) -> str:
-    with path.open("rb") as file:
-        length = file.seek(0, 2)
-        digest = hashlib.sha256(str(length).encode())
-        for start in (0, max(0, length // 2 - size // 2), max(0, length - size)):
-            file.seek(start)
-            digest.update(file.read(size))
-    return digest.hexdigest()
-
-
 def _files(data: Sequence[str]) -> list[str | Path]:
-    """Names of corpora as they are, and every file, also of folders."""
+    """Names of corpora as they are, and every file, also of folders. Raises UserError for what is
+    not there or of no known kind, before anything is read."""
     found: list[str | Path] = []
     for item in data:
         path = Path(item)
@@ -104,8 +90,7 @@ def _files(data: Sequence[str]) -> list[str | Path]:
         elif path.is_dir():
             found += files_in(path)
         else:
-            hint = "" if path.suffix else f", or name a corpus: {', '.join(NAMES)}"
-            check_exists(path, hint)
+            check_exists(path, "" if path.suffix else f", or name a corpus: {', '.join(NAMES)}")
             kind(path)
             found.append(path)
     return found

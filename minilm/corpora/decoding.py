@@ -1,4 +1,4 @@
-"""Bytes on disk to characters and lines. What is no text is named for what it is."""
+"""Bytes on disk to characters and lines."""
 
 import codecs
 import contextlib
@@ -15,17 +15,9 @@ from tqdm import tqdm
 
 from minilm.config import UserError
 
-MAGIC = {
-    b"\x89PNG": "a PNG picture", b"\xff\xd8\xff": "a JPEG picture", b"GIF8": "a GIF picture",
-    b"PK\x03\x04": "a zip archive (.zip, .pt, .docx, .xlsx)", b"%PDF": "a PDF",
-    b"PAR1": "a parquet table: its name should end in .parquet",
-    b"\x93NUMPY": "a NumPy array", b"SQLite format 3": "a database",
-    b"\x1f\x8b": "compressed by gzip: its name should end in .gz",
-}  # fmt: skip
-MARKS = {  # a byte order mark at the beginning names the encoding; the longest is tried first
-    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
-}  # fmt: skip
+# A byte order mark at the beginning names the encoding.
+MARKS = {codecs.BOM_UTF8: "utf-8-sig"}
+MARKS |= dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16")
 
 
 class EmptyFile(UserError):
@@ -66,66 +58,56 @@ def _opened(path: Path, encoding: str, newline: str | None) -> Iterator[io.TextI
     try:
         "".encode(encoding)  # refuses what is no encoding of text, such as "hex"
     except (LookupError, ValueError):
-        raise UserError(
-            f"--encoding {encoding}: no such encoding: try utf-8, utf-16, latin-1 or cp1252"
-        ) from None
+        raise UserError(f"--encoding {encoding}: no such encoding: try utf-8 or cp1252") from None
     if path.exists() and not path.is_file():  # a pipe may have no end, and no writer
         raise UserError(f"{path}: not a regular file: give the path of a text file")
     opener = gzip.open if path.name.lower().endswith(".gz") else open
     try:
         with opener(path, "rb") as file:
-            encoding = _encoding_of(path, file.read(4096), encoding)
+            head = file.read(4096)
             file.seek(0)
+            encoding = next((name for mark, name in MARKS.items() if head.startswith(mark)),
+                            encoding)  # fmt: skip
+            if b"\0" in head and not codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")):
+                raise UserError(f"{path}: {_with_zeros(head)}")
             yield io.TextIOWrapper(file, encoding, newline=newline)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         why = str(error).rstrip(".")
         raise UserError(f"{path}: damaged, or no gzip file ({why}): get it again") from None
     except UnicodeError:
         with opener(path, "rb") as file:
-            raise _undecodable(path, file.read(), encoding) from None
+            raise UserError(f"{path}: {_undecodable(file.read(), encoding)}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def _encoding_of(path: Path, head: bytes, encoding: str) -> str:
-    """The encoding to read with. Raises UserError where the first bytes of a file give away that it
-    holds something else than text."""
-    for mark, named in MARKS.items():
-        if head.startswith(mark):
-            return named
-    for magic, kind in MAGIC.items():
-        if head.startswith(magic):
-            raise UserError(f"{path}: this is {kind}, not text: save it as plain text first")
-    # Western text in UTF-16 has a zero in nearly every other byte.
-    odd, even = (head[start::2].count(0) / max(len(head[start::2]), 1) for start in (1, 0))
-    wide = "utf-16-be" if even > odd else "utf-16-le"
-    name = codecs.lookup(encoding).name
-    if name == "utf-16":
-        return wide
-    if b"\0" in head and not name.startswith(("utf-16", "utf-32")):
-        looks = max(odd, even) > 0.7 > min(odd, even)
-        what = f"this looks like UTF-16: try --encoding {wide}" if looks else "this is no text file"
-        raise UserError(f"{path}: NUL bytes near its start: {what}")
-    return encoding
+def _with_zeros(head: bytes) -> str:
+    """What a file is that begins so: Western text in UTF-16 has a zero in every other byte."""
+    even, odd = (head[start::2].count(0) / len(head[::2]) for start in (0, 1))
+    what = "this is no text file, or one packed by gzip whose name should end in .gz"
+    if max(odd, even) > 0.7 > min(odd, even):
+        what = f"this looks like UTF-16: try --encoding utf-16-{'be' if even > odd else 'le'}"
+    return f"NUL bytes near its start: {what}"
 
 
-def _undecodable(path: Path, data: bytes, encoding: str) -> UserError:
-    """What to say of a file that is not written in `encoding`: where, and which one would fit."""
+def _undecodable(data: bytes, encoding: str) -> str:
+    """Where a file is not written in `encoding`, and which one would fit."""
     error = _decoding_error(data, encoding)
-    start = error.start if error else 0
-    line = 1 + len(re.findall("\r\n?|\n", data[:start].decode(encoding, "ignore")))
-    in_utf8 = data.decode("utf-8", "replace")
-    lost, kept = in_utf8.count("\ufffd"), len(re.findall("[^\0-\x7f\ufffd]", in_utf8))
-    foreign = len(re.findall(rb"[\x80-\xff]", data)) / len(data)
+    if not error:
+        return "it has no byte order mark: try --encoding utf-16-le or utf-16-be"
+    line = 1 + len(re.findall("\r\n?|\n", data[: error.start].decode(encoding, "ignore")))
     western = "cp1252" if re.search(rb"[\x80-\x9f]", data) else "latin-1"
     advice = "say which one it is, for instance --encoding cp1251, gb18030 or shift_jis"
-    if encoding.startswith("utf-8") and kept > lost:
-        advice = "the rest of the file is: mend what stands there"
-    elif encoding.startswith("utf-8") and foreign < 0.4 and not _decoding_error(data, western):
-        advice = f"try --encoding {western}"
-    why = error.reason if error else "no byte order mark"
-    place = f"line {line}, byte {start}: 0x{data[start]:02x}"
-    return UserError(f"{path}: {place} is not {encoding} ({why}): {advice}")
+    if encoding.startswith("utf-8"):
+        in_utf8 = data.decode("utf-8", "replace")
+        lost, kept = in_utf8.count("\ufffd"), len(re.findall("[^\0-\x7f\ufffd]", in_utf8))
+        foreign = len(re.findall(rb"[\x80-\xff]", data)) / len(data)
+        if kept > lost:
+            advice = "the rest of the file is: mend what stands there"
+        elif foreign < 0.4 and not _decoding_error(data, western):
+            advice = f"try --encoding {western}"
+    place = f"line {line}, byte {error.start}: 0x{data[error.start]:02x}"
+    return f"{place} is not {encoding} ({error.reason}): {advice}"
 
 
 def _decoding_error(data: bytes, encoding: str) -> UnicodeDecodeError | None:

@@ -5,7 +5,6 @@ lies in data/NAME is whole.
 """
 
 import contextlib
-import hashlib
 import http.client
 import os
 import tarfile
@@ -19,6 +18,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from minilm.config import UserError
+from minilm.runs.bounded import sha256_of
 
 MOST = 2**24  # bytes of a download whose size is not known
 
@@ -46,7 +46,26 @@ SOURCES: dict[str, list[Source]] = {
         "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
         "input.txt", 1_115_394, "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
     )],
+    "wnut17": [
+        Source("https://raw.githubusercontent.com/leondz/emerging_entities_17/master/" + name, part)
+        for part, name in {"train.conll": "wnut17train.conll", "dev.conll": "emerging.dev.conll",
+                           "test.conll": "emerging.test.annotated"}.items()
+    ],
+    "multi30k": [
+        Source("https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw/" + name,
+               name)
+        for name in (f"{part}.{language}.gz" for part in ("train", "val", "test_2016_flickr")
+                     for language in ("en", "de"))
+    ],
 }  # fmt: skip
+
+
+class _Damaged(Exception):
+    """The download is not what it should be."""
+
+
+_UNFIT = (_Damaged, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile)
+_UNFIT += (OSError, ValueError, http.client.HTTPException)
 
 
 def fetch(name: str, folder: Path = Path("data")) -> None:
@@ -69,28 +88,14 @@ def fetch(name: str, folder: Path = Path("data")) -> None:
                 found = by_hand
                 if not by_hand.exists():
                     _download(source, found := Path(beside, by_hand.name))
-                with found.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-                if source.sha256 not in (None, digest):
+                if source.sha256 not in (None, digest := sha256_of(found)):
                     raise _Damaged(f"its sha256 is {digest}, not the right one")
-                if wanted != by_hand:
-                    found = _unpacked(found, Path(beside), source)
-                os.replace(found, wanted)
+                os.replace(_unpacked(found, Path(beside), source), wanted)
         except _UNFIT as error:
             reason = str(error).replace("\n", " ") or type(error).__name__
-            raise UserError(
-                f"{source.url}: {reason}. Try `python -m minilm fetch {name}` again, or download "
-                f"the file by hand, put it at {by_hand} and run the same command"
-            ) from None
-        print(f"{wanted} is ready ({'sha256' if source.sha256 else 'number of lines'} right)")
-
-
-class _Damaged(Exception):
-    """The download is not what it should be."""
-
-
-_UNFIT = (_Damaged, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile)
-_UNFIT += (OSError, ValueError, http.client.HTTPException)
+            raise UserError(f"{source.url}: {reason}. Try again, or download the file by hand, put "
+                            f"it at {by_hand} and run the same command") from None  # fmt: skip
+        print(f"{wanted} is ready")
 
 
 def _download(source: Source, path: Path) -> None:
@@ -109,15 +114,18 @@ def _download(source: Source, path: Path) -> None:
 
 
 def _unpacked(archive: Path, folder: Path, source: Source) -> Path:
+    """What the archive holds of the source; a file that is no archive as it is."""
     found = folder / source.holds
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as opened, contextlib.suppress(KeyError):
             if opened.getinfo(source.holds).file_size <= MOST:
                 opened.extract(source.holds, folder)  # this one name leads nowhere else
-    else:
+    elif archive.suffixes[-2:] == [".tar", ".gz"]:
         with tarfile.open(archive) as opened:
             for member in tqdm(opened, f"unpacking {archive.name}", unit=" files", disable=None):
                 opened.extract(member, folder, filter="data")  # refuses paths that lead outside
+    else:
+        found = archive
     if not found.exists():
         raise _Damaged(f"{archive.name} holds no {source.holds}")
     if source.lines and (n := found.read_bytes().rstrip().count(b"\n") + 1) != source.lines:

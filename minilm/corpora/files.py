@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,8 @@ from minilm.corpora.tables import PREDICT, TABLES, ending, label_of, read_rows, 
 HTML = (".html", ".htm", ".xhtml")
 PLAIN = ".txt .text .md .markdown .rst .adoc .org .tex .log .srt .py .pyi .c .h .cc .cpp .hpp .cs"
 PLAIN += " .java .js .ts .go .rs .rb .php .pl .r .jl .lua .kt .swift .scala .sh .sql"
+INLINE = "a abbr b cite code del em font i img ins kbd label mark q s samp small span strong sub"
+INLINE += " sup time tt u var wbr"  # tags that end no line
 KNOWN = (*PLAIN.split(), *HTML, *TABLES)
 ENDINGS = f"in .txt, .md, .html, .py or the like, in {', '.join(TABLES)}, or in one of them and .gz"
 END_OF_TEXT = "<|endoftext|>"  # what many collections of texts have between two of them
@@ -33,58 +35,55 @@ def read_documents(
     r"""Yield the documents of a file: of a table those of each row, of any other text all of it,
     both cut at `separator` (None: at <|endoftext|>, which is said; "": nowhere; \n and \t in it are
     a line end and a tab)."""
-    if is_table := kind(path) in TABLES:
-        rows = read_rows(path, {"--text-column": text_column}, encoding)
-        texts = (text_of(row, text_column, path, line) for line, row in rows)
-    else:
-        texts = [whole_text(path, encoding)]
     end = END_OF_TEXT if separator is None else separator.replace("\\n", "\n").replace("\\t", "\t")
-    for text in texts:
+    for text in _texts(path, text_column, encoding):
         parts = text.split(end) if end else [text]
         if len(parts) > 1 and separator is None:
             note(f"{path}: a document ends at every {end} (--document-separator: another, '' none)")
-        elif len(parts) == 1 and separator and not is_table:
+        elif len(parts) == 1 and separator and ending(path) not in TABLES:
             note(f"{path}: --document-separator {separator!r} is not in it: one document")
         yield from (p.strip("\n") if len(parts) > 1 else p for p in parts if p.strip())
 
 
-def whole_text(path: Path, encoding: str = "utf-8") -> str:
-    """All that a person would read in a text file, without the tags of HTML. Raises UserError."""
+def _texts(path: Path, text_column: str, encoding: str) -> Iterator[str]:
+    """Yield the text of each row of a table; all of any other file, without the tags of HTML."""
+    if kind(path) in TABLES:
+        for line, row in read_rows(path, {"--text-column": text_column}, encoding):
+            yield text_of(row, text_column, path, line)
+        return
     text = read_text(path, encoding)
     if ending(path) not in HTML:
-        return text
+        yield text
+        return
     page = _Page()
     page.feed(text)
     page.close()
     lines = (" ".join(line.split()) for line in "".join(page.parts).split("\n"))
     if not (text := re.sub("\n{3,}", "\n\n", "\n".join(lines)).strip()):
         raise EmptyFile(f"{path}: no text between its tags: leave it out")
-    return text + "\n"
+    yield text + "\n"
 
 
 class _Page(HTMLParser):
     """Collects the text of a page. Line ends mean nothing in HTML; most tags end a line."""
 
     unseen = ("script", "style", "template", "noscript")
-    inline = (
-        "a abbr b cite code del em font i img ins kbd label mark q s samp small span strong sub"
-    )
-    inline = (*inline.split(), "sup", "time", "tt", "u", "var", "wbr")
 
     def __init__(self):
         super().__init__()
         self.parts: list[str] = []
         self.open: Counter[str] = Counter()
 
-    def handle_starttag(self, tag: str, attrs: list, opens: int = 1) -> None:
-        """A tag: is what follows text, and does a line end here?"""
-        self.open[tag] = max(0, self.open[tag] + opens)
-        if tag not in self.inline:
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        """What follows is text or not; a line may end here."""
+        self.open[tag] += 1
+        if tag not in INLINE.split():
             self.parts.append("\n\n" if tag in ("p", "div", "pre", "h1", "h2", "h3") else "\n")
 
     def handle_endtag(self, tag: str) -> None:
         """The same at the end."""
-        self.handle_starttag(tag, [], opens=-1)
+        self.handle_starttag(tag, [])
+        self.open[tag] = max(0, self.open[tag] - 2)
 
     def handle_data(self, data: str) -> None:
         """Text, or what only a browser reads."""
@@ -96,91 +95,37 @@ def texts_in(path: Path, text_column: str = "text", encoding: str = "utf-8") -> 
     """The texts to label in a file: a table's rows, the lines of a .txt that are not blank, or all
     of any other text. Raises UserError."""
     check_exists(path)
-    if kind(path) in TABLES:
-        rows = read_rows(path, {"--text-column": text_column}, encoding)
-        return [text_of(row, text_column, path, line) for line, row in rows]
     if ending(path) == ".txt":
         return [line.strip() for line in read_lines(path, encoding) if line.strip()]
-    return [whole_text(path, encoding)]
+    return list(_texts(path, text_column, encoding))
 
 
 def read_examples(
-    path: Path | str,
-    text_column: str = "text",
-    label_column: str = "label",
-    encoding: str = "utf-8",
+    path: Path | str, text_column="text", label_column="label", encoding="utf-8"
 ) -> list[Example]:
-    """Read the examples of a table, or of a folder whose sub-folders are the labels.
-
-    Labels become strings without surrounding blanks; none may be empty. Raises UserError naming
-    the path and line.
-    """
-    path = Path(path)
-    check_exists(path)
-    if path.is_dir():
-        return _examples_in(path, encoding)
+    """Read the examples of a table. Labels become strings without surrounding blanks; none may be
+    empty. Raises UserError naming the path and line."""
+    check_exists(path := Path(path))
     if kind(path) not in TABLES:
-        raise UserError(
-            f"{path}: a {ending(path)} holds no labels: give a table ({', '.join(TABLES)}) with a "
-            f"{label_column!r} column, or a folder with one sub-folder of text files per label; "
-            f"{PREDICT} {path}"
-        )
+        raise UserError(f"{path}: labels stand in a table ({', '.join(TABLES)}); {PREDICT} {path}")
     columns = {"--text-column": text_column, "--label-column": label_column}
     examples, without = [], []
     for line, row in read_rows(path, columns, encoding):
         label = label_of(row, label_column, path, line)
         examples.append(Example(text_of(row, text_column, path, line), label))
-        if not label:
-            without.append(line)
+        without += [] if label else [line]
     if without:
         n, rows = len(without), len(examples)
         every = f"; another column: --label-column; {PREDICT} {path}" if n == rows else ""
-        raise UserError(
-            f"{path}: line {without[0]}: no label in {label_column!r}, as in {n:,} of {rows:,} "
-            f"rows: give one or drop the row{every}"
-        )
+        raise UserError(f"{path}: line {without[0]}: no label in {label_column!r}, as in {n:,} of "
+                        f"{rows:,} rows: give one or drop the row{every}")  # fmt: skip
     return examples
-
-
-def _examples_in(folder: Path, encoding: str) -> list[Example]:
-    labels = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
-    if not labels:
-        raise UserError(f"{folder}: no sub-folders: make one of text files for each label")
-
-    def examples(item: tuple[str, Path]) -> list[Example]:
-        label, file = item
-        if kind(file) in TABLES:
-            raise UserError(f"{file}: a table among labelled texts: keep only text files there")
-        return [Example(whole_text(file, encoding), label)]
-
-    files = [(label.name, file) for label in labels for file in files_in(label)]
-    return list(skip_empty(files, examples))
-
-
-def skip_empty(items: Iterable, read: Callable[..., Iterable]) -> Iterator:
-    """Yield all that `read` finds in each item, but for empty files, whose number is said. Raises
-    UserError where nothing is left."""
-    empty, any_text = [], False
-    for item in items:
-        try:
-            for found in read(item):
-                any_text = True
-                yield found
-        except EmptyFile as error:
-            empty.append(error)
-    if not any_text:
-        more = f"; so are {len(empty) - 1} more" if len(empty) > 1 else ""
-        raise UserError(f"{empty[0]}{more}" if empty else "there is no text in --data")
-    if empty:
-        which = str(empty[0]).partition(": ")[0]
-        note(f"{len(empty)} empty file{'s' * (len(empty) > 1)} left out (the first is {which})")
 
 
 def check_exists(path: Path, hint: str = "") -> None:
     """Raise UserError unless there is a file or folder of that name."""
     if not path.exists():
-        here = Path.cwd()
-        raise UserError(f"{path}: no such file or folder: check the name (seen from {here}){hint}")
+        raise UserError(f"{path}: no such file or folder: check the name{hint}")
 
 
 def kind(path: Path) -> str:
@@ -197,7 +142,7 @@ def files_in(folder: Path) -> list[Path]:
     def fail(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot be read: {error.strerror}")
 
-    found, left_out, others, seen = [], Counter(), Counter(), set()
+    found, left_out, seen = [], Counter(), set()
     for here, folders, names in os.walk(folder, followlinks=True, onerror=fail):
         there = os.stat(here)
         if (there.st_dev, there.st_ino) in seen:
@@ -213,12 +158,10 @@ def files_in(folder: Path) -> list[Path]:
             elif ending(path) in KNOWN:
                 found.append(path)
             else:
-                others[ending(path) or "no ending"] += 1
-    left_out[f"of other kinds ({', '.join(k for k, _ in others.most_common(5))})"] = others.total()
-    what = ", ".join(f"{number} {name}" for name, number in left_out.items() if number)
+                left_out[ending(path) or "without an ending"] += 1
+    what = ", ".join(f"{number} {name}" for name, number in left_out.most_common() if number)
     if not found:
-        found_instead = f" (it has: {what})" if what else ""
-        raise UserError(f"{folder}: no file in it has a name that ends {ENDINGS}{found_instead}")
+        raise UserError(f"{folder}: no file in it has a name that ends {ENDINGS} (it has: {what})")
     if what:
         note(f"{folder}: left out: {what}")
     return sorted(found)

@@ -3,12 +3,13 @@
 Each function yields the texts that pretraining may see, or returns the labelled examples.
 """
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 from minilm.config import UserError
 from minilm.corpora.decoding import read_lines, read_text
-from minilm.corpora.files import Example, files_in, read_examples
+from minilm.corpora.files import Example, files_in
 from minilm.corpora.splitting import fraction, normalised
 from minilm.corpora.tables import read_rows
 
@@ -23,12 +24,9 @@ def imdb_documents() -> Iterator[str]:
 
 
 def imdb_labelled() -> dict[str, list[Example]]:
-    """25,000 reviews, "pos" or "neg", to train on, and those to test on."""
-    # One class after the other, as the archive has them, is an order that nobody should train in.
-    return {
-        part: sorted(_imdb(part, "neg", "pos"), key=lambda review: fraction(review.text, "order"))
-        for part in ("train", "test")
-    }
+    """25,000 reviews, "pos" or "neg", to train on, and those to test on, in a mixed order."""
+    mixed = functools.partial(sorted, key=lambda review: fraction(review.text, "order"))
+    return {part: mixed(_imdb(part, "neg", "pos")) for part in ("train", "test")}
 
 
 def _imdb(part: str, *labels: str) -> Iterator[Example]:
@@ -45,10 +43,8 @@ def _imdb(part: str, *labels: str) -> Iterator[Example]:
 
 
 def sms_spam_documents() -> Iterator[str]:
-    """Yield the messages of the train part, but for those that repeat a test message."""
-    parts = sms_spam_labelled()
-    test = {normalised(text) for text, _ in parts["test"]}
-    yield from (text for text, _ in parts["train"] if normalised(text) not in test)
+    """Yield the messages of the train part."""
+    yield from (text for text, _ in sms_spam_labelled()["train"])
 
 
 def sms_spam_labelled() -> dict[str, list[Example]]:
@@ -56,11 +52,7 @@ def sms_spam_labelled() -> dict[str, list[Example]]:
 
     The collection repeats messages; each is taken once, and its text alone decides its part.
     """
-    folder = DATA / "sms-spam"
-    if (folder / "train.jsonl").exists():
-        test = needed("sms-spam", folder / "test.jsonl")
-        return {"train": read_examples(folder / "train.jsonl"), "test": read_examples(test)}
-    path = needed("sms-spam", folder / "SMSSpamCollection")
+    path = needed("sms-spam", DATA / "sms-spam" / "SMSSpamCollection")
     parts: dict[str, list[Example]] = {"train": [], "test": []}
     seen = set()
     for number, line in enumerate(read_lines(path), 1):
@@ -82,8 +74,6 @@ def tinyshakespeare_documents() -> Iterator[str]:
 def needed(name: str, path: Path) -> Path:
     """The path, if something is there. Raises UserError that says how to get it."""
     if not path.exists():
-        raise UserError(
-            f"{path}: not there yet: run `python -m minilm fetch {name}`, or put it there by hand "
-            f"(data/README.md says where it comes from)"
-        )
+        raise UserError(f"{path}: not there yet: run `python -m minilm fetch {name}`, or see "
+                        f"data/README.md for where it comes from")  # fmt: skip
     return path

@@ -8,12 +8,10 @@ The labelled task: which part of which library does the first sentence of a text
 """
 
 import ast
-import gc
 import hashlib
 import importlib.util
 import inspect
 import json
-import multiprocessing
 import os
 import platform
 import re
@@ -143,11 +141,11 @@ def load() -> list[tuple[str, str]]:
     """All (source, text), from the cache if it is there; else extract and cache them."""
     cache = FOLDER / f"{version()}.jsonl"
     if not cache.exists():
-        rows = extract(roots())
+        lines = [json.dumps({"source": source, "text": text}) + "\n"
+                 for source, text in extract(roots())]  # fmt: skip
         part = cache.with_suffix(f".{os.getpid()}.part")
         with writing(cache):  # beside, and renamed: an interrupted call leaves no half of a corpus
             FOLDER.mkdir(parents=True, exist_ok=True)
-            lines = [json.dumps({"source": source, "text": text}) + "\n" for source, text in rows]
             part.write_text("".join(lines), encoding="utf-8", newline="\n")
             os.replace(part, cache)
     columns = {"source": "source", "text": "text"}
@@ -170,20 +168,12 @@ def extract(folders: dict[str, Path]) -> list[tuple[str, str]]:
         for path in sorted(folder.rglob("*.py"))
         if not SKIPPED.intersection(path.relative_to(folder).parts)
     }
-    groups = [list(files)[start : start + 20] for start in range(0, len(files), 20)]
     bar = tqdm(files.values(), "reading python-docs, this once", unit=" files", disable=None)
-    found = (texts for group in parallel(_strings_in_each, groups) for texts in group)
     rows: dict[str, tuple[str, str]] = {}
-    for source, texts in zip(bar, found, strict=True):
+    for source, texts in zip(bar, parallel(strings_in, files), strict=True):
         for text in texts:
             rows.setdefault(normalised(text), (source, text))
     return list(rows.values())
-
-
-def _strings_in_each(paths: list[Path]) -> list[list[str]]:
-    if multiprocessing.parent_process():
-        gc.disable()  # a worker lives for seconds, and syntax trees are many objects
-    return [strings_in(path) for path in paths]
 
 
 def strings_in(path: Path) -> list[str]:

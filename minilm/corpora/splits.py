@@ -1,7 +1,6 @@
 """Labelled texts: read, split, sampled, and encoded."""
 
-import contextlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from typing import NamedTuple
 
 import numpy as np
@@ -39,16 +38,10 @@ def encode_texts(
 
 
 def splits(
-    data: str | None = None,
-    train: str | None = None,
-    valid: str | None = None,
-    test: str | None = None,
-    labels: int | None = None,
-    seed: int = 0,
-    text_column: str = "text",
-    label_column: str = "label",
-    encoding: str = "utf-8",
-) -> tuple[dict[str, list[Example]], list[str]]:
+    data: str | None = None, train: str | None = None, valid: str | None = None,
+    test: str | None = None, labels: int | None = None, seed: int = 0,
+    text_column: str = "text", label_column: str = "label", encoding: str = "utf-8",
+) -> tuple[dict[str, list[Example]], list[str]]:  # fmt: skip
     """The examples of "train", "valid" and (if there is one) "test", and the sorted label names;
     of the corpus `data`, or of the files.
 
@@ -109,10 +102,8 @@ def sample(
             if pool:  # the two may be one, which is empty by now
                 drawn.append((turn, rng.random(), validates, pool.pop()))
     if not len(pools[0]) < n <= len(drawn):
-        raise UserError(
-            f"--labels {n}: there are {len(drawn)} different texts with {len(pools[0])} labels, so "
-            f"give a number from {len(pools[0]) + 1} to {len(drawn)}"
-        )
+        raise UserError(f"--labels {n}: {len(drawn)} different texts with {len(pools[0])} labels "
+                        f"allow from {len(pools[0]) + 1} to {len(drawn)}")  # fmt: skip
     chosen = sorted(drawn)[:n]
     return tuple([e for *_, side, e in chosen if side is wanted] for wanted in (False, True))
 
@@ -133,32 +124,17 @@ def _check(parts: dict[str, list[Example]], classes: list[str], source: str) -> 
     if len(classes) < 2:
         raise UserError(f"{source} has {len(classes)} label to learn, {classes}: give two or more")
     if len(classes) > max(2, rows / 2):
-        raise UserError(
-            f"{source} has {len(classes)} labels in {rows} rows to train on, more than half as "
-            f"many: choose the column of labels with --label-column"
-        )
-    numbers: dict[float, str] = {}
+        raise UserError(f"{source} has {len(classes)} labels in {rows} rows to train on, more than "
+                        f"half as many: choose the right column with --label-column")  # fmt: skip
     for name in classes:
         if name.lower() in MISSING:
-            n = sum(example.label == name for example in parts["train"])
-            note(f"{source}: {name!r} in {n:,} rows is a label like any other: if it means that "
-                 f"there is none, drop these rows")  # fmt: skip
-        with contextlib.suppress(ValueError):
-            twin = numbers.setdefault(float(name), name)
-            if twin != name:
-                raise UserError(
-                    f"{source} has the labels {twin!r} and {name!r}, one number written in two "
-                    f"ways: write it in one"
-                )
+            note(f"{source}: the label {name!r} is one like any other: if it means that there is "
+                 f"none, drop its rows")  # fmt: skip
     known = {normalised(example.text) for example in parts["train"]}
-    for part, examples in parts.items():
-        unknown = Counter(e.label for e in examples if e.label not in classes)
-        if unknown:
-            raise UserError(
-                f"{part} has the label {min(unknown)!r}, which train never shows (it has "
-                f"{', '.join(classes[:8])}): correct it, or add examples to train"
-            )
-        again = sum(normalised(example.text) in known for example in examples)
-        if again and part != "train":
-            note(f"warning: {again} of the {len(examples)} texts in {part} are in train, too, "
+    for part in parts.keys() - {"train"}:
+        if unknown := {example.label for example in parts[part]}.difference(classes):
+            raise UserError(f"{part} has the label {min(unknown)!r}, which train never shows (it "
+                            f"has {', '.join(classes[:8])}): correct it")  # fmt: skip
+        if again := sum(normalised(example.text) in known for example in parts[part]):
+            note(f"warning: {again} of the {len(parts[part])} texts in {part} are in train, too, "
                  f"where they can be learnt by heart")  # fmt: skip

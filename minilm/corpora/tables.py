@@ -1,11 +1,8 @@
-"""Rows of .csv, .tsv, .jsonl and .parquet files, read and written.
-
-Whatever can be wrong with such a file raises UserError: one line with the path, the place in the
-file, and what to do about it.
-"""
+"""Rows of .csv, .tsv, .jsonl and .parquet files, read and written."""
 
 import contextlib
 import csv
+import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -31,32 +28,24 @@ def read_rows(path: Path, columns: dict[str, str], encoding: str) -> Iterator[tu
     `columns` are those that each row must have, under the flags that choose them. Raises UserError
     where one is missing, and for what is wrong with the file; EmptyFile where it has no rows.
     """
-    kind = ending(path)
-    if kind == ".parquet":
-        rows = _parquet_rows(path, columns)
-    elif kind in (".jsonl", ".ndjson"):
+    if ending(path) == ".parquet":
+        rows = _parquet_rows(path)
+    elif ending(path) in (".jsonl", ".ndjson"):
         rows = _json_rows(path, encoding)
     else:
-        rows = _csv_rows(path, columns, encoding)
+        rows = _csv_rows(path, list(columns.values()), encoding)
     line = None
     for line, row in rows:
         for flag, column in columns.items():
-            if column not in row:
-                raise _missing(path, line, flag, column, row)
+            if column not in row:  # where the header is missing, the names may be whole texts
+                found = ", ".join(repr(name[:30]) for name in list(row)[:12]) or "none"
+                more = f"; {PREDICT} {path}" if flag == "--label-column" else ""
+                raise UserError(f"{path}: line {line}: no column {column!r}: choose one with {flag}"
+                                f"; found: {found} (a table begins with a line of such names)"
+                                + more)  # fmt: skip
         yield line, row
     if line is None:
         raise EmptyFile(f"{path}: a header but no rows: put some rows under it")
-
-
-def _missing(path: Path, line: int, flag: str, column: str, names: Iterable[str]) -> UserError:
-    # Where the header is missing, these may be whole texts.
-    found = ", ".join(repr(name[:30]) for name in list(names)[:12]) or "none"
-    advice = f"choose one with {flag}; found: {found}"
-    if ending(path) in (".csv", ".tsv"):
-        advice += " (if this is a row already, put a line with the columns' names above it)"
-    if flag == "--label-column":
-        advice += f"; {PREDICT} {path}"
-    return UserError(f"{path}: line {line}: no column {column!r}: {advice}")
 
 
 def _json_rows(path: Path, encoding: str) -> Iterator[tuple[int, dict]]:
@@ -65,46 +54,35 @@ def _json_rows(path: Path, encoding: str) -> Iterator[tuple[int, dict]]:
             continue
         try:
             row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError('no object like {"text": ...}')
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: line {number}: broken JSON ({error}): mend it") from None
-        if not isinstance(row, dict):
-            raise UserError(
-                f"{path}: line {number}: a JSON {type(row).__name__}, not an object: "
-                f'write one {{"text": ...}} a line'
-            )
         yield number, row
 
 
-def _parquet_rows(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, dict]]:
+def _parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise UserError(f"{path}: .parquet needs pyarrow: `pip install pyarrow`") from None
     try:
         with parquet.ParquetFile(path) as table:
-            names = table.schema_arrow.names
-            wanted = [column for column in columns.values() if column in names] or names
-            batches = table.iter_batches(1024, columns=wanted)
+            batches = table.iter_batches(1024)
             yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
     except (OSError, ArrowException) as error:
         why = str(error).partition("\n")[0]
         raise UserError(f"{path}: no parquet table ({why}): get it again") from None
 
 
-def _csv_rows(path: Path, columns: dict[str, str], encoding: str) -> Iterator[tuple[int, dict]]:
+def _csv_rows(path: Path, columns: list[str], encoding: str) -> Iterator[tuple[int, dict]]:
     csv.field_size_limit(LONGEST_CELL)
-
-    def lines() -> Iterator[str]:
-        return read_lines(path, encoding, newline="")
-
+    lines = functools.partial(read_lines, path, encoding, newline="")
     usual = "\t" if ending(path) == ".tsv" else ","
     first = next(line for line in lines() if line.strip())
-    delimiter, header = _header(first, usual, columns.values())
-    for flag, column in columns.items():
-        if header.count(column) > 1:
-            raise UserError(f"{path}: two columns of one name, {column!r}: rename one")
-        if column not in header:
-            raise _missing(path, 1, flag, column, header)
+    delimiter, header = _header(first, usual, columns)
+    if twins := [column for column in columns if header.count(column) > 1]:
+        raise UserError(f"{path}: two columns of one name, {twins[0]!r}: rename one")
     if delimiter != usual:
         note(f"{path}: its columns are separated by {DELIMITERS[delimiter]}")
     tabs = delimiter == "\t"
@@ -119,15 +97,11 @@ def _csv_rows(path: Path, columns: dict[str, str], encoding: str) -> Iterator[tu
                 continue
             place = f"{path}: line {number}"
             if any(cells[len(header) :]) or any(header[len(cells) :]):  # nameless ones may lack
-                raise UserError(
-                    f"{place}: {len(cells)} cells under a header of {len(header)}: mend the row "
-                    f"(quote a cell that holds a separator)"
-                )
+                raise UserError(f"{place}: {len(cells)} cells under a header of {len(header)}: "
+                                f"quote a cell that holds a separator")  # fmt: skip
             if tabs and any("\t" in cell and ("\n" in cell or "\r" in cell) for cell in cells):
-                raise UserError(
-                    f"{place}: a cell in quotes goes over lines and holds tabs: one cell, or "
-                    f"several rows? Save the table as .csv or .jsonl"
-                )
+                raise UserError(f"{place}: a cell in quotes goes over lines and holds tabs, like "
+                                f"several rows: save the table as .csv or .jsonl")  # fmt: skip
             yield number, {name: cell for name, cell in zip(header, cells, strict=False) if name}
     except csv.Error as error:
         raise UserError(f"{path}: the row from line {begins} on is broken ({error}): mend its "
@@ -171,10 +145,14 @@ def _quoted(lines: Callable[[], Iterator[str]], width: int) -> bool:
 
 def text_of(row: dict, column: str, path: Path, line: int) -> str:
     """The text of a row. Raises UserError where it is no text."""
-    if not isinstance(row[column], str):
-        kind = type(row[column]).__name__
-        raise UserError(f"{path}: line {line}: {column!r} is no text but {kind}: mend the row")
-    return _encodable(row[column], column, path, line)
+    value, place = row[column], f"{path}: line {line}: {column!r}"
+    if not isinstance(value, str):
+        raise UserError(f"{place} is no text but {type(value).__name__}: mend the row")
+    try:  # what JSON can write with escapes, but nobody could print or save again
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"{place} holds half of a surrogate pair: mend the row") from None
+    return value
 
 
 def label_of(row: dict, column: str, path: Path, line: int) -> str:
@@ -183,21 +161,9 @@ def label_of(row: dict, column: str, path: Path, line: int) -> str:
     value = row[column]
     if value is None or value != value:
         return ""
-    if not isinstance(value, str | int | float):
-        kind = type(value).__name__
-        raise UserError(f"{path}: line {line}: {column!r} is a {kind}: a label is a word or number")
-    return _encodable(str(value).strip(), column, path, line)
-
-
-def _encodable(text: str, column: str, path: Path, line: int) -> str:
-    try:  # what JSON can write with escapes, but nobody could print or save again
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError(
-            f"{path}: line {line}: {column!r} holds half of a surrogate pair (\\ud800 to \\udfff): "
-            f"mend the row"
-        ) from None
-    return text
+    if isinstance(value, int | float):
+        value = str(value)
+    return text_of({column: value}, column, path, line).strip()
 
 
 @contextlib.contextmanager
@@ -209,26 +175,21 @@ def new_table(path: Path, names=("text", "label", "probability")) -> Iterator[Ca
 
     def write(*row) -> None:
         """Append a row."""
-        if path.suffix == ".csv":  # csv.writer leaves a lone \r bare before Python 3.11.9
-            cells = [str(cell).replace('"', '""') for cell in row]
-            cells = [f'"{cell}"' if re.search('[",\r\n]', cell) else cell for cell in cells]
-            file.write(",".join(cells) + "\n")
+        if path.suffix == ".csv":  # all quoted: before 3.11.9 csv leaves a lone \r bare
+            csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerow(row)
         else:
-            line = json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False)
-            file.write(line + "\n")
+            row = dict(zip(names, row, strict=True))
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-    made = False
     try:
-        with path.open("x", encoding="utf-8", newline="") as file:
-            made = True
+        file = path.open("x", encoding="utf-8", newline="")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): give --out") from None
+    try:
+        with file:
             if path.suffix == ".csv":
                 write(*names)
             yield write
-    except BaseException as error:
-        if made:
-            path.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise UserError(
-                f"{path} cannot be written ({error.strerror}): name another file with --out"
-            ) from None
+    except BaseException:
+        path.unlink(missing_ok=True)
         raise

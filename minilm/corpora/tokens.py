@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
 import json
 import os
 import re
@@ -10,7 +9,7 @@ import secrets
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,16 +21,11 @@ from minilm.config import UserError
 from minilm.corpora.decoding import note
 from minilm.corpora.splitting import fraction
 from minilm.corpora.workers import parallel
-from minilm.fast.bpe import FastTokenizer, learn_merges
-from minilm.runs.bounded import read_bounded
+from minilm.fast.bpe import FastTokenizer
+from minilm.runs.bounded import read_bounded, sha256_of
 from minilm.runs.durable import sync, writing
 from minilm.runs.tokenizer_file import load_tokenizer, to_json
 from minilm.tokenizer import Tokenizer
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 FORMAT = 3  # of a prepared text
 PREPARED = Path("data", "prepared")
@@ -52,14 +46,9 @@ class PreparedText(NamedTuple):
 
 
 def prepare(
-    data: Sequence[str],
-    vocab_size: int,
-    tokenizer: Tokenizer | None = None,
-    text_column: str = "text",
-    encoding: str = "utf-8",
-    separator: str | None = None,
-    learn: Callable = learn_merges,
-) -> PreparedText:
+    data: Sequence[str], vocab_size: int, tokenizer: Tokenizer | None = None,
+    text_column: str = "text", encoding: str = "utf-8", separator: str | None = None,
+) -> PreparedText:  # fmt: skip
     """Tokenize a corpus into data/prepared/, once; later calls open the files, or write them anew
     where they are no longer what was written.
 
@@ -72,22 +61,21 @@ def prepare(
     name = f"{zlib.crc32(json.dumps(source).encode()):08x}-{corpora.fingerprint(data)}"
     folder = PREPARED / name
 
-    def blocks(doing: str) -> Iterator[tuple[str, bool]]:
-        """The corpus from its beginning in blocks, and whether each ends a document."""
+    def blocks(doing: str) -> Iterator[tuple[str, bool, bool]]:
+        """The blocks of every document, from the first on."""
         with tqdm(None, doing, unit=" characters", unit_scale=True, delay=1, disable=None) as bar:
             for document in corpora.documents(data, text_column, encoding, separator):
-                for block, ends in cut(document):
-                    yield block, ends
-                    bar.update(len(block))
+                for block in cut(document):
+                    yield block
+                    bar.update(len(block[0]))
 
-    meta = _verified(folder)
-    if meta is None:
+    if (entropy := _verified(folder)) is None:
         if folder.exists():
             note(f"{folder} is damaged and made anew")
         with writing(folder), _beside(folder) as beside:
             if tokenizer is None:
-                texts = (block for block, _ in blocks("learning a vocabulary"))
-                tokenizer = FastTokenizer.train(texts, vocab_size, learn=learn)
+                texts = (text for text, *_ in blocks("learning a vocabulary"))
+                tokenizer = FastTokenizer.train(texts, vocab_size)
             _write_tokens(blocks("tokenizing"), tokenizer, beside)
             for path in beside.iterdir():
                 sync(path)
@@ -100,90 +88,62 @@ def prepare(
                 shutil.rmtree(older, ignore_errors=True)
         size = sum(path.stat().st_size for path in PREPARED.rglob("*") if path.is_file())
         note(f"{PREPARED} holds {size / 1e6:,.0f} MB of tokens, which can be deleted at any time")
-        meta = json.loads(read_bounded(folder / "meta.json", 2**16))
+        entropy = _verified(folder)
     tokenizer = tokenizer or load_tokenizer(folder / "tokenizer.json")
-    files = (folder / file for file in ("train.bin", "valid.bin"))
-    tokens = (np.memmap(path, np.uint16, mode="r") for path in files)
-    return PreparedText(tokenizer, *tokens, float(meta["unigram_entropy"]))
+    files = (np.memmap(folder / file, np.uint16, mode="r") for file in ("train.bin", "valid.bin"))
+    return PreparedText(tokenizer, *files, entropy)
 
 
-def cut(document: str) -> Iterator[tuple[str, bool]]:
-    """Cut a text into blocks where a token ends anyway; yield each, and whether it is the last.
+def cut(document: str) -> Iterator[tuple[str, bool, bool]]:
+    """Cut a text into blocks where a token ends anyway; yield each, whether it is the last, and
+    whether the text is one to validate on, which a hash of its beginning decides.
 
     >>> list(cut("a short text"))
-    [('a short text', True)]
+    [('a short text', True, False)]
     """
-    start = 0
+    is_valid, start = fraction(document[:1000], "valid") < VALID_SHARE, 0
     while (match := _BLOCK.match(document, start)) and match.end() < len(document):
-        yield match[0], False
+        yield match[0], False, is_valid
         start = match.end()
-    yield document[start:], True
+    yield document[start:], True, is_valid
 
 
 @contextlib.contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
-    """A new folder to write to, held by a lock, and removed at the end if it is still there. What
-    killed processes have left behind is removed, too."""
+    """A new folder to write to, removed at the end if it is still there. What a killed process left
+    behind goes after a day, in which any other has ended."""
     PREPARED.mkdir(parents=True, exist_ok=True)
     for part in PREPARED.glob("*.part"):
-        with contextlib.suppress(OSError), _lock(part):
-            shutil.rmtree(part, ignore_errors=True)
-    beside = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.new")
-    beside.mkdir()
+        with contextlib.suppress(OSError):
+            if time.time() - part.stat().st_mtime > 86_400:
+                shutil.rmtree(part)
+    beside = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.part")
     try:
-        with _lock(beside):
-            beside = beside.rename(beside.with_suffix(".part"))  # only now does it look like left
-            yield beside
+        beside.mkdir()
+        yield beside
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Hold a folder. Raises OSError where another process does; where there are no such locks
-    (Windows), only if it is called .part and younger than a day."""
-    if fcntl is None:
-        if folder.suffix == ".part" and time.time() - folder.stat().st_mtime < 86_400:
-            raise BlockingIOError
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(*[] if folder.suffix == ".part" else [OSError]):  # no locks on NFS
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _verified(folder: Path) -> dict | None:
-    """meta.json of a prepared text; None where there is none, or a file differs from what was
-    written."""
-    try:
+def _verified(folder: Path) -> float | None:
+    """The unigram entropy of a prepared text; None where there is none, or a file differs from what
+    was written."""
+    with contextlib.suppress(
+        OSError, ValueError, LookupError, TypeError, AttributeError, UserError
+    ):
         meta = json.loads(read_bounded(folder / "meta.json", 2**16))
-        whole = all(_sha256(folder / name) == sha256 for name, sha256 in meta["files"].items())
-        return meta if whole and float(meta["unigram_entropy"]) else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, UserError):
-        return None
-
-
-def _sha256(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if all(sha256_of(folder / name) == sha256 for name, sha256 in meta["files"].items()):
+            return float(meta["unigram_entropy"])
+    return None
 
 
 def _write_tokens(blocks: Iterable, tokenizer: Tokenizer, folder: Path) -> None:
     """Write train.bin and valid.bin: the tokens of every document, then <doc>; and beside them the
-    tokenizer, the unigram entropy and the sha256 of each file.
-
-    A document goes to valid by a hash of how it begins, so that the split depends neither on order
-    nor on what else is there. Where that gives no fitting share, valid is the end of all tokens.
-    """
+    tokenizer, the unigram entropy and the sha256 of each file. Where the hashes of the documents
+    give no fitting share to validate on, it is the end of all tokens."""
     train, valid = folder / "train.bin", folder / "valid.bin"
     with open(train, "wb") as train_file, open(valid, "wb") as valid_file:
-        for encoded in parallel(functools.partial(_encode, tokenizer), _groups(blocks)):
+        for encoded in parallel(functools.partial(_encode, tokenizer), _megabytes(blocks)):
             for is_valid, tokens in encoded:
                 (valid_file if is_valid else train_file).write(tokens)
     n, n_valid = (train.stat().st_size + valid.stat().st_size) // 2, valid.stat().st_size // 2
@@ -203,20 +163,16 @@ def _write_tokens(blocks: Iterable, tokenizer: Tokenizer, folder: Path) -> None:
     (folder / "tokenizer.json").write_text(to_json(tokenizer), encoding="utf-8", newline="\n")
     tokens = (np.memmap(path, np.uint16, mode="r") for path in (train, valid))
     entropy = unigram_entropy(*tokens, tokenizer.vocab_size)
-    files = {path.name: _sha256(path) for path in folder.iterdir()}
+    files = {path.name: sha256_of(path) for path in folder.iterdir()}
     meta = json.dumps({"unigram_entropy": entropy, "files": files})
     (folder / "meta.json").write_text(meta, encoding="utf-8")
 
 
-def _groups(blocks: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool, bool]]]:
-    """Group blocks into lists of about a megabyte, and say for each if it is validation text."""
-    group, size, is_valid = [], 0, None
-    for block, ends in blocks:
-        if is_valid is None:
-            is_valid = fraction(block[:1000], "valid") < VALID_SHARE
-        group.append((block, ends, is_valid))
-        size += len(block)
-        is_valid = None if ends else is_valid
+def _megabytes(blocks: Iterable[tuple]) -> Iterator[list[tuple]]:
+    group, size = [], 0
+    for block in blocks:
+        group.append(block)
+        size += len(block[0])
         if size > 4 * BLOCK:
             yield group
             group, size = [], 0

@@ -1,4 +1,7 @@
-"""Work on all cores that Ctrl-C ends at once: no hang, no tracebacks of the workers."""
+"""Work on all cores that Ctrl-C ends at once: no hang, no tracebacks of the workers.
+
+(The standard library's pools wait for work in progress, or hang when their workers are killed.)
+"""
 
 import contextlib
 import multiprocessing
@@ -27,9 +30,7 @@ def parallel(function: Callable, items: Iterable) -> Iterator:
         return
     workers, waiting = [], deque()
     try:
-        with _no_interrupts():
-            for _ in range(n):
-                workers.append(_start(function))
+        _start(workers, n, function)
         for i, item in enumerate(chain(first, items)):
             if i >= n:
                 yield waiting.popleft().recv()
@@ -38,37 +39,30 @@ def parallel(function: Callable, items: Iterable) -> Iterator:
         while waiting:
             yield waiting.popleft().recv()
     except (EOFError, OSError):
-        raise UserError(
-            "a worker process ended before its work was done: is there too little memory, or does "
-            "your own script lack `if __name__ == '__main__':`?"
-        ) from None
+        raise UserError("a worker process ended before its work was done: too little memory, or "
+                        "a script without `if __name__ == '__main__':`?") from None  # fmt: skip
     finally:
         for process, pipe in workers:
             process.kill()
             pipe.close()
 
 
-@contextlib.contextmanager
-def _no_interrupts() -> Iterator[None]:
-    """Processes started within this context never see Ctrl-C. Here it waits until the end."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows: the workers ignore it, a little later
-        yield
-        return
-    resource_tracker.ensure_running()  # its start would lift the mask
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start(function: Callable) -> tuple:
+def _start(workers: list, n: int, function: Callable) -> None:
+    """Add n processes and their pipes. They never see Ctrl-C, which here waits until the end."""
     spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=_work, args=(function, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    return process, ours
+    if os.name != "nt":  # there the workers ignore it, a little later
+        resource_tracker.ensure_running()  # its start would lift the mask
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        for _ in range(n):
+            ours, theirs = spawn.Pipe()
+            process = spawn.Process(target=_work, args=(function, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            workers.append((process, ours))
+    finally:
+        if os.name != "nt":
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(function: Callable, pipe) -> None:

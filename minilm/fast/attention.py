@@ -23,7 +23,7 @@ def fast_visibility(length, start, causal, is_real=None, device=None, **more):
         and is_real is None
         and start == 0
         and length > 1
-        and not any(more.values())
+        and all(value is None for value in more.values())
     ):
         return CAUSAL
     mask = visibility(length, start, causal, is_real, device, **more)

@@ -22,11 +22,11 @@ def compiles(wanted: bool | None, device: torch.device) -> bool:
     return found and device.type == "cuda" if wanted is None else wanted
 
 
-def compile_blocks(model) -> None:
+def compile_blocks(model, **how) -> None:
     """Compile the blocks of a Transformer, or of the one inside a model with a head; it happens
-    when they are first used."""
+    when they are first used. how: options of torch.compile."""
     for block in getattr(model, "transformer", model).blocks:
-        block.compile()
+        block.compile(**how)
 
 
 def eager():

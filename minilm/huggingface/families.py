@@ -202,12 +202,12 @@ class ModernBert(Transformer):
         """tokens (B, T). Returns (B, T, D)."""
         return self.embedding_norm(self.embedding(tokens))
 
-    def forward(self, tokens, causal, is_real=None, cache=None) -> Tensor:
+    def forward(self, tokens, causal, is_real=None, cache=None, prefix=None) -> Tensor:
         """As `Transformer.forward`, but a layer whose number `global_every` does not divide sees
         positions up to `local_window` away, and has its own rotation. Returns hidden (B, T, D)."""
         T, start = tokens.shape[1], cache[0].length if cache else 0
         here = slice(start, start + T)
-        mask = self.visibility(T, start, causal, is_real, tokens.device)
+        mask = self.visibility(T, start, causal, is_real, tokens.device, prefix=prefix)
         position = torch.arange(start + T, device=tokens.device)
         distance = (position[here, None] - position).abs()[None, None]  # (1, 1, T, start + T)
         near = distance <= self.config.local_window

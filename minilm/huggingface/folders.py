@@ -91,6 +91,9 @@ def export_run(run: Run, folder: Path) -> str:
         raise UserError(f"{folder} is not an empty folder: name a new one")
     config, tokenizer, more = run.config, run.tokenizer, {}
     classes, flags, name = config.get("classes"), config["flags"], config["family"]
+    if flags.get("task", "classify") != "classify":
+        raise UserError(f"{run.folder} learnt to {flags['task']}: only classifiers and language "
+                        f"models are exported")  # fmt: skip
     if classes:
         classifier, _ = run.classifier()
         model, causal = classifier.transformer, flags.get("attention") == "causal"

@@ -1,5 +1,6 @@
 """Reading a file that may be anything."""
 
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -16,3 +17,11 @@ def read_bounded(path: str | Path, most: int) -> bytes:
     if len(content) > most:
         raise UserError(f"{path} is larger than {most:,} bytes")
     return content
+
+
+def sha256_of(path: Path) -> str | None:
+    """The sha256 of what a regular file holds, in hexadecimal; None where there is none."""
+    if not path.is_file():  # a pipe has no end
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

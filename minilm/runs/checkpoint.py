@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from minilm.config import NonFiniteError, UserError
-from minilm.runs.bounded import read_bounded
+from minilm.runs.bounded import read_bounded, sha256_of
 from minilm.runs.durable import sync, write_file, writing
 
 LARGEST = 2**24  # bytes of a manifest or a config.json, a fraction of a second to read
@@ -170,8 +170,8 @@ def _whole(run: Path, rank) -> Iterator[Checkpoint]:
     if foreign := next((c.folder for c in found if c.run != own), None):
         raise UserError(f"{foreign} was written by another run: move it out of {run}")
     for checkpoint in sorted(found, key=rank):
-        changed = [name for name, sha256 in checkpoint.files.items()
-                   if _sha256(checkpoint.folder / name) != sha256]  # fmt: skip
+        files = checkpoint.files.items()
+        changed = [name for name, sha256 in files if sha256_of(checkpoint.folder / name) != sha256]
         if changed:
             print(f"{checkpoint.folder} is damaged and not used: {changed[0]} is not what was "
                   f"saved", file=sys.stderr)  # fmt: skip
@@ -210,12 +210,6 @@ def _unseal(folder: Path) -> dict:
     if _seal(facts) != content:
         raise ValueError("manifest.json is not what was saved")
     return facts
-
-
-def _sha256(path: Path) -> str | None:
-    if path.is_file():  # no pipe, which has no end
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _folder(run: Path, step: int) -> Path:

@@ -1,6 +1,6 @@
 """Classification as `train_finetune.py` needs it: data, model, loss, evaluation, baselines."""
 
-import functools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -8,58 +8,42 @@ from torch import Tensor, nn
 
 from minilm import metrics
 from minilm.corpora.splits import EncodedTexts, encode_texts, splits
-from minilm.data import epoch_batches, pad
+from minilm.data import pad
 from minilm.heads import Classifier, classification_nll
-from minilm.metrics import label_log_probabilities
-from minilm.model import Transformer
-
-FEW = 2000  # texts: up to here the network from random weights is trained beside
-LEAST_STEPS = 200  # of a fine-tuning: few texts are read more often
+from minilm.runs.report import report
+from minilm.runs.task import Task
 
 
-class Classify:
-    """A label for a text. Reads the data that the options name; raises UserError where they cannot
-    be used.
+class Classify(Task):
+    """A label for a text: `classes` are the sorted labels."""
 
-    `classes` are the sorted labels, `examples` the texts as they came, `data` the same encoded.
-    """
+    columns = ("accuracy", "accuracy", "{:.1%}"), ("macro_f1", "macro F1", "{:.1%}")
 
-    def __init__(self, config, tokenizer):
-        self.config, self.tokenizer = config, tokenizer
-        self.causal = config.attention == "causal"
-        self.examples, self.classes = splits(
+    @property
+    def causal(self) -> bool:
+        """What a position may see."""
+        return self.config.attention == "causal"
+
+    def read(self):
+        """The parts, and the labels."""
+        config = self.config
+        return splits(
             config.data, config.train, config.valid, config.test, config.labels, config.seed,
             config.text_column, config.label_column, config.encoding,
         )  # fmt: skip
-        self.data = {
-            part: encode_texts(tokenizer, examples, self.classes, config.max_length)
-            for part, examples in self.examples.items()
-        }
-        n = len(self.train.tokens)
-        self.lengths = np.array([len(text) for text in self.train.tokens])
-        self.batch_size = min(config.batch_size, max(8, n // 16))
-        self.steps_per_epoch = -(-n // self.batch_size)
-        self.epochs = config.epochs or max(3, -(-LEAST_STEPS // self.steps_per_epoch))
-        # With many short epochs, validation is asked a few times all the same.
-        self.evaluate_every = self.steps_per_epoch * max(1, self.epochs // 10)
-        self.patience = 3
+
+    def encode(self, examples) -> EncodedTexts:
+        """The tokens, and the numbers of the labels."""
+        return encode_texts(self.tokenizer, examples, self.classes, self.config.max_length)
 
     @property
     def train(self) -> EncodedTexts:
         """The texts to train on."""
         return self.data["train"]
 
-    @property
-    def part(self) -> str:
-        """What is tested on: the test part, or validation where there is none."""
-        return "test" if "test" in self.data else "valid"
-
-    @property
-    def wants_scratch(self) -> bool:
-        """Whether the network from random weights is trained beside."""
-        few = len(self.train.tokens) <= FEW
-        asked = self.config.baselines
-        return not self.config.from_scratch and (asked == "all" or (asked == "auto" and few))
+    def texts(self, part: str) -> list[np.ndarray]:
+        """The tokens of each text."""
+        return self.data[part].tokens
 
     def __str__(self) -> str:
         name, most = self.config.train or self.config.data, self.config.max_length
@@ -69,19 +53,14 @@ class Classify:
             f"than {most} tokens and were cut"
         )
 
-    def model(self, transformer: Transformer) -> Classifier:
-        """The network with a head that knows nothing yet."""
-        return Classifier(transformer, len(self.classes), self.config.pooling)
-
     def loss(self, model: Classifier, tokens, is_real, labels) -> tuple[Tensor, Tensor]:
         """- Σ log P(y | w_1 … w_n; θ) of a batch: (sum of nats, number of texts)."""
         return classification_nll(model(tokens, is_real, self.causal), labels)
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The texts of a step: tokens, is_real (B, T), labels (B,)."""
-        epoch, i = divmod(step, self.steps_per_epoch)
-        rows = _epoch(self, epoch)[i]
-        texts, most = [self.train.tokens[row] for row in rows], self.config.max_length
+        rows, most = self.rows(step), self.config.max_length
+        texts = [self.train.tokens[row] for row in rows]
         return *pad(texts, self.tokenizer.special.pad, most=most), self.train.labels[rows]
 
     def log_probabilities(self, model: Classifier, part: str) -> np.ndarray:
@@ -100,6 +79,10 @@ class Classify:
         confusion = metrics.confusion_matrix(labels, log_p.argmax(1), len(self.classes))
         return scores(log_p, labels) | {"confusion": confusion}
 
+    def report(self, row: dict) -> str:
+        """Each label's scores, and what is taken for what."""
+        return report(row["confusion"], self.classes)
+
     def baselines(self) -> dict[str, dict]:
         """Two that might win: always the largest class; a bag of tokens."""
         labels = self.data[self.part].labels
@@ -111,11 +94,6 @@ class Classify:
         )
         rows = {"a bag of tokens": bag, "always the largest class": always}
         return {name: scores(log_p, labels) for name, log_p in rows.items()}
-
-
-@functools.lru_cache(maxsize=2)
-def _epoch(task: Classify, epoch: int) -> list[np.ndarray]:
-    return epoch_batches(task.lengths, task.batch_size, task.config.seed, epoch)
 
 
 def scores(log_p: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -143,7 +121,7 @@ def tf_idf(texts: list[np.ndarray], idf: np.ndarray) -> Tensor:
 
 
 def bag_of_tokens(
-    train: EncodedTexts, test: EncodedTexts, vocab_size: int, n_classes: int, decay: float = 1.0
+    train: EncodedTexts, test: EncodedTexts, vocab_size: int, n_classes: int, decay: float = 10.0
 ) -> np.ndarray:
     """A linear layer over the TF-IDF of the very tokens that the network is given, trained with the
     same loss: it knows no order. Returns log P(y | text) of the test texts, (N, C).
@@ -170,3 +148,19 @@ def bag_of_tokens(
     with torch.no_grad():
         logits = torch.sparse.mm(tf_idf(test.tokens, idf), W) + b
     return nn.functional.log_softmax(logits, dim=-1).numpy()
+
+
+@torch.inference_mode()
+def label_log_probabilities(
+    classifier: Classifier, texts: Sequence[np.ndarray], causal: bool, pad_id=0, batch_size=64
+) -> np.ndarray:
+    """log P(y | w_1 … w_n; θ) of each text, an array of token ids: (N, C), in the texts' order."""
+    classifier.eval()
+    device, most = classifier.head.weight.device, classifier.transformer.config.max_length
+    found = np.zeros((len(texts), classifier.head.out_features), dtype=np.float32)
+    order = np.argsort([len(text) for text in texts], kind="stable")  # little padding in a batch
+    for rows in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
+        batch = pad([texts[row] for row in rows], pad_id, most=most)
+        logits = classifier(*(torch.as_tensor(a, device=device) for a in batch), causal)
+        found[rows] = logits.float().log_softmax(-1).cpu().numpy()
+    return found

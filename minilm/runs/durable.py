@@ -45,16 +45,13 @@ def writing(path: Path, size: int = 0) -> Iterator[None]:
         yield
     except OSError as error:
         needs = f", which takes {size:,} bytes" * (size > 0)
-        raise UserError(
-            f"{path} cannot be written{needs} ({error.strerror or error}): nothing that was there "
-            f"before is lost; make room or get the right to write there, and try again"
-        ) from None
+        raise UserError(f"{path} cannot be written{needs} ({error.strerror or error}): nothing "
+                        f"older is lost; make room, or get the right to write"
+                        ) from None  # fmt: skip
 
 
 def require_room(folder: Path, size: int) -> None:
     """Raise UserError where a disk has less than `size` bytes free."""
     if (free := shutil.disk_usage(folder).free) < size:
-        raise UserError(
-            f"{folder}: up to {size:,} bytes are needed for its checkpoints, {free:,} are free: "
-            f"make room, or name a folder on another disk with --run"
-        )
+        raise UserError(f"{folder}: up to {size:,} bytes are needed for its checkpoints, {free:,} "
+                        f"are free: make room, or use another disk with --run")  # fmt: skip

@@ -13,10 +13,18 @@ import torch
 
 from minilm import training
 from minilm.config import ModelConfig, UserError
-from minilm.model import training_flops
 from minilm.runs import loop
 from minilm.runs.device import Machine, matrix_rate, synchronize
 from minilm.runs.run import least_parameters
+
+
+def training_flops(config: ModelConfig, tokens: int, targets: int, length: int) -> float:
+    """The floating-point operations that the formulas need to train on `tokens` positions in
+    windows of `length`, of which `targets` are predicted (Kaplan et al. 2020, arXiv 2001.08361,
+    section 2.1): two a weight and position forward, twice that backward."""
+    D = config.d_model
+    a_layer = 4 * D * D + 2 * D * config.d_ff + 2 * length * D  # qkv, out; up, down; QKᵀ, PV
+    return 6.0 * (tokens * config.n_layers * a_layer + targets * config.vocab_size * D)
 
 
 @dataclass(frozen=True)

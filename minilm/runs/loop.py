@@ -184,10 +184,9 @@ def _advice(run: Run, optimizers, progress: Progress, first: bool):
         rate = max(group["lr"] for o in optimizers for group in o.param_groups)
         good = checkpoint.newest(run.folder, evaluated=True)
         checkpoint.delete_after(run.folder, good.step if good else -1)
-        raise NonFiniteError(
-            f"after step {progress.step}: {error}. The learning rate was {rate:g}; the last good "
-            f"checkpoint is {good.folder if good else 'none yet'}"
-        ) from None
+        last = good.folder if good else "none yet"
+        raise NonFiniteError(f"after step {progress.step}: {error}. The learning rate was {rate:g}"
+                             f"; the last good checkpoint is {last}") from None  # fmt: skip
 
 
 def _listed(values: dict) -> str:

@@ -16,9 +16,10 @@ import sys
 import weakref
 from pathlib import Path
 
+from torch import nn
+
 from minilm.config import ModelConfig, NonFiniteError, UserError
 from minilm.fast.attention import use_fast_attention
-from minilm.heads import Classifier
 from minilm.model import Transformer
 from minilm.runs import checkpoint
 from minilm.runs.bounded import read_bounded
@@ -172,13 +173,16 @@ class Run:
         name, shape = self.of_kind("pretrain")["family"], self.model_config(**changes)
         return self._with_weights(shape, name)
 
-    def classifier(self) -> tuple[Classifier, dict]:
-        """The fine-tuned classifier, from the best checkpoint, and the run's config. Raises
+    def classifier(self) -> tuple[nn.Module, dict]:
+        """The fine-tuned network, from the best checkpoint, and the run's config. Raises
         UserError where this is not a fine-tuning run, or its weights cannot be used."""
+        from minilm.runs.task import with_head
+
         config, shape = self.of_kind("finetune"), self.model_config()
-        n_classes, pooling = len(config["classes"]), config["flags"].get("pooling", "mean")
-        name, head = config["family"], lambda body: Classifier(body, n_classes, pooling)
-        return self._with_weights(shape, name, head, shape.d_model * n_classes), config
+        n_classes, flags = len(config["classes"]), config["flags"]
+        more = shape.d_model * n_classes if flags.get("task", "classify") == "classify" else 0
+        name, head = config["family"], lambda body: with_head(body, flags, n_classes)
+        return self._with_weights(shape, name, head, more), config
 
     def _with_weights(self, shape: ModelConfig, name: str, head=lambda body: body, more: int = 0):
         """head(a model of this shape and family), which adds so many weights, with the weights of

@@ -44,10 +44,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         return tokenizer
     except (*DAMAGE, UserError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(
-            f"{path}: not a tokenizer.json of ours ({reason}): "
-            f"restore the file, or train the tokenizer anew"
-        ) from None
+        raise UserError(f"{path}: not a tokenizer.json of ours ({reason}): restore the file, or "
+                        f"train the tokenizer anew") from None  # fmt: skip
 
 
 def _content(tokenizer: Tokenizer) -> dict:

@@ -6,6 +6,7 @@ import numpy as np
 
 from minilm import metrics
 from minilm.cli.terminal import escaped
+from minilm.runs.report import report
 from minilm.view import charts
 from minilm.view.run_page import safe
 
@@ -18,7 +19,7 @@ DELETED = (
 
 
 def of_examples(model, examples: Sequence, name: str) -> str:
-    """Sections about a Classifier of api.py on labelled texts, (text, label) each."""
+    """Sections about a Classifier of cli/api.py on labelled texts, (text, label) each."""
     number = {label: i for i, label in enumerate(model.classes_.tolist())}
     labels, classes = np.array([number[x.label] for x in examples]), [*map(escaped, number)]
     p = model.predict_proba([x.text for x in examples])  # (N, C)
@@ -51,9 +52,9 @@ def of_text(model, text: str) -> str:
 
 def confusion_table(confusion: np.ndarray, classes: list[str]) -> str:
     """The confusion matrix, shaded by share of the row; of many labels the report in words."""
-    report = safe(metrics.report(confusion, classes))
+    words = safe(report(confusion, classes))
     if len(classes) > LABELS:
-        return f"<pre>{report}</pre>"
+        return f"<pre>{words}</pre>"
     rows = "<tr><th></th>" + "".join(f"<th>{safe(name)}</th>" for name in classes) + "</tr>"
     for i, name in enumerate(classes):
         shares = confusion[i] / max(1, confusion[i].sum())
@@ -63,7 +64,7 @@ def confusion_table(confusion: np.ndarray, classes: list[str]) -> str:
         )
         rows += f"<tr><th>{safe(name)}</th>{cells}</tr>"
     return (
-        f'<p>{report.splitlines()[0]}</p><p class="note">True labels in rows, predicted ones in '
+        f'<p>{words.splitlines()[0]}</p><p class="note">True labels in rows, predicted ones in '
         f'columns.</p><div class="wide"><table class="matrix">{rows}</table></div>'
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 import minilm
-from minilm import api
+from minilm.cli import api
 from minilm.cli.terminal import printable
 from minilm.config import UserError
 from minilm.corpora.splits import splits
@@ -28,6 +28,8 @@ def view(run: str, text: str | None = None, open: bool = False, device: str = "a
     classifies = config["kind"] == "finetune" and config["flags"].get("task") in (None, "classify")
     if text is None and not classifies:
         path = write_run_page(opened)
+    elif config["kind"] == "finetune" and not classifies:
+        raise UserError(f"{run} learnt to {config['flags']['task']}: leave --text out")
     else:
         path = (of_label if classifies else of_text)(minilm.load(run, device), text)
     print(printable(f"{path}: {path.stat().st_size:,} bytes; open it in a browser"))
@@ -37,7 +39,7 @@ def view(run: str, text: str | None = None, open: bool = False, device: str = "a
 
 
 def of_text(model, text: str) -> Path:
-    """Write the page of a text inside a LanguageModel of api.py."""
+    """Write the page of a text inside a LanguageModel of cli/api.py."""
     record = recording.inside(
         model.model, model.tokenizer, text, model.shift, model.objective, unigrams(model)
     )

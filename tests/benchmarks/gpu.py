@@ -18,9 +18,9 @@ import torch
 from minilm.cli.options import PretrainConfig
 from minilm.config import SIZES, ModelConfig
 from minilm.data import Windows
-from minilm.model import training_flops
 from minilm.runs import checkpoint
 from minilm.runs.device import choose_machine, matrix_rate, synchronize
+from minilm.runs.estimate import training_flops
 from minilm.runs.loop import steps
 from minilm.runs.pretraining import Pretraining
 from minilm.runs.run import Run, make_model

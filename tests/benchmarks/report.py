@@ -18,7 +18,7 @@ PAGE = Path(__file__).with_name("RESULTS.md")
 READING_ORDER = {
     "objectives": "what a position may see and must predict: causal, masked, hybrid, prefix",
     "model": "attention, rotary positions, the block, the Transformer, the key/value cache",
-    "heads": "a label for a text",
+    "heads": "a label for a text, a label for each word, a span",
     "training": "one step and the loop",
     "optim": "AdamW's groups, Muon, the course of the learning rate",
     "data": "windows, padded batches, the random draws",

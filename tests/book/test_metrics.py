@@ -8,10 +8,9 @@ import torch
 
 from minilm import metrics
 from minilm.config import NonFiniteError
-from minilm.data import pad
-from minilm.heads import Classifier
-from minilm.metrics import evaluate_language_model, macro_f1, report
+from minilm.metrics import evaluate_language_model, macro_f1
 from minilm.objectives import OBJECTIVES, evaluation_batches
+from minilm.runs.report import report
 from tests.book.small import SPECIAL, V, make_model, random_tokens
 
 # 10 texts of "ham", 5 of "spam", 1 of "eggs"; nothing is ever taken for "eggs".
@@ -93,23 +92,6 @@ def test_a_validation_loss_that_is_not_finite_is_refused():
     model.norm.weight.data.fill_(math.nan)
     with pytest.raises(NonFiniteError, match="validation loss"):
         evaluate_language_model(model, batches_of("causal", random_tokens(2, 9), 2))
-
-
-@pytest.mark.parametrize("causal", [True, False])
-def test_probabilities_come_in_the_order_of_the_texts_however_they_are_batched(causal):
-    texts = [random_tokens(n, seed=n) for n in (5, 1, 11, 3, 5)]
-    classifier = Classifier(make_model(max_length=11, dropout=0.5), 4).double()
-    classifier.head.weight.data.normal_(generator=torch.Generator().manual_seed(1))
-    found = metrics.label_probabilities(classifier, texts, causal, batch_size=2)
-    logits = classifier.eval()(*map(torch.from_numpy, pad(texts, 0, most=11)), causal)
-    np.testing.assert_allclose(found, logits.softmax(1).detach(), rtol=1e-5)
-
-
-def test_a_label_that_was_called_impossible_costs_what_it_costs():
-    classifier = Classifier(make_model(), 2).double()
-    classifier.head.bias.data = torch.tensor([0.0, 500.0]).double()
-    (row,) = metrics.label_log_probabilities(classifier, [random_tokens(3)], causal=False)
-    assert row.tolist() == [-500.0, 0.0]  # and not the 27.6 nats of a probability of 1e-12
 
 
 def test_the_report_has_a_row_for_each_label_with_its_own_numbers():

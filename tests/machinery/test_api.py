@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import minilm
-from minilm import api
+from minilm.cli import api
 from minilm.config import UserError
 from minilm.data import frame
 from minilm.heads import pool

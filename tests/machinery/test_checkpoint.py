@@ -65,7 +65,7 @@ def test_what_is_read_is_what_was_saved(tmp_path):
 def test_the_newest_two_and_the_best_are_kept_and_the_later_of_equals_is_best(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(checkpoint, "_sha256", lambda path: pytest.fail("gigabytes hashed"))
+    monkeypatch.setattr(checkpoint, "sha256_of", lambda path: pytest.fail("gigabytes hashed"))
     for step, score in enumerate((3.0, 1.0, 1.0, 2.0, None, 2.5, None), 1):
         save(tmp_path, step, score=score)
     monkeypatch.undo()

@@ -6,13 +6,20 @@ import math
 import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
 
 from minilm.config import ModelConfig, UserError
-from minilm.model import Transformer, training_flops
+from minilm.model import Transformer
 from minilm.objectives import language_model_nll
 from minilm.runs import estimate as page
 from minilm.runs.device import Machine
-from minilm.runs.estimate import estimate, measured, one_of_each_kind, require_memory
+from minilm.runs.estimate import (
+    estimate,
+    measured,
+    one_of_each_kind,
+    require_memory,
+    training_flops,
+)
 from minilm.runs.run import make_model
 from tests.machinery.tiny import CPU, SHAPE, Training, saved
 
@@ -91,3 +98,11 @@ def test_a_run_that_does_not_fit_is_refused_before_anything_is_built(monkeypatch
     half = Machine(CPU.device, torch.bfloat16)
     full, halved = (require_memory(SHAPE, machine, 10**5, 12) for machine in (CPU, half))
     assert halved < full < math.inf
+
+
+def test_the_formula_for_flops_equals_a_count_of_the_products_done():
+    model = Transformer(SHAPE)
+    with FlopCounterMode(display=False) as counter:
+        hidden = model(torch.zeros(2, 6, dtype=torch.long), causal=True).flatten(0, 1)  # (12, D)
+        model.logits(hidden[:5]).sum().backward()
+    assert training_flops(model.config, 12, 5, length=6) == counter.get_total_flops()

@@ -70,6 +70,7 @@ def server(monkeypatch):
 PACKED = tar_of(**{"aclImdb/train/pos/0_9.txt": b"good"})
 GOOD = [
     (TEXT, "input.txt", "input.txt", {}, "input.txt"),
+    (TEXT, "other.name", "input.txt", {}, "input.txt"),
     (PACKED, "a.tar.gz", "aclImdb", {}, "aclImdb/train/pos/0_9.txt"),
     (zip_of(Spam=b"a\nb\n", x=b""), "a.zip", "Spam", dict(hashed=False, lines=2), "Spam"),
 ]

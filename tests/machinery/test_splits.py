@@ -85,7 +85,6 @@ def test_parts_that_are_given_are_used_and_texts_in_two_of_them_are_counted(tmp_
     [
         ("aaaa", "a", "1 label"),
         ("abab", "abc", "test has the label 'c'"),
-        (["1", "1.0", "1", "1.0", "2", "2"], "1", "'1' and '1.0', one number written in two"),
         (["0.5", "1.25", "3.75", "2.5", "1.25"], ["2.5"], "4 labels in 5 rows .*--label-column"),
         ("ab", "a", "too few texts to hold some out"),
     ],
@@ -105,7 +104,7 @@ def test_a_label_that_may_mean_none_is_pointed_out(tmp_path, capsys):
     splits.splits(
         train=table(tmp_path / "a.csv", [(f"t {i}", ["NA", "x"][i % 2]) for i in range(8)])
     )
-    assert "'NA' in 4 rows is a label like any other" in capsys.readouterr().err
+    assert "the label 'NA' is one like any other" in capsys.readouterr().err
 
 
 def test_examples_become_framed_tokens_and_numbers():

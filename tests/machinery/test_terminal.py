@@ -4,7 +4,9 @@ import io
 
 import pytest
 
+import minilm
 from minilm.cli import terminal
+from minilm.cli.commands import run_command
 from minilm.config import UserError
 from tests.machinery.small import finetuned, pretrained
 
@@ -84,7 +86,7 @@ def test_chat_continues_fills_and_changes_the_draws(run, monkeypatch, capsys):
         return line
 
     monkeypatch.setattr("builtins.input", read)
-    terminal.chat(run, tokens=8, device="cpu")
+    terminal.chat(minilm.load(run, "cpu"), tokens=8)
     help, *parts = capsys.readouterr().out.split("@@")
     answers = [part.partition("\n")[2].strip("\n") for part in parts]
     assert answers[0] == answers[4] != answers[2]  # the same seed, the same continuation
@@ -94,5 +96,5 @@ def test_chat_continues_fills_and_changes_the_draws(run, monkeypatch, capsys):
 
 
 def test_a_classifier_cannot_chat(tmp_path):
-    with pytest.raises(UserError, match="continues no text: use predict"):
-        terminal.chat(str(finetuned(tmp_path / "run").folder), device="cpu")
+    with pytest.raises(UserError, match="is a finetune run, which cannot do that"):
+        run_command(["chat", str(finetuned(tmp_path / "run").folder), "--device", "cpu"])

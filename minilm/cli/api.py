@@ -8,12 +8,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from minilm import generate, heads, metrics
+from minilm import generate, heads
+from minilm.cli.options import FinetuneConfig, saved_options
 from minilm.config import UserError
 from minilm.data import evaluation_windows, frame, pad
 from minilm.objectives import IGNORE, language_model_nll
+from minilm.runs.classify import label_log_probabilities
 from minilm.runs.device import choose_machine
 from minilm.runs.run import Run
+from minilm.runs.task import task_class
 from minilm.view.recording import recorded, token_name
 
 BATCH = 32  # rows computed at a time
@@ -262,7 +265,7 @@ class Classifier(Model):
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
         """P(label | text), (N, C) float32, the labels in the order of `classes_`."""
         frames, pad_id = self._frames(texts), self.tokenizer.special.pad
-        return metrics.label_probabilities(self.classifier, frames, self.causal, pad_id=pad_id)
+        return np.exp(label_log_probabilities(self.classifier, frames, self.causal, pad_id))
 
     probabilities = predict_proba
 
@@ -271,4 +274,21 @@ class Classifier(Model):
         return self.classes_[self.predict_proba(texts).argmax(1)]
 
 
+class TaskModel(Model):
+    """A run that was fine-tuned to tag, answer or translate."""
+
+    def __init__(self, run: str, device: str = "auto"):
+        super().__init__(run, device)
+        model, config = self.opened.classifier()
+        self.model = model.to(self._machine.device).eval()
+        self.options = saved_options(FinetuneConfig, config["flags"])
+        self.task = task_class(self.options.task)(self.options, self.tokenizer, config["classes"])
+
+    def predict(self, texts: Sequence) -> list:
+        """For each text its words and their tags, [(word, tag), ...]; for each pair (context,
+        question) its (answer, start, probability); or for each text its translation."""
+        return self.task.predict(self.model, texts)
+
+
 KINDS = {"pretrain": LanguageModel, "classify": Classifier}
+KINDS |= dict.fromkeys(("tag", "answer", "translate"), TaskModel)

@@ -1,0 +1,209 @@
+"""Tags for words: what `train_finetune.py --task tag` learns."""
+
+import re
+from collections import Counter, defaultdict
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from minilm.corpora.tasks import Tagged, task_examples
+from minilm.data import pad
+from minilm.heads import tagging_nll
+from minilm.objectives import IGNORE
+from minilm.runs.task import Task, bootstrap
+
+SPLIT = re.compile(r"\w+(?:[.'-]\w+)*|[^\w\s]")  # a text that is to be tagged into words
+
+
+class Row(NamedTuple):
+    """A sentence, or as many of its words as fit into the window."""
+
+    tokens: np.ndarray  # (T,)
+    words: np.ndarray  # (W, 2): the first token of each, and the one after its last
+    tags: np.ndarray  # (W,)
+    sentence: int
+
+
+def spans(tags) -> set[tuple[int, int, str]]:
+    """(first word, word after the last, type) of each entity, by the strict rule: B- begins, I- of
+    the same type goes on, and an I- with nothing before it is no entity.
+
+    >>> sorted(spans(["B-loc", "I-loc", "I-per", "B-per"]))
+    [(0, 2, 'loc'), (3, 4, 'per')]
+    """
+    found, start, kind = set(), 0, ""
+    for i, tag in enumerate([*tags, "O"]):
+        if kind and tag != f"I-{kind}":
+            found.add((start, i, kind))
+            kind = ""
+        if tag.startswith("B-"):
+            start, kind = i, tag[2:]
+    return found
+
+
+def span_counts(true: list, predicted: list, kind: str | None = None) -> np.ndarray:
+    """For each sentence how many entities (of a kind) were right, predicted, and there: (N, 3)."""
+    counts = []
+    for pair in zip(true, predicted, strict=True):
+        t, p = ({s for s in spans(tags) if kind in (None, s[2])} for tags in pair)
+        counts.append((len(t & p), len(p), len(t)))
+    return np.array(counts)
+
+
+def f1(sums: np.ndarray) -> np.ndarray:
+    """2 right / (predicted + there), micro: over all entities. sums (..., 3)."""
+    return 2 * sums[..., 0] / np.maximum(sums[..., 1] + sums[..., 2], 1)
+
+
+def best_tags(log_p: np.ndarray, classes: list[str]) -> list[str]:
+    """The likeliest tags in which every I- goes on with a B- or I- of its type (Viterbi 1967).
+    log_p (W, C)."""
+    possible = [[b[0] != "I" or a[1:] == b[1:] for b in classes] for a in classes]
+    step = np.where(possible, 0.0, -np.inf)  # (C, C), [tag, next tag]
+    score, back = log_p[0] + step[classes.index("O")], []
+    for row in log_p[1:]:
+        ways = score[:, None] + step
+        back.append(ways.argmax(0))
+        score = ways.max(0) + row
+    tags = [int(score.argmax())]
+    for pointers in reversed(back):
+        tags.append(int(pointers[tags[-1]]))
+    return [classes[i] for i in reversed(tags)]
+
+
+class Tagging(Task):
+    """A tag for each word."""
+
+    epochs = 8
+    columns = ("f1", "F1 of entities", "{:.1%}"), ("precision", "precision", "{:.1%}")
+    columns = (*columns, ("recall", "recall", "{:.1%}"))
+
+    def read(self):
+        """The parts, and the tags of train: O first."""
+        parts = task_examples(self.config)
+        tags = {tag for sentence in parts["train"] for tag in sentence.tags}
+        return parts, ["O", *sorted(tags - {"O"})]
+
+    def encode(self, sentences: list[Tagged]) -> list[Row]:
+        """Each sentence in as many rows as it needs. Tags that train lacks are not learnt."""
+        number = {tag: i for i, tag in enumerate(self.classes)}
+        special, room, rows = self.tokenizer.special, self.config.max_length - 2, []
+        for i, (words, tags) in enumerate(sentences):
+            ids, offsets = self.tokenizer.encode_with_offsets(" ".join(words))
+            ends = np.cumsum([len(word) + 1 for word in words]) - 1  # of each word, in characters
+            starts = ends - [len(word) for word in words]
+            first = np.searchsorted(offsets[:, 1], starts, "right")  # of each word, in tokens
+            after = np.maximum(np.searchsorted(offsets[:, 0], ends, "left"), first + 1)
+            labels = np.array([number.get(tag, IGNORE) for tag in tags])
+            begin = 0
+            while begin < len(words):
+                end = max(begin + 1, np.searchsorted(after, first[begin] + room, "right"))
+                cut = ids[first[begin] : min(after[end - 1], first[begin] + room)]
+                tokens = np.concatenate([[special.bos], cut, [special.eos]])
+                places = np.stack([first[begin:end], after[begin:end]], 1) - first[begin] + 1
+                places = places.clip(max=len(tokens) - 1)
+                rows.append(Row(tokens, places, labels[begin:end], i))
+                begin = end
+        return rows
+
+    def collate(self, rows: list[Row]) -> tuple[np.ndarray, ...]:
+        """tokens, is_real (B, T), words (B, W, 2), tags (B, W)."""
+        words = np.zeros((len(rows), max(len(row.words) for row in rows), 2), dtype=np.int64)
+        tags = np.full(words.shape[:2], IGNORE)
+        for i, row in enumerate(rows):
+            words[i, : len(row.words)], tags[i, : len(row.tags)] = row.words, row.tags
+        texts, most = [row.tokens for row in rows], self.config.max_length
+        return *pad(texts, self.tokenizer.special.pad, most=most), words, tags
+
+    def loss(self, model, tokens, is_real, words, tags):
+        """- Σ_i log P(y_i | w_1 … w_n; θ)."""
+        return tagging_nll(model(tokens, is_real, words), tags)
+
+    @torch.inference_mode()
+    def tags(self, model, rows: list[Row]) -> list[list[str]]:
+        """The best tags of each sentence."""
+        found: list = [None] * len(rows)
+        for which, (*batch, _) in self.in_batches(model.eval(), rows):
+            log_p = model(*batch).float().log_softmax(-1).cpu().numpy()
+            for i, row in zip(which, log_p, strict=True):
+                found[i] = best_tags(row[: len(rows[i].tags)], self.classes)
+        sentences: list[list[str]] = [[] for _ in range(rows[-1].sentence + 1)]
+        for row, tags in zip(rows, found, strict=True):
+            sentences[row.sentence] += tags
+        return sentences
+
+    def scores(self, predicted: list, part: str) -> dict:
+        """F1, precision and recall of tags for a part."""
+        counts = span_counts([e.tags for e in self.examples[part]], predicted).sum(0)
+        right, found, there = np.maximum(counts, (0, 1, 1))
+        return dict(
+            f1=float(f1(counts)), precision=float(right / found), recall=float(right / there)
+        )
+
+    def predictions(self, model, part: str) -> list[list[str]]:
+        """The tags of a part."""
+        return self.tags(model, self.data[part])
+
+    def report(self, row: dict) -> str:
+        """F1 with its interval, and of each type."""
+        true = [sentence.tags for sentence in self.examples[self.part]]
+        kinds = sorted({tag[2:] for tags in true for tag in tags if tag != "O"})
+        interval = bootstrap(span_counts(true, row["predicted"]), f1)
+        lines = [f"F1 of entities {row['f1']:.1%} ({interval}, {len(true):,} sentences)"]
+        for kind in kinds:
+            sums = span_counts(true, row["predicted"], kind).sum(0)
+            lines.append(f"  {kind:{max(map(len, kinds))}}  {f1(sums):6.1%}  of {sums[2]:,}")
+        return "\n".join(lines)
+
+    def simpler(self) -> dict[str, list]:
+        """A linear model on neighbours; each word's most frequent tag."""
+        train, test = self.examples["train"], self.examples[self.part]
+        linear = linear_tags(train, test, self.classes)
+        usual = frequent_tags(train, test)
+        return {"linear in a word and its neighbours": linear, "a word's usual tag": usual}
+
+    def predict(self, model, texts: list[str]) -> list[list[tuple[str, str]]]:
+        """Each text's words and their tags."""
+        words = [tuple(SPLIT.findall(text)) or ("",) for text in texts]
+        rows = self.encode([Tagged(w, ("O",) * len(w)) for w in words])
+        found = self.tags(model, rows)
+        return [list(zip(*pair, strict=True)) for pair in zip(words, found, strict=True)]
+
+
+def frequent_tags(train: list[Tagged], test: list[Tagged]) -> list[list[str]]:
+    """The tag that each word has most often in train; O for a word that is new."""
+    counts = defaultdict(Counter)
+    for sentence in train:
+        for word, tag in zip(*sentence, strict=True):
+            counts[word][tag] += 1
+    best = {word: max(c, key=lambda tag, c=c: (c[tag], tag)) for word, c in counts.items()}
+    return [[best.get(word, "O") for word in words] for words, _ in test]
+
+
+def linear_tags(train: list[Tagged], test: list[Tagged], classes: list[str]) -> list[list[str]]:
+    """Logistic regression on a word, its last three letters, its first one's case, and the words
+    before and after: log P(tag) = Σ_features W[feature, tag] + c, trained with the same loss."""
+
+    def features(words) -> list[tuple]:
+        around = zip(["", *words], words, [*words[1:], ""], strict=False)
+        return [((0, w), (1, w[-3:]), (2, w[:1].isupper()), (3, a), (4, b)) for a, w, b in around]
+
+    number = defaultdict(lambda: len(number) + 1)  # 0: a feature that train lacks
+    x = torch.tensor([[number[f] for f in fs] for s in train for fs in features(s.words)])
+    y = torch.tensor([classes.index(tag) for s in train for tag in s.tags])
+    W = nn.EmbeddingBag(len(number) + 1, len(classes), mode="sum", padding_idx=0)
+    nn.init.zeros_(W.weight)
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(W.parameters(), 0.03)
+    for _ in range(5):
+        for rows in torch.randperm(len(x), generator=generator).split(512):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(W(x[rows]), y[rows]).backward()
+            optimizer.step()
+    found = []
+    for words, _ in test:
+        rows = torch.tensor([[number.get(f, 0) for f in fs] for fs in features(words)])
+        found.append(best_tags(W(rows).log_softmax(-1).detach().numpy(), classes))
+    return found

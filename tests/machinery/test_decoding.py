@@ -1,0 +1,79 @@
+"""Decoding: beam search and the best span find what they should, and a cache changes nothing."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from minilm.model import Transformer
+from minilm.objectives import prefix, prefix_nll
+from minilm.optim import make_optimizers
+from minilm.runs.answering import best_span
+from minilm.runs.translating import beam_search
+from tests.book.small import DOC, PAD, SPECIAL, V, make_model, random_tokens
+from tests.book.test_heads_tasks import SOURCES, TARGETS, prefix_states, tensors
+from tests.book.test_reference import normal
+
+
+def test_cached_decoding_equals_uncached():
+    """Greedy, token by token, each from the whole text anew."""
+    sources = random_tokens(3, 4)
+    for source, found in zip(sources, beam_search(make_model(), sources, SPECIAL, 1), strict=True):
+        text = []
+        while len(text) < 10:
+            state = prefix_states(source, np.array(text, dtype=np.int64))[-1:]
+            logits = make_model().logits(state)[0]
+            logits[[PAD, 1]] = -torch.inf
+            if (token := int(logits.argmax())) == DOC:
+                break
+            text.append(token)
+        assert found.tolist() == text
+
+
+def test_a_beam_as_wide_as_all_texts_finds_the_best_of_them():
+    """With few tokens and a short text, every translation can be scored without a cache."""
+    few = SPECIAL._replace(ordinary=range(3, 6))
+    for seed in range(4):
+        model, source = make_model(), random_tokens(1, 3, seed=seed)
+        found = {
+            p: beam_search(model, source, few, width=30, penalty=p, most=3)[0] for p in (0.0, 4.0)
+        }
+
+        def nats(text, model=model, source=source[0]):
+            states = prefix_states(source, np.array(text, dtype=np.int64))
+            states = states[len(source) + 1 :]
+            logits = model.logits(states).detach()
+            logits[:, [i for i in range(V) if i not in (DOC, 3, 4, 5)]] = -torch.inf
+            chosen = [*text, DOC][:3]
+            return sum(logits.log_softmax(-1)[range(len(chosen)), chosen]).item()
+
+        texts = [t for n in range(4) for t in itertools.product((3, 4, 5), repeat=n)]
+        assert tuple(found[0.0]) == max(texts, key=nats)
+        assert len(found[4.0]) >= len(found[0.0])  # the penalty is on short ones
+
+
+def test_three_pairs_can_be_learnt_by_heart_and_are_then_translated():
+    model = Transformer(make_model(d_model=32).config)
+    inputs, targets, seen = prefix(SOURCES, TARGETS, SPECIAL)
+    (optimizer,) = make_optimizers(model, "adamw", 0.02, weight_decay=0.0)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss, count = prefix_nll(model, *tensors(inputs, targets), torch.from_numpy(seen))
+        (loss / count).backward()
+        optimizer.step()
+    for width in (1, 4):
+        for source, target in zip(SOURCES, TARGETS, strict=True):
+            (found,) = beam_search(model, source[None], SPECIAL, width)
+            assert found.tolist() == target.tolist()
+
+
+@pytest.mark.parametrize("longest", [1, 3, 9])
+def test_the_best_span_is_the_best_of_all_that_begin_before_they_end(longest):
+    scores = torch.from_numpy(normal(9, 2))
+    scores[0] = 50.0  # "no answer", which is judged apart
+    spans = [(s, e) for s in range(1, 9) for e in range(s, min(9, s + longest))]
+    best = max(spans, key=lambda span: scores[span[0], 0] + scores[span[1], 1])
+    assert best_span(scores, longest)[:2] == best
+    expected = scores[best[0], 0] + scores[best[1], 1]
+    assert best_span(scores, longest)[2] == pytest.approx(expected.item())

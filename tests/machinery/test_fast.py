@@ -1,0 +1,203 @@
+"""fast/ gives what the book gives: the same losses, gradients, updates, and batches."""
+
+import copy
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+
+from minilm.config import ModelConfig, UserError
+from minilm.fast import compilation
+from minilm.fast.attention import CAUSAL, fast_attention, fast_visibility, use_fast_attention
+from minilm.fast.compilation import compile_blocks, compiles, eager
+from minilm.fast.loss import ChunkedNLL, fast_nll, gather_targets
+from minilm.fast.muon import fast_orthogonalise
+from minilm.fast.precision import MixedPrecision
+from minilm.fast.prefetch import Prefetch
+from minilm.model import Transformer, attention, visibility
+from minilm.objectives import causal, language_model_nll, masked
+from minilm.optim import orthogonalise
+from minilm.tokenizer import SpecialTokens
+from tests.machinery.small import stirred
+
+SPECIAL = SpecialTokens(0, 1, 2, 2, range(3, 60))
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def model():
+    return stirred(Transformer(ModelConfig(60, 16, 16, 2, 2, 24)))
+
+
+def batches():
+    rng = np.random.default_rng(0)
+    windows = rng.integers(3, 60, (3, 17))
+    return {"causal": causal(windows), "masked": masked(windows, 0.3, rng, SPECIAL, shift=1)}
+
+
+def tensors(values):
+    return [torch.from_numpy(v) if isinstance(v, np.ndarray) else v for v in values]
+
+
+def book(model, batch):
+    """The book's loss, and every gradient."""
+    model.zero_grad()
+    loss_sum, count = language_model_nll(model, *tensors(batch))
+    loss_sum.backward()
+    return loss_sum, count, [p.grad.clone() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("chunk", [7, 1024])
+@pytest.mark.parametrize("name", ["causal", "masked"])
+def test_the_chunked_loss_at_gathered_targets_is_the_books_and_so_are_its_gradients(
+    model, name, chunk, monkeypatch
+):
+    monkeypatch.setattr(ChunkedNLL, "CHUNK", chunk)
+    batch = batches()[name]
+    loss_sum, count, gradients = book(model, batch)
+    fast = use_fast_attention(copy.deepcopy(model))
+    fast.zero_grad()
+    found, n = fast_nll(fast, *tensors(gather_targets(batch, CPU)))
+    (3 * found).backward()
+    assert n == count
+    torch.testing.assert_close(found, loss_sum, rtol=1e-6, atol=0)
+    for parameter, gradient in zip(fast.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, 3 * gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_a_gradient_of_the_chunked_loss_has_no_derivative_rather_than_a_wrong_one(model):
+    hidden = torch.randn(4, 16, requires_grad=True)
+    loss = ChunkedNLL.apply(hidden, model.embedding.weight, torch.tensor([3, 4, 5, 6]))
+    [gradient] = torch.autograd.grad(loss, hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable|does not require grad"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("is_real", [None, torch.arange(5) < torch.tensor([[5], [2]])])
+@pytest.mark.parametrize("causally", [True, False])
+def test_attention_is_the_books_with_every_mask(causally, is_real):
+    q, k, v = torch.randn(3, 2, 2, 5, 8, generator=torch.Generator().manual_seed(0))
+    expected = attention(q, k, v, visibility(5, 0, causally, is_real))
+    mask = fast_visibility(5, 0, causally, is_real, CPU)
+    torch.testing.assert_close(fast_attention(q, k, v, mask), expected)
+    fused = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(fused, expected)  # what other devices are given
+
+
+def test_the_fused_kernel_is_told_that_a_mask_is_just_causal():
+    q, k, v = torch.randn(3, 1, 2, 5, 8)
+    found = fast_attention(q, k, v, CAUSAL)
+    torch.testing.assert_close(found, attention(q, k, v, visibility(5, 0, causal=True)))
+
+
+def test_a_row_of_hidden_keys_is_finite_in_both():
+    q, k, v = torch.randn(3, 1, 1, 2, 4)
+    nothing = torch.zeros(1, 1, 2, 2, dtype=torch.bool)
+    for attend in (attention, fast_attention):
+        assert torch.isfinite(attend(q, k, v, nothing)).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 20), (2, 20, 8), (1, 6, 6)])
+def test_muon_on_the_gram_matrix_is_the_formula(shape):
+    G = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(fast_orthogonalise(G), orthogonalise(G), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["causal", "masked"])
+def test_mixed_precision_fills_the_gradients_of_the_float32_weights(model, name):
+    batch = tensors(gather_targets(batches()[name], CPU))
+    _, _, gradients = book(model, batches()[name])
+    model.zero_grad()
+    mixed = MixedPrecision(model, fast_nll, torch.bfloat16)
+    for _ in range(2):  # micro-batches are added up
+        loss_sum, _ = mixed(*batch)
+        loss_sum.backward()
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert {p.dtype for p in mixed.copy.parameters()} == {torch.bfloat16}
+    assert loss_sum.dtype == torch.float32 and all(p.grad is None for p in mixed.copies)
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        assert parameter.grad.dtype == torch.float32
+        error = (parameter.grad - 2 * gradient).norm() / (2 * gradient).norm()
+        assert 0 < error < 0.2  # bfloat16 has 8 bits
+
+
+def test_the_copy_that_computes_has_todays_weights_mode_and_frozen_parts(model):
+    model.embedding.requires_grad_(False)
+    mixed = MixedPrecision(model, fast_nll, torch.bfloat16)
+    with torch.no_grad():
+        model.norm.weight.fill_(2.0)
+    assert (mixed.refresh().norm.weight == 2).all() and mixed.copy.training
+    assert not mixed.model.eval() or not mixed.refresh().training
+    loss_sum, _ = mixed(*tensors(gather_targets(batches()["causal"], CPU)))
+    loss_sum.backward()
+    assert model.embedding.weight.grad is None and model.norm.weight.grad is not None
+
+
+def test_with_the_dtype_of_the_weights_no_copy_is_made(model):
+    mixed = MixedPrecision(model, fast_nll, torch.float32)
+    assert mixed.refresh() is model
+
+
+def test_batches_made_ahead_are_those_of_their_steps_whatever_is_asked():
+    made, lock = [], threading.Lock()
+
+    def batch(step):
+        with lock:
+            made.append(step)
+        return [step]
+
+    ahead = Prefetch(batch)
+    assert [ahead(step) for step in (0, 1, 2, 7, 8)] == [[0], [1], [2], [7], [8]]
+    assert made.count(1) == made.count(2) == 1  # no batch is made twice
+
+
+def test_compiling_needs_a_compiler_and_says_so_in_one_line(monkeypatch):
+    monkeypatch.setattr(compilation.shutil, "which", lambda name: None)
+    assert not compiles(None, CPU) and not compiles(False, CPU)
+    assert not compiles(None, torch.device("cuda"))
+    with pytest.raises(UserError, match="needs a C compiler"):
+        compiles(True, CPU)
+
+
+def test_by_default_a_card_compiles_and_a_cpu_does_not(monkeypatch):
+    monkeypatch.setattr(compilation.shutil, "which", lambda name: "/usr/bin/cc")
+    monkeypatch.setattr(compilation.importlib.util, "find_spec", lambda name: object())
+    assert compiles(None, torch.device("cuda")) and not compiles(None, CPU)
+    assert compiles(True, CPU) and not compiles(False, torch.device("cuda"))
+
+
+def test_compiled_blocks_train_alike_and_evaluating_compiles_nothing(model):
+    counter = CompileCounter()
+    compiled = use_fast_attention(copy.deepcopy(model))
+    compile_blocks(compiled, backend=counter)
+    batch = batches()["masked"]
+    loss_sum, _, gradients = book(model, batch)
+    found, _, others = book(compiled, batch)
+    torch.testing.assert_close(found, loss_sum)
+    for gradient, other in zip(gradients, others, strict=True):
+        torch.testing.assert_close(other, gradient, rtol=1e-4, atol=1e-5)
+    once = counter.frame_count
+    assert once == 1  # all blocks share a program
+    with eager(), torch.inference_mode():
+        for length in (3, 5, 8):
+            compiled(torch.full((1, length), 5), causal=False)
+            cache = compiled.new_cache()
+            for _ in range(3):
+                compiled(torch.full((1, 1), 5), causal=True, cache=cache)
+    assert counter.frame_count == once
+
+
+def test_another_familys_head_stands_before_its_vocabulary_matrix(model):
+    class Other(Transformer):
+        def logits(self, hidden):
+            return super().logits(torch.tanh(hidden))
+
+    other = Other(model.config)
+    other.load_state_dict(model.state_dict())
+    batch = batches()["masked"]
+    expected, _, _ = book(other, batch)
+    found, _ = fast_nll(other, *tensors(gather_targets(batch, CPU)))
+    torch.testing.assert_close(found, expected)
+    assert not torch.isclose(found, book(model, batch)[0])

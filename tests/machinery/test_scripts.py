@@ -1,0 +1,251 @@
+"""The scripts and the commands, from flags to files: what a person types, and what comes out."""
+
+import csv
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import train_finetune
+import train_pretrain
+from minilm.cli.commands import main as minilm
+from minilm.cli.flags import entry_point, parse_flags
+from minilm.cli.options import FinetuneConfig, PretrainConfig
+from minilm.runs import checkpoint, loop
+from minilm.runs.run import Run
+
+SHAPE = "--d-model 16 --n-layers 1 --n-heads 2 --vocab-size 300 --max-length 16 --batch-size 4"
+CPU = "--device cpu --precision float32"
+WORDS = ["kaba", "lodi", "mifen", "nug", "reba", "sodir"]
+
+
+def some_text(n, seed):
+    """Sentences of words, each followed by one of two: there is something to learn."""
+    rng, at, words = np.random.default_rng(seed), 0, []
+    for choice in rng.integers(1, 3, n):
+        at = (at + choice) % len(WORDS)
+        words.append(WORDS[at])
+    return " ".join(words)
+
+
+def table(path, n, seed, header=("text", "label")):
+    """Texts that hold "xx" are "yes", the others "no"."""
+    rows = [(some_text(6, [seed, i]) + (" xx", " zz")[i % 2], ("yes", "no")[i % 2])
+            for i in range(n)]  # fmt: skip
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """A working folder with a text and tables."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.txt").write_text(some_text(1500, 0), encoding="utf-8")
+    table("own.csv", 60, 1)
+    table("test.csv", 30, 2)
+    return tmp_path
+
+
+def run(name, arguments):
+    """Run a script or a command here. Returns its exit status."""
+    options = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}.get(name)
+    script = {"pretrain": train_pretrain.pretrain if options else None,
+              "finetune": train_finetune.finetune}.get(name)  # fmt: skip
+    words = arguments.split() if isinstance(arguments, str) else arguments
+    try:
+        if options:
+            entry_point(lambda: script(parse_flags(options, "", words)))
+        else:
+            minilm([name, *words])
+    except SystemExit as ended:
+        return ended.code
+    return 0
+
+
+def pretrain(more="", name="first"):
+    return run(
+        "pretrain", f"--data own.txt {SHAPE} {CPU} --steps 8 --evaluations 2 --run {name} {more}"
+    )
+
+
+def finetune(more="", name="labels"):
+    return run(
+        "finetune", f"--train own.csv --pretrained first {CPU} --epochs 2 --run {name} {more}"
+    )
+
+
+def test_from_a_text_to_a_classifier_and_what_is_printed_is_what_is_used(world, capsys):
+    assert pretrain() == 0
+    shown = capsys.readouterr().out
+    assert "used from now on: step" in shown and "next: python" in shown
+    result = json.loads(Path("first/result.json").read_text())
+    assert run("evaluate", "first --device cpu") == 0
+    evaluated = capsys.readouterr().out
+    for name in ("causal_loss", "masked_loss"):
+        assert f"{result['losses'][name]:.3f}" in shown  # of the best checkpoint
+        assert f"{result['losses'][name]:.3f}" in evaluated
+
+    assert finetune("--test test.csv") == 0
+    shown = capsys.readouterr().out
+    assert "these weights" in shown and "random weights" in shown and "a bag of tokens" in shown
+    rows = json.loads(Path("labels/result.json").read_text())["rows"]
+    assert rows["a bag of tokens"]["accuracy"] == 1.0  # one word decides
+    assert run("evaluate", "labels --device cpu --test test.csv") == 0
+    assert f"accuracy {100 * rows['these weights']['accuracy']:.1f} %" in capsys.readouterr().out
+
+
+def test_predictions_are_written_and_can_be_read_again(world, capsys):
+    assert pretrain() == finetune() == 0
+    Path("new.txt").write_text("kaba xx\r\nlodi zz\n\n", encoding="utf-8", newline="")
+    assert run("predict", "labels --file new.txt --out out.csv --device cpu") == 0
+    assert run("predict", "labels --file out.csv --out again.jsonl --device cpu") == 0
+    again = [json.loads(line) for line in Path("again.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in again] == ["kaba xx", "lodi zz"]
+    assert run("predict", "labels --file new.txt --out out.csv --device cpu") == 2  # is there
+    assert run("predict", ["labels", "kaba xx", "--device", "cpu"]) == 0
+    capsys.readouterr()
+
+
+def test_generate_and_fill_speak_of_the_run(world, capsys):
+    assert pretrain() == 0
+    capsys.readouterr()
+    assert run("generate", ["first", "kaba", "--tokens", "4", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.startswith("kaba")
+    assert run("fill", ["first", "kaba <mask> mifen", "--top", "2", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.count("%") == 2
+
+
+def interrupted(monkeypatch, at):
+    """Ctrl-C while the batch of the `at`th step is made."""
+    calls = iter(range(1, 10**6))
+    share_out = loop.share_out
+
+    def stop(*arguments):
+        if next(calls) == at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return share_out(*arguments)
+
+    monkeypatch.setattr("minilm.runs.pretraining.share_out", stop)
+    monkeypatch.setattr(loop, "share_out", stop)
+
+
+def weights(name):
+    return (checkpoint.newest(Path(name)).folder / "model.pt").read_bytes()
+
+
+def test_what_was_interrupted_and_resumed_ends_with_the_same_bits(world, monkeypatch, capsys):
+    assert pretrain() == 0 and finetune() == 0
+    with monkeypatch.context() as patch:
+        interrupted(patch, 3)
+        assert pretrain(name="cut") == 130
+    assert run("pretrain", "--resume --run cut") == 0
+    assert weights("cut") == weights("first")
+    with monkeypatch.context() as patch:
+        interrupted(patch, 5)
+        assert finetune(name="cut-labels") == 130
+    assert run("finetune", "--resume --run cut-labels") == 0
+    assert weights("cut-labels") == weights("labels")
+    error = capsys.readouterr().err
+    assert "go on with --run cut --resume" in error and "Traceback" not in error
+
+
+def test_weights_go_on_with_another_objective_where_they_predicted_before(world, capsys):
+    assert pretrain() == 0  # a hybrid: tokens are predicted one position early
+    more = f"--data own.txt {CPU} --init first --objective masked --batch-size 4 --steps 8"
+    assert run("pretrain", f"{more} --run second") == 0
+    assert Run("second").config["flags"]["shift"] == 1
+    before, after = (json.loads(Path(f"{r}/result.json").read_text()) for r in ("first", "second"))
+    assert after["losses"]["masked_loss"] < before["losses"]["masked_loss"] + 0.1
+    assert pretrain("--objective masked", name="third") == 0
+    assert Run("third").config["flags"]["shift"] == 0
+    capsys.readouterr()
+
+
+def test_minutes_become_a_number_of_steps(world, capsys):
+    arguments = f"--data own.txt {SHAPE} {CPU} --minutes 0.02 --evaluations 1 --run timed"
+    assert run("pretrain", arguments) == 0
+    flags = Run("timed").config["flags"]
+    assert flags["minutes"] is None and flags["steps"] == checkpoint.best(Path("timed")).step
+    assert run("estimate", f"{SHAPE} {CPU} --steps 50") == 0
+    assert "tokens/s" in capsys.readouterr().out
+
+
+def test_a_search_keeps_what_validation_prefers_and_frees_the_rest(world, monkeypatch, capsys):
+    monkeypatch.setattr(
+        train_finetune, "SEARCH", {"learning_rate": (1e-4, 1e-2), "optimizer": ("adamw",)}
+    )
+    assert pretrain() == 0 and finetune("--search --baselines none") == 0
+    assert "validation score" in capsys.readouterr().out
+    assert not list(Path("labels/search").rglob("model.pt"))
+    chosen = json.loads(Path("labels/result.json").read_text())["learning_rate"]
+    scores = {
+        p.parent.name: json.loads(p.read_bytes())[0] for p in Path("labels").rglob("score.json")
+    }
+    assert scores[f"{chosen}-adamw"] == min(scores.values()) and len(scores) == 2
+
+
+BAD = {  # arguments -> what the line must say
+    "pretrain": {
+        "--data nowhere.txt": "nowhere.txt",
+        "--lr 1": "--learning-rate",
+        "--learning-rate 1e308": "learning-rate",
+        "--minutes 1e300": "minutes",
+        f"--seed {10**40}": "seed",
+        "--steps 3 --minutes 2": "one or the other",
+        "--d-model 30 --n-heads 4": "multiple",
+        "--init nowhere": "nowhere",
+        "--resume --run nowhere": "nowhere",
+        "--objective hidden": "hidden",
+        "--n-heads 0": "n-heads",
+    },
+    "finetune": {
+        "--train own.csv --data imdb": "both",
+        "--attention causal --pooling first": "first token",
+        "--layer-decay 1e300": "layer-decay",
+        "--pretrained first --train own.csv --label-column stars": "stars",
+        "--pretrained first --train own.csv --labels 1": "labels",
+        "--pretrained first --train own.txt": "own.txt",
+        "--pretrained nowhere --train own.csv": "nowhere",
+        "--train own.csv": "no pretrain run",
+    },
+    "generate": {
+        "nowhere": "nowhere",
+        "first x --temperature -1": "temperature",
+        "first --top-k 0": "top-k",
+    },
+    "fill": {"first none": "<mask>"},
+    "predict": {"first text": "other kind", "labels": "--file", "labels --file nowhere": "nowhere"},
+    "evaluate": {"first --test own.csv": "no labels", "labels --test own.txt": "own.txt"},
+    "fetch": {"nothing": "imdb"},
+    "compute": {"": "compute"},
+    "view": {"nowhere": "nowhere"},
+    "export": {"first own.txt": "own.txt"},
+}
+
+
+def test_bad_input_is_one_line_and_nothing_is_lost(world, capsys):
+    assert pretrain() == finetune() == 0
+    before = {p: p.read_bytes() for p in Path(".").rglob("*") if p.is_file()}
+    for name, cases in BAD.items():
+        for arguments, expected in cases.items():
+            capsys.readouterr()
+            status = run(name, arguments)
+            error = capsys.readouterr().err
+            said = f"{name} {arguments}: {error}"
+            assert status == 2 and expected in error and "Traceback" not in error, said
+            assert error.startswith("error: ") or "\nerror: " in error, said
+            assert error.count("error: ") == 1 and error.endswith("\n"), said
+    after = {p: p.read_bytes() for p in Path(".").rglob("*") if p.is_file()}
+    assert {p: after.get(p) for p in before} == before
+    assert not list(Path("runs").glob("*")) if Path("runs").exists() else True
+
+
+def test_help_answers_without_torch(monkeypatch, capsys):
+    for name in ("pretrain", "finetune"):
+        monkeypatch.setitem(sys.modules, "torch", None)  # importing it would fail
+        assert run(name, "--help") == 0
+        assert "--learning-rate" in capsys.readouterr().out

@@ -1,0 +1,304 @@
+"""Tags, answers and translations: what is read, made, measured, and learnt from start to end."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import minilm
+from minilm.__main__ import main
+from minilm.cli.options import FinetuneConfig
+from minilm.config import UserError
+from minilm.corpora import made
+from minilm.corpora.tasks import Question, Tagged, read_pairs, read_questions, read_tagged
+from minilm.corpora.tasks import task_examples as examples_of
+from minilm.runs import answering, tagging, translating
+from minilm.runs.task import bootstrap
+from tests.machinery.small import pretrained
+
+CONLL = """# a comment
+In\tO
+New\tB-loc
+York\tI-loc
+#fun\tO
+
+Hi O
+
+
+-DOCSTART- O
+
+Rome S-loc"""
+SQUAD = {"data": [{"paragraphs": [{"context": "It was in 1066 or 1067.", "qas": [
+    {"question": "When?", "id": "a", "answers": [
+        {"text": "1066", "answer_start": 10}, {"text": "in 1066", "answer_start": 7}]},
+    {"question": "Who?", "answers": [], "is_impossible": True},
+]}]}]}  # fmt: skip
+
+
+def write(path, content):
+    text = content if isinstance(content, str) else "\n".join(map(json.dumps, content)) + "\n"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_columns_of_words_and_tags_are_read_as_sentences(tmp_path):
+    expected = [
+        Tagged(("In", "New", "York", "#fun"), ("O", "B-loc", "I-loc", "O")),
+        Tagged(("Hi",), ("O",)),
+        Tagged(("Rome",), ("B-loc",)),
+    ]
+    assert read_tagged(write(tmp_path / "a.conll", CONLL)) == expected
+    rows = [{"words": words, "tags": tags} for words, tags in expected]
+    assert read_tagged(write(tmp_path / "a.jsonl", rows)) == expected
+
+
+def test_squad_and_rows_are_read_as_questions(tmp_path):
+    expected = [
+        Question("It was in 1066 or 1067.", "When?", ("1066", "in 1066"), 10),
+        Question("It was in 1066 or 1067.", "Who?", ("",), -1),
+    ]
+    assert read_questions(write(tmp_path / "a.json", json.dumps(SQUAD))) == expected
+    rows = [
+        {"context": c, "question": q, "answer": a[0], "answer_start": s, "answers": a}
+        for c, q, a, s in expected
+    ]
+    assert read_questions(write(tmp_path / "a.jsonl", rows)) == expected
+    rows[0]["answer_start"] = 9  # near: an editor counted otherwise
+    assert read_questions(write(tmp_path / "b.jsonl", rows)) == expected
+
+
+def test_pairs_are_read_from_the_columns_asked_for(tmp_path):
+    write(tmp_path / "a.tsv", "en\tde\none\teins\n\tzwei\n")
+    assert read_pairs(tmp_path / "a.tsv", "de", "en") == [("eins", "one")]
+
+
+@pytest.mark.parametrize(
+    ("reader", "name", "content", "message"),
+    [
+        (read_tagged, "a.conll", "In O\nNew\n", "line 2"),
+        (read_tagged, "a.jsonl", [{"words": ["a"], "tags": []}], "line 1"),
+        (read_tagged, "a.jsonl", [{"words": ["a"], "tags": ["person"]}], "'person'"),
+        (read_questions, "a.json", '{"data": [{}]}', "layout"),
+        (read_questions, "a.jsonl", [dict(context="a", question="b", answer="c")], "not in its"),
+        (read_questions, "a.jsonl", [dict(context="a", question=1, answer="a")], "must be texts"),
+        (lambda path: read_pairs(path, "en", "fr"), "a.tsv", "en\tde\na\tb\n", "--target-column"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_one_line_with_its_place(
+    tmp_path, reader, name, content, message
+):
+    with pytest.raises(UserError, match=message) as caught:
+        reader(write(tmp_path / name, content))
+    assert str(caught.value).startswith(str(tmp_path / name)) and "\n" not in str(caught.value)
+
+
+def test_questions_on_one_context_stay_on_one_side(tmp_path):
+    rows = [dict(context=f"text {i // 5}", question=str(i), answer="text") for i in range(100)]
+    path = str(write(tmp_path / "a.jsonl", rows))
+    for labels, sizes in ((None, (90, 10)), (50, None)):
+        parts = examples_of(FinetuneConfig(task="answer", train=path, labels=labels))
+        contexts = [{q.context for q in parts[part]} for part in ("train", "valid")]
+        assert not contexts[0] & contexts[1]
+        total = tuple(len(parts[part]) for part in ("train", "valid"))
+        assert total == sizes or (labels and sum(total) == labels and min(total) >= 5)
+
+
+DOCSTRING = """Return a tensor.
+
+Like :func:`torch.full`, but of :class:`~torch.Tensor` :attr:`size`. It raises ValueError.
+
+Args:
+    size (int or tuple): how many, of :obj:`nothing`.
+    fill (float, optional): with what. Default: 1
+    axis (int): along which. Defaults to ``None``.
+"""
+NUMPYDOC = """Sum.
+
+Parameters
+----------
+a : array_like
+    Of what.
+b : int, optional
+"""
+
+
+def test_tags_come_from_roles_whose_markup_is_taken_away():
+    parts = made.tags([("torch/a.py", DOCSTRING), ("numpy/b.py", "Like `unknown`, but so. No.")])
+    [*found] = [dict(zip(*tagged, strict=True)) for part in parts.values() for tagged in part]
+    assert {**found[0]} == dict.fromkeys(["Like", ",", "but", "of", "."], "O") | {
+        "torch.full": "B-function", "torch.Tensor": "B-class", "size": "B-parameter",
+    }  # fmt: skip
+    assert found[1]["ValueError"] == "B-exception" and len(found) == 2
+
+
+def test_answers_are_places_in_a_list_that_holds_others_of_the_kind():
+    rows = [("torch/a.py", DOCSTRING), ("networkx/b.py", NUMPYDOC),
+            ("numpy/c.py", "Sum.\n\nArgs:\n    a (int): the only one.\n")]  # fmt: skip
+    parts = made.answers(rows)
+    answers = {
+        (part, q.context[q.start :][: len(q.answers[0])] if q.start >= 0 else None)
+        for part, questions in parts.items()
+        for q in questions
+    }
+    assert answers == {
+        ("train", "int or tuple"), ("train", "float"), ("train", "int"), ("train", "1"),
+        ("train", "None"), ("train", None), ("test", "array_like"), ("test", "int"),
+    }  # fmt: skip
+    asked = {q.question.replace(name, "") for q in parts["test"] for name in "ab"}
+    trained = {q.question for q in parts["train"]}
+    assert not asked & trained
+
+
+def test_formulas_are_the_same_in_every_process_and_split_by_source():
+    pytest.importorskip("sympy")
+    parts = made.latex_pairs(60)
+    assert parts == made.latex_pairs(60)
+    pairs = {pair for part in parts.values() for pair in part}
+    assert len(pairs) == len({pair.source for pair in pairs}) == 60
+    assert any("\\frac" in pair.source and "/" in pair.target for pair in pairs)
+
+
+def test_an_entity_counts_only_whole_and_of_its_type():
+    true = [["B-a", "I-a", "O", "B-b"], ["B-a"]]
+    found = [["B-a", "O", "O", "B-b"], ["I-a"]]
+    assert tagging.span_counts(true, found).tolist() == [[1, 2, 2], [0, 0, 1]]
+    assert tagging.span_counts(true, found, "b").sum(0).tolist() == [1, 1, 1]
+    assert tagging.f1(np.array([1, 2, 3])) == pytest.approx(2 / 5)
+
+
+def test_the_interval_holds_the_figure_and_shrinks_with_sentences():
+    counts = np.array([[1, 1, 1], [0, 1, 1]])
+    wide, narrow = (bootstrap(np.tile(counts, (n, 1)), tagging.f1) for n in (5, 200))
+    low, high = ([float(x[i].strip("%")) for x in (wide.split()[3::2], narrow.split()[3::2])]
+                 for i in (0, 1))  # fmt: skip
+    assert low[0] < low[1] < 50 < high[1] < high[0]
+
+
+def test_viterbi_finds_the_likeliest_tags_that_are_possible():
+    classes = ["O", "B-a", "I-a", "I-b"]
+    log_p = np.log([[0.1, 0.2, 0.7, 0.0001], [0.1, 0.1, 0.3, 0.5]])
+    assert tagging.best_tags(log_p, classes) == ["B-a", "I-a"]
+
+
+@pytest.mark.parametrize(
+    ("predicted", "answers", "expected"),
+    [
+        ("1976", ["1976"], (1, 1)),
+        ("the Denver Broncos!", ["Denver Broncos"], (1, 1)),  # articles, punctuation, case
+        ("Beyonce", ["Beyoncé and Bruno Mars"], (0, 0)),
+        ("climate", ["weather", "climate change"], (0, 2 / 3)),  # the answer that fits best
+        ("a cat a cat", ["cat"], (0, 2 / 3)),  # a word counts as often as it is there
+        ("", [""], (1, 1)),
+        ("1976", [""], (0, 0)),
+    ],
+)
+def test_answers_are_judged_by_squads_rules(predicted, answers, expected):
+    assert answering.exact_and_f1(predicted, answers) == pytest.approx(expected)
+
+
+def test_ibm_model_1_learns_which_word_means_which():
+    train = [("the house", "das Haus"), ("the book", "das Buch"), ("a book", "ein Buch")]
+    pairs = [translating.Pair(*pair) for pair in train]
+    test = [translating.Pair("a new house", "")]
+    assert translating.word_by_word(pairs, test) == ["ein new Haus"]
+
+
+def test_the_baselines_of_tagging_learn_words_and_neighbours():
+    train = [Tagged(("in", "Rome"), ("O", "B-loc")), Tagged(("by", "Ann"), ("O", "B-per"))] * 20
+    test = [Tagged(("in", "Oslo"), ()), Tagged(("in", "Ann"), ())]
+    assert tagging.frequent_tags(train, test) == [["O", "O"], ["O", "B-per"]]
+    assert tagging.linear_tags(train, test, ["O", "B-loc", "B-per"])[0] == ["O", "B-loc"]
+
+
+class Letters:
+    """A tokenizer of single characters."""
+
+    special = SimpleNamespace(pad=0, bos=2, eos=2, ordinary=range(3, 200))
+
+    def encode_with_offsets(self, text):
+        places = np.arange(len(text))
+        return np.array([ord(c) for c in text], dtype=np.uint16), np.stack([places, places + 1], 1)
+
+    def encode(self, text):
+        return self.encode_with_offsets(text)[0]
+
+
+def options(**flags):
+    return SimpleNamespace(max_length=12, **flags)
+
+
+def test_a_long_sentence_is_cut_between_words_and_each_word_finds_its_tokens():
+    task = tagging.Tagging(options(), Letters(), ["O", "B-a"])
+    words = ("one", "of", "seven", "extraordinarily", "x")
+    rows = task.encode([Tagged(words, ("O", "B-a", "O", "O", "B-a"))])
+    assert np.concatenate([row.tags for row in rows]).tolist() == [0, 1, 0, 0, 1]
+    found = ["".join(map(chr, row.tokens[a:b])) for row in rows for a, b in row.words]
+    assert found == ["one", "of", "seven", "extraordin", "x"]
+    assert all(row.tokens[0] == row.tokens[-1] == 2 and len(row.tokens) <= 12 for row in rows)
+
+
+def test_a_long_context_is_read_in_windows_that_overlap():
+    task = answering.Answering(options(), Letters(), ["answer"])
+    context = "abcdefghijklmnopq"
+    for start in range(14):
+        answer = context[start : start + 3]
+        rows = task.encode([Question(context, "wh", (answer,), start)])
+        assert "".join(chr(t) for t in rows[0].tokens[4:-1]) == context[:7]
+        spans = [(row, *row.span) for row in rows if row.span != (0, 0)]
+        assert spans, start
+        for row, first, last in spans:
+            assert "".join(map(chr, row.tokens[first : last + 1])) == answer
+            assert row.offsets[first - row.start][0] == start
+
+
+def rows_for(task, n=24):
+    words = ["red", "blue", "cats", "dogs"]
+    for i in range(n):
+        a, b = words[i % 2], words[2 + i // 2 % 2]
+        if task == "tag":
+            yield {"words": [a, b, str(i)], "tags": ["B-colour", "B-animal", "O"]}
+        elif task == "answer":
+            yield dict(context=f"{i}: {a} {b}.", question="What colour?", answer=a)
+        else:
+            yield dict(source=f"{a} {b}", target=f"{b} {a}")
+
+
+@pytest.mark.parametrize("task", ["tag", "answer", "translate"])
+def test_each_task_is_learnt_predicted_and_evaluated(task, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    pretrained(tmp_path / "first")
+    write(tmp_path / "own.jsonl", list(rows_for(task)))
+    files = dict(train="own.jsonl", valid="own.jsonl", test="own.jsonl")
+    model = minilm.finetune(
+        task=task, pretrained="first", run="run", device="cpu", dropout=0.0, learning_rate=0.02,
+        epochs=60 if task == "translate" else 12, baselines="all", **files,
+    )  # fmt: skip
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    first, *others = result["rows"].values()
+    key = "exact" if task == "translate" else "f1"
+    assert first[key] > 0.9 and len(others) >= 3
+    text = "red dogs" if task == "translate" else "7: red dogs."
+    [found] = model.predict([(text, "What colour?")] if task == "answer" else [text])
+    right = {
+        "tag": [("7", "O"), (":", "O"), ("red", "B-colour"), ("dogs", "B-animal"), (".", "O")],
+        "answer": "red",
+        "translate": "dogs red",
+    }[task]
+    assert (found.text if task == "answer" else found) == right or task == "tag"
+    capsys.readouterr()
+    asked = ["--question", "What colour?"] if task == "answer" else []
+    main(["predict", "run", text, *asked, "--device", "cpu"])
+    assert "red" in capsys.readouterr().out
+    (tmp_path / "texts.txt").write_text(f"{text}\n{text}\n")
+    file = "own.jsonl" if task == "answer" else "texts.txt"
+    main(["predict", "run", "--file", file, "--device", "cpu"])
+    lines = (tmp_path / f"{file}.predicted.jsonl").read_text().splitlines()
+    assert len(lines) == (24 if task == "answer" else 2) and "red" in lines[0]
+    for data in (["--test", "own.jsonl"], []):
+        main(["evaluate", "run", *data, "--device", "cpu"])
+        assert f"{first[key]:.1%}" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", "run", "out"])
+    main(["view", "run"])
+    assert (tmp_path / "run/view.html").exists()
