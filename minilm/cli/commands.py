@@ -161,10 +161,10 @@ def estimate(parser: Parser, argv: list[str]) -> None:
 def compare(parser: Parser, argv: list[str]) -> None:
     """Compare pretraining objectives: the same network, text and budget for each, several seeds,
     intervals, and baselines that might win. Without flags: a quarter of an hour."""
-    from minilm.compare.options import CompareOptions
+    from minilm.compare import CompareOptions
 
     options = parse_flags(CompareOptions, parser.description, argv, parser.prog)
-    from minilm.compare.command import compare
+    from minilm.compare import compare
 
     compare(options)
 

@@ -132,7 +132,7 @@ def curves(
         return f"{100 * (value - left) / max(right - left, 1e-12):.2f}%"
 
     def y(value: float) -> float:
-        return round(8 + (HEIGHT - 16) * (high - value) / (high - low), 1)
+        return round(8 + (HEIGHT - 16) * (high - min(max(value, low), high)) / (high - low), 1)
 
     scale = "".join(
         f'<text x="2.6rem" y="{y(t) + 4}" text-anchor="end">{number(t)}{unit}</text>'

@@ -1,0 +1,139 @@
+"""Is a difference real? One error for each, from seeds and rows at once, and a correction for
+asking often.
+
+An outcome is a table, one value for each seed (a pretraining) and row (a test text, a pair):
+
+    y_sn = μ + seed_s + row_n + noise_sn
+
+Other seeds would have given another mean, and so would other rows. With S seeds and N rows
+
+    error² = (σ²_seed + σ²_noise / N) / S + σ²_row / N  =  (MS_seed + MS_row - MS_noise) / (S N)
+
+where MS are the mean squares of a two-way analysis of variance. A difference of two arms is such a
+table too, paired by seed and row. On the safe side of the formula:
+
+- MS_noise is not subtracted, so the rows alone keep an interval from vanishing where seeds agree.
+- Three seeds know their own variance badly, and by chance it comes out far too small. So MS_seed of
+  a difference is never taken for less than MS_noise times the mean of MS_seed / MS_noise over all
+  differences that are asked for; and that mean, from A arms, has (A - 1)(S - 1) degrees of freedom.
+- The degrees of freedom of the sum are Satterthwaite's (1946).
+
+`tests/machinery/test_compare_statistics.py` proves by simulation what comes of it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from minilm.config import UserError
+
+FEWEST_SEEDS = 3  # for a verdict
+
+
+class Estimate(NamedTuple):
+    """A mean, its 95 % interval, and how likely chance gets as far from 0: None under 3 seeds."""
+
+    mean: float
+    interval: tuple[float, float] | None
+    p: float | None
+
+
+class Verdict(NamedTuple):
+    """One declared comparison: arm a minus arm b in an outcome, corrected for all of its family."""
+
+    outcome: str
+    a: str
+    b: str
+    estimate: Estimate
+    corrected: float | None  # p after Holm's correction
+    real: bool | None  # None: no verdict under three seeds
+
+
+def crossed(tables: np.ndarray, arms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The means, half their 95 % intervals, and p (two-sided), (..., M) each, of a family of M
+    tables (..., M, S, N) that compares so many arms with seeds, by Student's t."""
+    S, N = tables.shape[-2:]
+    mean = tables.mean((-2, -1))
+    seed = N * ((tables.mean(-1) - mean[..., None]) ** 2).sum(-1)
+    row = S * ((tables.mean(-2) - mean[..., None]) ** 2).sum(-1)
+    noise = ((tables - mean[..., None, None]) ** 2).sum((-2, -1)) - seed - row
+    noise = np.maximum(noise, 0) / ((S - 1) * max(N - 1, 1))
+    # Rows that all agree still leave room for one in N that differs, by the largest value here.
+    largest = np.abs(tables).max((-3, -2, -1))[..., None]  # (..., 1)
+    least = np.where(largest > 0, largest, 1.0) ** 2 / N
+    seed, row = seed / (S - 1), np.maximum(row / max(N - 1, 1), least)
+    ratios = np.where(noise > 1e-9, seed / np.maximum(noise, 1e-9), 0.0)
+    ratio = ratios.sum(-1) / np.maximum((noise > 1e-9).sum(-1), 1)  # (...)
+    seed = np.maximum(seed, np.maximum(ratio, 1.0)[..., None] * noise)
+    few = max(arms - 1, 1) * (S - 1)
+    freedom = (seed + row) ** 2 / (seed**2 / few + row**2 / max(N - 1, 1))
+    error, t = np.sqrt((seed + row) / (S * N)), student()
+    return mean, t.ppf(0.975, freedom) * error, 2 * t.sf(np.abs(mean) / error, freedom)
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Holm's correction (1979) of p (..., M): where these are below a level, the chance that any of
+    the M is called real though none is lies below that level too.
+
+    >>> holm(np.array([0.01, 0.04, 0.03])).round(3).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(p, axis=-1)
+    left = p.shape[-1] - np.arange(p.shape[-1])  # how many are not yet decided
+    stepped = np.maximum.accumulate(np.take_along_axis(p, order, -1) * left, axis=-1)
+    corrected = np.empty_like(p)
+    np.put_along_axis(corrected, order, np.minimum(stepped, 1.0), -1)
+    return corrected
+
+
+def estimates(tables: Sequence[np.ndarray], arms: int) -> list[Estimate]:
+    """What is known of each of a family of tables (S, N), see `crossed`."""
+    stacked = np.stack([np.asarray(table, dtype=float) for table in tables])  # (M, S, N)
+    if stacked.shape[1] < FEWEST_SEEDS:
+        return [Estimate(float(table.mean()), None, None) for table in stacked]
+    found = zip(*(values.tolist() for values in crossed(stacked, arms)), strict=True)
+    return [Estimate(mean, (mean - half, mean + half), p) for mean, half, p in found]
+
+
+def verdicts(
+    outcomes: dict[str, dict[str, np.ndarray]], pairs: list[tuple[str, str]], level: float
+) -> list[Verdict]:
+    """All declared comparisons of all outcomes, {outcome: {arm: (S, N)}}, as one family. A baseline
+    without seeds is (1, N) and is compared with each seed of the other."""
+    asked = []
+    for outcome, of_arms in outcomes.items():
+        S = max(len(table) for table in of_arms.values())
+        full = {arm: np.broadcast_to(t, (S, t.shape[1])) for arm, t in of_arms.items()}
+        there = [(a, b) for a, b in pairs if a in full and b in full]
+        differences = [full[a].astype(float) - full[b] for a, b in there]
+        with_seeds = sum(len(table) > 1 for table in of_arms.values())
+        found = estimates(differences, with_seeds) if there else []
+        asked += [(outcome, a, b, e) for (a, b), e in zip(there, found, strict=True)]
+    if not asked or any(e.p is None for *_, e in asked):
+        return [Verdict(*one, None, None) for one in asked]
+    corrected = holm(np.array([e.p for *_, e in asked]))
+    return [
+        Verdict(*one, float(c), bool(c <= level)) for one, c in zip(asked, corrected, strict=True)
+    ]
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """The mean of one value a seed, with Student's interval."""
+    n, mean, interval = len(values), float(np.mean(values)), None
+    if n >= FEWEST_SEEDS:
+        half = float(student().ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5)
+        interval = mean - half, mean + half
+    return Estimate(mean, interval, None)
+
+
+def student():
+    """Student's t. Raises UserError where it is missing, or what else a comparison needs."""
+    try:
+        import jinja2  # noqa: F401
+        import sklearn  # noqa: F401
+        from scipy.stats import t
+    except ImportError:
+        needs = "a comparison needs scipy, scikit-learn and jinja2"
+        raise UserError(f'{needs}: pip install "minilm[compare]"') from None
+    return t
