@@ -18,10 +18,11 @@ from minilm.config import ModelConfig
 from minilm.corpora.tokens import PreparedText
 from minilm.data import Windows, draws, evaluation_windows
 from minilm.fast.loss import gather_targets
-from minilm.model import Transformer, training_flops
+from minilm.model import Transformer
 from minilm.objectives import IGNORE, Batch, causal, masked
 from minilm.runs import checkpoint, loop
 from minilm.runs.device import Machine, synchronize
+from minilm.runs.estimate import training_flops
 from minilm.runs.pretraining import Pretraining
 from minilm.runs.run import Run, make_model
 from minilm.tokenizer import SpecialTokens

@@ -24,7 +24,6 @@ from minilm.config import SIZES, ModelConfig, UserError
 from minilm.corpora.splits import splits
 from minilm.corpora.splitting import normalised
 from minilm.corpora.tokens import prepare
-from minilm.metrics import label_probabilities
 from minilm.model import Transformer
 from minilm.runs.device import Machine, choose_machine
 from minilm.runs.durable import write_file
@@ -165,7 +164,7 @@ class Experiment:
         draw, task, model = self.draws(seed)[i], self.task, self.model(each, seed)
         texts = task.draw(self.options.labels, draw)
         classifier = labels.finetune(model, task, texts, rate, draw, self.bench.machine, advance)
-        p = label_probabilities(classifier, task.test.tokens, causal=False)
+        p = labels.probabilities(classifier, task.test.tokens)
         found = labels.results(task.test, p)
         if (seed, i) == (self.seeds[0], 0):
             found["deletion"] = labels.deletion(classifier, task, self.plan["row"])
@@ -214,7 +213,7 @@ class Experiment:
             model = arms.pretrained(bench, arm(name), seed, folder)
             how = task.draw(self.options.labels, seed), rate, seed, bench.machine, advance
             classifier = labels.finetune(model, task, *how)
-            p = label_probabilities(classifier, task.valid.tokens, causal=False)
+            p = labels.probabilities(classifier, task.valid.tokens)
             return float((p.argmax(1) != task.valid.labels).mean())
 
         for name in names:

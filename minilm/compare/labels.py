@@ -17,7 +17,6 @@ from minilm.data import epoch_batches, pad
 from minilm.fast.muon import fast_orthogonalise
 from minilm.fast.precision import MixedPrecision
 from minilm.heads import Classifier, classification_nll, pool
-from minilm.metrics import label_probabilities
 from minilm.model import Transformer
 from minilm.optim import make_optimizers
 from minilm.runs import classify
@@ -89,11 +88,16 @@ def finetune(
     return classifier
 
 
-def results(texts: EncodedTexts, probabilities: np.ndarray) -> dict:
+def probabilities(classifier: Classifier, texts: list[np.ndarray]) -> np.ndarray:
+    """P(label | text), (N, C)."""
+    return np.exp(classify.label_log_probabilities(classifier, texts, causal=False))
+
+
+def results(texts: EncodedTexts, p: np.ndarray) -> dict:
     """What is kept of a test, per text: {"predicted", "confidence", "right"}, by P (N, C)."""
-    predicted = probabilities.argmax(1)
+    predicted = p.argmax(1)
     return {"predicted": predicted.tolist(), "right": (predicted == texts.labels).tolist(),
-            "confidence": probabilities.max(1).astype(float).round(4).tolist()}  # fmt: skip
+            "confidence": p.max(1).astype(float).round(4).tolist()}  # fmt: skip
 
 
 def bag_of_tokens(task: Task, train: EncodedTexts) -> dict:
@@ -134,7 +138,7 @@ def deletion(classifier: Classifier, task: Task, row: int) -> dict:
     the token does; a gradient would only hint at it."""
     tokens, label = task.test.tokens[row], int(task.test.labels[row])
     without = [np.delete(tokens, i) for i in range(1, len(tokens) - 1)]
-    p = label_probabilities(classifier, [tokens, *without], causal=False)[:, label].astype(float)
+    p = probabilities(classifier, [tokens, *without])[:, label].astype(float)
     pieces = [task.tokenizer.decode([token]) for token in tokens[1:-1]]
     return {"label": task.classes[label], "p": p[0], "tokens": pieces,
             "falls": (p[0] - p[1:]).round(4).tolist()}  # fmt: skip
@@ -145,5 +149,5 @@ def her_minus_his(classifier: Classifier, task: Task) -> list[float]:
     filled = [t.format(name=name, they=("she", "he")[i % 2])
               for t in TEMPLATES for i, name in enumerate(NAMES)]  # fmt: skip
     texts = task._replace(train=[Example(text, "pos") for text in filled]).draw(len(filled), 0)
-    p = label_probabilities(classifier, texts.tokens, False)[:, task.classes.index("pos")]
+    p = probabilities(classifier, texts.tokens)[:, task.classes.index("pos")]
     return (p[::2] - p[1::2]).astype(float).round(5).tolist()

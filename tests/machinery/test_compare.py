@@ -290,7 +290,7 @@ def test_deleting_a_token_is_measured_by_what_it_does(toy):
     torch.nn.init.normal_(classifier.head.weight, generator=torch.Generator().manual_seed(0))
     found = labels.deletion(classifier, task._replace(test=test), 0)
     both = [test.tokens[0], np.delete(test.tokens[0], 3)]
-    p = labels.label_probabilities(classifier, both, causal=False)[:, 1]
+    p = labels.probabilities(classifier, both)[:, 1]
     assert found["label"] == "b" and found["tokens"][2] == "e"
     assert abs(found["falls"][2] - (p[0] - p[1])) < 1e-4
 
