@@ -21,11 +21,11 @@ RESULTS = Path(__file__).with_name("results")
 PRETRAIN, FINETUNE = "train_pretrain.py", "train_finetune.py"
 JOBS = {
     **{f"pretrain-{o}-{s}": f"{PRETRAIN} --objective {o} --seed {s}"
-       for o, seeds in (("hybrid", 5), ("causal", 1), ("masked", 1)) for s in range(seeds)},
-    **{f"finetune-hybrid-{s}": f"{FINETUNE} --pretrained runs/pretrain-hybrid-{s} --seed {s}"
-       for s in range(5)},
-    **{f"finetune-{o}-0": f"{FINETUNE} --pretrained runs/pretrain-{o}-0"
-       for o in ("causal", "masked")},
+       for o, seeds in (("hybrid", 3), ("causal", 1), ("masked", 1)) for s in range(seeds)},
+    **{f"finetune-{o}-{s}": f"{FINETUNE} --pretrained runs/pretrain-{o}-{s} --seed {s}"
+       for o, seeds in (("hybrid", 3), ("causal", 1), ("masked", 1)) for s in range(seeds)},
+    **{f"draw-{s}": f"{FINETUNE} --pretrained runs/pretrain-hybrid-0 --seed {s}"
+       for s in range(1, 5)},
     "labels-1000": f"{FINETUNE} --pretrained runs/pretrain-hybrid-0 --labels 1000",
     "labels-3000": f"{FINETUNE} --pretrained runs/pretrain-hybrid-0 --labels 3000 --baselines all",
     "pretrain-imdb": f"{PRETRAIN} --data imdb --size small --minutes 40",
@@ -44,7 +44,7 @@ def run_job(name: str) -> dict:
     minutes = (time.perf_counter() - start) / 60
     result = json.loads((ROOT / run / "result.json").read_text(encoding="utf-8"))
     output = done.stdout.splitlines()
-    return {"command": f"python {command}", "minutes": minutes, "output": output, **result}
+    return {"command": f"python {command}", "minutes": minutes, "output": output[-60:], **result}
 
 
 def main(names: list[str]) -> None:
