@@ -82,6 +82,13 @@ def main_job(results: dict) -> str:
     )
 
 
+def uses(results: dict) -> str:
+    """README's table of what one pretraining is put to."""
+    rows = [[row["use"], f"`{row['command']}`", row["result"], row["beside"]]
+            for row in results.get("uses", {}).get("rows", ())]  # fmt: skip
+    return table(["use", "command, after `python train_pretrain.py`", "test", "beside"], rows)
+
+
 def three_rows(results: dict) -> str:
     """The default labelled task: over draws of the labels, over seeds of all, with more labels."""
     draws = ["finetune-hybrid-0", *(f"draw-{seed}" for seed in range(1, 5))]
@@ -180,7 +187,10 @@ def page(results: dict) -> str:
 
 def fill_in(readme: str, results: dict) -> str:
     """README with its blocks made anew."""
-    for name, body in {"main job": main_job(results), "reading order": reading_order()}.items():
+    blocks = {
+        "main job": main_job(results), "uses": uses(results), "reading order": reading_order()
+    }  # fmt: skip
+    for name, body in blocks.items():
         block = f"<!-- block: {name} -->\n"
         readme = re.sub(
             f"{re.escape(block)}.*?<!-- end -->",
