@@ -126,7 +126,7 @@ class Experiment:
         def do(advance: Advance) -> dict:
             task, text, draws = self.task, self.bench.text, self.draws(seed)
             counts = np.bincount(text.train, minlength=text.tokenizer.vocab_size)
-            bag = lambda n, draw: labels.bag_of_tokens(task, task.draw(n, draw))  # noqa: E731
+            bag = lambda n, draw: labels.bag_of_tokens(task, task.draw(n, draw))
             return {"labels": [bag(self.options.labels, draw) for draw in draws],
                     "swapped": outcomes.swapped_bag(self.bench.swaps, counts),
                     "sizes": {n: bag(n, draws[0])["right"] for n in self.sizes}}  # fmt: skip

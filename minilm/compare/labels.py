@@ -57,7 +57,7 @@ def read_task(data: str, tokenizer: Tokenizer, length: int, rows: int) -> Task:
     parts, classes = splits(data)
     if "test" not in parts:
         raise UserError(f"--data {data} has no texts to test on: choose another corpus")
-    encode = lambda part: encode_texts(tokenizer, parts[part][:rows], classes, length)  # noqa: E731
+    encode = lambda part: encode_texts(tokenizer, parts[part][:rows], classes, length)
     return Task(classes, parts["train"], encode("valid"), encode("test"), tokenizer, length)
 
 
@@ -79,7 +79,7 @@ def finetune(
         padded = pad(some, pad_id, most=task.length)  # tokens, is_real (B, T)
         return [machine.tensors((*padded, texts.labels[batches[step]]))]
 
-    formula = lambda m, tokens, real, labels: classification_nll(m(tokens, real), labels)  # noqa: E731
+    formula = lambda m, tokens, real, labels: classification_nll(m(tokens, real), labels)
     loss, how = MixedPrecision(classifier, formula, machine.dtype), (rate, WEIGHT_DECAY)
     optimizers = make_optimizers(classifier, "muon", *how, orthogonalise=fast_orthogonalise)
     plan = training.Plan(len(batches), WARMUP, 1 - WARMUP, seed)

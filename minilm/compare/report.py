@@ -61,7 +61,7 @@ class Findings:
 
     def over_runs(self, value: Callable, of: dict) -> dict[str, np.ndarray]:
         """{arm: (S, N)} of a value per text, the mean over the fine-tunings of a pretraining."""
-        mean = lambda one: np.mean([value(run) for run in one["labels"]], axis=0)  # noqa: E731
+        mean = lambda one: np.mean([value(run) for run in one["labels"]], axis=0)
         return {name: np.stack([mean(one) for one in ones]) for name, ones in of.items()}
 
     def estimated(self, tables: dict[str, np.ndarray]) -> dict[str, Estimate]:
@@ -76,7 +76,7 @@ class Findings:
         name may go on after a comma."""
         if any(isinstance(table, np.ndarray) for table in tables.values()):
             tables = self.estimated(tables)
-        clip = lambda ends: ends and tuple(np.clip(100 * np.array(ends), least, 100).tolist())  # noqa: E731
+        clip = lambda ends: ends and tuple(np.clip(100 * np.array(ends), least, 100).tolist())
         return [charts.Row(name, 100 * e.mean, clip(e.interval),
                            self.colour.get(name.split(",")[0], 7), note(name))
                 for name, e in tables.items()]  # fmt: skip

@@ -34,7 +34,7 @@ class Work:
     def job(self, name: str, words: str, cost: float, do: Callable[[Advance], Any]):
         """What `do` finds, or found before; `words`: what is being done, for people."""
         path, began, before = self.folder / f"{name}.json", time.perf_counter(), self.bar.n
-        advance = lambda share: self.bar.update(before + share * cost - self.bar.n)  # noqa: E731
+        advance = lambda share: self.bar.update(before + share * cost - self.bar.n)
         if not path.exists():
             if not self.do:
                 raise UserError(f"{path} is missing: the comparison is not finished: --resume it")

@@ -22,7 +22,7 @@ def families(rng, seeds, noise, levels, fixed):
     """Right or wrong for five arms, (FAMILIES, 5, seeds, ROWS): rows differ in how hard they are,
     to all arms and to each, and seeds in how well they went, together and each."""
     shape = (FAMILIES, 5, seeds, ROWS)
-    normal = lambda *size: rng.standard_normal(size, dtype=np.float32)  # noqa: E731
+    normal = lambda *size: rng.standard_normal(size, dtype=np.float32)
     logits = 1.5 * normal(FAMILIES, 1, 1, ROWS) + 0.7 * normal(FAMILIES, 5, 1, ROWS)
     spread = np.array(noise, dtype=np.float32)[:, None, None]
     logits = logits + spread * normal(FAMILIES, 5, seeds, 1)

@@ -92,7 +92,7 @@ def test_nothing_that_only_shows_ends_a_training(tmp_path, monkeypatch, capsys):
             raise BrokenPipeError
 
         encoding, isatty = "utf-8", lambda self: terminal
-        flush = lambda self: self.write("")  # noqa: E731
+        flush = lambda self: self.write("")
 
     for terminal in (False, True):
         with monkeypatch.context() as patch:
