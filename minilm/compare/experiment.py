@@ -30,7 +30,7 @@ from minilm.runs.durable import write_file
 from minilm.runs.run import Run
 from minilm.runs.stopping import Stopped
 
-RATES = Path(__file__).with_name("rates.json")  # what --sweep found, its command and results
+RATES = Path(__file__).with_name("rates.json")  # both scripts' defaults; --sweep finds others
 FACTORS = (0.5, 1.0, 2.0, 4.0)  # of the size's learning rate, tried by --sweep
 FINETUNING = (0.0015, 0.003, 0.006, 0.012, 0.024)  # learning rates tried by --sweep
 SWEEP_SEEDS = (1_000_001, 1_000_002)  # that no comparison uses
