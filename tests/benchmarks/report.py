@@ -69,7 +69,7 @@ def main_job(results: dict) -> str:
     ends = [
         line
         for line in pretrain["output"][-14:]
-        if line.startswith("  ") and not re.search("FLOP|seconds|tokens seen", line)
+        if re.match("  [a-z]", line) and not re.search("FLOP|seconds|tokens seen", line)
     ]
     output = finetune["output"]
     rows = output[next(i for i, line in enumerate(output) if line.endswith("macro F1")) :]
