@@ -37,8 +37,8 @@ def finetune(config: FinetuneConfig):
     shape = pretrained.model_config(max_length=length, dropout=config.dropout)
     family, tokenizer = pretrained.config["family"], pretrained.tokenizer
     task = task_class(config.task)(config, tokenizer)
-    scripts.write_down(run, config, "finetune", shape, tokenizer, machine, family=family,
-                       examples=task.examples, classes=task.classes)  # fmt: skip
+    facts = dict(kind="finetune", family=family, classes=task.classes)
+    scripts.write_down(run, config, shape, tokenizer, machine, task.examples, **facts)
     print(f"{task}\nrun: {run.folder}, weights of {pretrained.folder}, {machine.why}", flush=True)
 
     # 2. and 3. Train on labelled data; evaluate on validation after every epoch; keep the best.
@@ -51,9 +51,8 @@ def finetune(config: FinetuneConfig):
         transformer.requires_grad_(not config.freeze)
         model = task.model(transformer).to(machine.device)
         loss = MixedPrecision(model, task.loss, machine.dtype)
-        if config.compile and compiles(
-            True, machine.device
-        ):  # texts of all lengths: not by default
+        # Texts have all lengths: their blocks are not compiled by default.
+        if config.compile and compiles(True, machine.device):
             compile_blocks(loss.copy)
         layer_decay = 1.0 if config.from_scratch else config.layer_decay
         optimizers = make_optimizers(

@@ -12,7 +12,6 @@ def pretrain(config: PretrainConfig):
     from minilm.cli import scripts
     from minilm.corpora.tokens import prepare
     from minilm.data import Windows, evaluation_windows
-    from minilm.huggingface.folders import pretrained_run
     from minilm.runs import loop
     from minilm.runs.device import choose_machine
     from minilm.runs.estimate import estimate, training_flops
@@ -23,10 +22,7 @@ def pretrain(config: PretrainConfig):
     # 1. Where to compute; the run: a new folder, or one that goes on; whose weights come first.
     machine = choose_machine(config.device, config.precision)
     run, config = scripts.open_run(config, "pretrain", machine)
-    init = machine.first(lambda: pretrained_run(config.init)) if config.init else None
-    inherited = scripts.recipe(init, config) if init else {}
-    config = config.with_defaults(machine.device.type, **inherited)
-    scripts.shape_of(config, config.vocab_size, config.max_length)  # refuses what cannot be
+    init, config = scripts.with_first_weights(config, machine)
 
     # 2. Text becomes tokens, and tokens become windows.
     source = (config.data, config.vocab_size, init and init.tokenizer)
@@ -53,7 +49,9 @@ def pretrain(config: PretrainConfig):
         planned = estimate(model, *rule, training.plan, machine, shape, config.minutes)
         config = dataclasses.replace(config, steps=planned.steps, minutes=None)
         training.plan = dataclasses.replace(training.plan, steps=planned.steps)
-    scripts.write_down(run, config, "pretrain", shape, tokenizer, machine, text=text)
+    facts = dict(train_tokens=len(text.train), unigram_entropy=text.unigram_entropy)
+    facts |= dict(kind="pretrain", family=config.family)
+    scripts.write_down(run, config, shape, tokenizer, machine, text.train, **facts)
     scripts.introduce(run, config, model, machine, text, training.compiled)
 
     # 5. Train; on the way, measure on validation text and show what the model has learnt.

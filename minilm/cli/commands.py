@@ -1,20 +1,49 @@
 """What trained weights can do, and what training them will cost.
 
-Each function here is a command: it reads its arguments, and only then imports what it needs, for
-torch takes seconds to load.
+Each function here is a command, and its parameters are what it takes: those before the * in their
+place, those after it as flags. It imports what it needs itself, for torch takes seconds to load.
 """
 
-import argparse
 import contextlib
+import dataclasses
 import importlib
-import math
+import inspect
+import itertools
+import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from minilm.cli.flags import Parser, add_flags, entry_point, parse_flags
+import minilm
+from minilm.cli.flags import Flags, entry_point, flag, flags_of, parse_flags
 from minilm.cli.options import DEVICES, FinetuneConfig, PretrainConfig
-from minilm.cli.terminal import printable
+from minilm.cli.terminal import escaped, printable
+from minilm.compare.plan import CompareOptions
 from minilm.config import SIZES, UserError
+
+ABOUT = {  # the parameters of the functions below
+    "run": dict(help="a run folder (of pretrained weights also hf:FOLDER); to import, a new one"),
+    "prompt": dict(help="the beginning (default: nothing)"),
+    "text": dict(help="a text; to fill, with a <mask>: 'The film was <mask> .'"),
+    "folder": dict(help="a folder of Hugging Face's; to import also a name on their hub"),
+    "name": dict(help="of the corpus: imdb, sms-spam, tinyshakespeare, ..."),
+    "tokens": dict(help="how many to write at most", low=1),
+    "temperature": dict(help="0 always takes the likeliest token"),
+    "top_k": dict(help="choose among this many tokens at most", low=1),
+    "top_p": dict(help="and the fewest that hold this share", low=1e-9, high=1),
+    "top": dict(help="tokens to name", low=1),
+    "seed": dict(help="of the random draws", high=2**63 - 1),
+    "question": dict(help="to be answered from the text, which is its context"),
+    "file": dict(help="instead of a text: a file (.txt .csv .tsv .jsonl, or .gz of these)"),
+    "out": dict(help="a .jsonl or .csv to write (default: FILE.predicted.jsonl)"),
+    "data": dict(help="a corpus; for a language model also a file or folder", metavar="NAME"),
+    "test": dict(help="for a classifier: a table to test on", metavar="FILE"),
+    "text_column": dict(help="the column that holds the text"),
+    "label_column": dict(help="the column that holds the label"),
+    "encoding": dict(help="of files"),
+    "open": dict(help="open it in a browser"),
+    "device": dict(help="where to compute", choices=DEVICES),
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,100 +53,86 @@ def main(argv: list[str] | None = None) -> None:
 
 def run_command(argv: list[str]) -> None:
     """Call the function below that has the command's name. Raises UserError where none has."""
-    descriptions = {name: " ".join(command.__doc__.split()) for name, command in COMMANDS.items()}
-    parser = Parser(
-        prog="python -m minilm",
-        description="What trained weights can do, and what training them will cost.",
-        usage="python -m minilm COMMAND ... (COMMAND --help says what it takes)",
-        epilog="\n".join(f"  {name:10}{doc.split(': ')[0]}" for name, doc in descriptions.items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    help = "one of those below"
-    parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help=help)
-    name = parser.parse_args(argv[:1]).command
-    COMMANDS[name](Parser(prog=f"{parser.prog} {name}", description=descriptions[name]), argv[1:])
+    about = {name: " ".join(command.__doc__.split()) for name, command in COMMANDS.items()}
+    name = argv[0] if argv else "--help"
+    if name in ("-h", "--help"):
+        print("usage: python -m minilm COMMAND ... (COMMAND --help says what it takes)\n")
+        print(*(f"  {name:10}{text.split(': ')[0]}" for name, text in about.items()), sep="\n")
+        return
+    if name not in COMMANDS:
+        raise UserError(f"there is no command {name}: choose from {', '.join(COMMANDS)}")
+    command, how = COMMANDS[name], (about[name], argv[1:], f"python -m minilm {name}")
+    kind = next(iter(inspect.get_annotations(command).values()))
+    if issubclass(kind, Flags):  # which it takes as one object
+        command(parse_flags(kind, *how))
+    else:
+        command(**dataclasses.asdict(parse_flags(flags_of(command, ABOUT), *how)))
 
 
-def pretrain(parser: Parser, argv: list[str]) -> None:
+def pretrain(config: PretrainConfig) -> None:
     """Pretrain a Transformer on raw text: what train_pretrain.py does."""
-    script = importlib.import_module("train_pretrain")
-    script.pretrain(parse_flags(PretrainConfig, script.__doc__, argv, parser.prog))
+    importlib.import_module("train_pretrain").pretrain(config)
 
 
-def finetune(parser: Parser, argv: list[str]) -> None:
+def finetune(config: FinetuneConfig) -> None:
     """Fine-tune pretrained weights: what train_finetune.py does."""
-    script = importlib.import_module("train_finetune")
-    script.finetune(parse_flags(FinetuneConfig, script.__doc__, argv, parser.prog))
+    importlib.import_module("train_finetune").finetune(config)
 
 
-def generate(parser: Parser, argv: list[str]) -> None:
+def generate(
+    run: str, prompt: str = "", *, tokens: int = 200, temperature: float = 0.8, top_k: int = 50,
+    top_p: float = 0.95, seed: int = 0, device: str = "auto",
+) -> None:  # fmt: skip
     """Continue a text, token by token."""
-    parser.add_argument("run", metavar="RUN", help="a pretraining run, or hf:FOLDER")
-    parser.add_argument("prompt", nargs="?", default="", help="the beginning (default: nothing)")
-    add_number(parser, "--tokens", 200, "stop after this many", int, low=1)
-    add_number(parser, "--temperature", 0.8, "0 always takes the likeliest token")
-    add_number(parser, "--top-k", 50, "choose among this many tokens at most", int, low=1)
-    add_number(parser, "--top-p", 0.95, "and the fewest that hold this share", low=1e-9, high=1)
-    add_number(parser, "--seed", 0, "of the random draws", int, high=2**63 - 1)
-    args = vars(add_device(parser).parse_args(argv))
-    model = _load(args.pop("run"), args.pop("device"), "generate")
-    if (n := len(model.tokenizer.encode(args["prompt"]))) > model.max_length - 1:
+    model = _load(run, device, "generate")
+    if (n := len(model.tokenizer.encode(prompt))) > model.max_length - 1:
         print(f"note: of the prompt's {n} tokens the last {model.max_length - 1} are seen",
               file=sys.stderr)  # fmt: skip
-    pieces = model.generate(**args, stream=True)
-    print(printable(args["prompt"]), end="", flush=True)
-    for piece in pieces:
+    how = dict(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    pieces = model.generate(prompt, tokens, **how, stream=True)
+    for piece in itertools.chain([prompt], pieces):
         print(printable(piece), end="", flush=True)
     print()
 
 
-def fill(parser: Parser, argv: list[str]) -> None:
+def fill(run: str, text: str, *, top: int = 5, device: str = "auto") -> None:
     """Name the likeliest tokens for each <mask> in a text, with their probabilities."""
-    parser.add_argument("run", metavar="RUN", help="a pretraining run, or hf:FOLDER")
-    parser.add_argument("text", help='such as "The film was <mask> ."')
-    add_number(parser, "--top", 5, "tokens to name", int, low=1)
-    args = add_device(parser).parse_args(argv)
-    model = _load(args.run, args.device, "fill")
-    for i, candidates in enumerate(model.fill(args.text, args.top), 1):
+    model = _load(run, device, "fill")
+    for i, candidates in enumerate(model.fill(text, top), 1):
         print(f"mask {i}")
         for token, p in candidates:
             print(f"  {p:6.1%}  {printable(token)!r}")
 
 
-def predict(parser: Parser, argv: list[str]) -> None:
+def predict(
+    run: str, text: str | None = None, *, question: str | None = None, file: Path | None = None,
+    out: Path | None = None, text_column: str = "text", encoding: str = "utf-8",
+    device: str = "auto",
+) -> None:  # fmt: skip
     """Label a text, or every text of a file: of a text file each line, of a table each row."""
-    parser.add_argument("run", metavar="RUN", help="a fine-tuning run")
-    parser.add_argument("text", nargs="?", help="the text, unless --file is given")
-    parser.add_argument("--question", help="to be answered from the text, which is its context")
-    parser.add_argument("--file", type=Path, help=".txt .csv .tsv .jsonl, or .gz of these")
-    help = ".jsonl or .csv with text, label, probability (default: FILE.predicted.jsonl)"
-    parser.add_argument("--out", type=Path, help=help)
-    parser.add_argument("--text-column", default="text", help="the column that holds the text")
-    parser.add_argument("--encoding", default="utf-8", help="of the file")
-    args = add_device(parser).parse_args(argv)
-    if (args.text is None) == (args.file is None) or (args.out and not args.file):
+    if (text is None) == (file is None) or (out and not file):
         raise UserError('give either a "text" or --file FILE, and --out only with the latter')
-    import minilm
-
-    model = minilm.load(args.run, args.device)
+    model = minilm.load(run, device)
     if hasattr(model, "task"):
-        from minilm.cli.tasks import predict
+        from minilm.cli import tasks
 
-        predict(model, **vars(args))
-        return
-    model = _load(args.run, args.device, "predict_proba")
-    if not args.file:
-        [row] = model.predict_proba([args.text])
+        return tasks.predict(
+            model, text=text, question=question, file=file, out=out, text_column=text_column,
+            encoding=encoding,
+        )  # fmt: skip
+    model = _load(run, device, "predict_proba")
+    if not file:
+        [row] = model.predict_proba([text])
         for i in row.argsort()[::-1][:10]:
             print(f"{row[i]:6.1%}  {printable(str(model.classes_[i]))}")
-        return
+        return None
     from tqdm import tqdm
 
     from minilm.corpora.files import texts_in
     from minilm.corpora.tables import new_table
 
-    texts = texts_in(args.file, args.text_column, args.encoding)
-    out = args.out or args.file.with_name(args.file.name + ".predicted.jsonl")
+    texts = texts_in(file, text_column, encoding)
+    out = out or file.with_name(file.name + ".predicted.jsonl")
     with new_table(out) as write, tqdm(total=len(texts), unit=" texts", disable=None) as bar:
         for start in range(0, len(texts), 512):
             some = texts[start : start + 512]
@@ -127,116 +142,148 @@ def predict(parser: Parser, argv: list[str]) -> None:
     print(f"{len(texts):,} texts labelled in {out}")
 
 
-def evaluate(parser: Parser, argv: list[str]) -> None:
+def evaluate(
+    run: str, *, data: str | None = None, test: str | None = None, text_column: str = "text",
+    label_column: str = "label", encoding: str = "utf-8", device: str = "auto",
+) -> None:  # fmt: skip
     """Measure a run: a classifier on test texts, a language model on the validation part of a text;
     unless said otherwise, those of the data it was trained on."""
-    parser.add_argument("run", metavar="RUN", help="a run folder of either script")
-    help = "other data: a corpus; for a language model also a file or folder"
-    parser.add_argument("--data", metavar="NAME", help=help)
-    parser.add_argument("--test", metavar="FILE", help="for a classifier: a table to test on")
-    parser.add_argument("--text-column", default="text", help="the column that holds the text")
-    parser.add_argument("--label-column", default="label", help="the column that holds the label")
-    parser.add_argument("--encoding", default="utf-8", help="of the files")
-    args = vars(add_device(parser).parse_args(argv))
-    if args["data"] and args["test"]:
+    if data and test:
         raise UserError("--data and --test were both given: choose one")
-    from minilm.cli.evaluate import evaluate
+    from minilm.cli import evaluate
 
-    evaluate(**args)
-
-
-def estimate(parser: Parser, argv: list[str]) -> None:
-    """Say what a training will take: parameters, FLOPs, memory, time. Takes the flags of
-    train_pretrain.py; reads no text, trains on random tokens for a few seconds, writes nothing."""
-    add_flags(parser, PretrainConfig)
-    parser.add_argument("--all", action="store_true", help="every --size, one after the other")
-    args = vars(parser.parse_args(argv))
-    sizes = list(SIZES) if args.pop("all") else [None]
-    from minilm.cli.estimate import estimate
-
-    for size in sizes:
-        estimate(PretrainConfig(**args | ({"size": size} if size else {})))
+    columns = dict(text_column=text_column, label_column=label_column, encoding=encoding)
+    evaluate.evaluate(run=run, data=data, test=test, **columns, device=device)
 
 
-def compare(parser: Parser, argv: list[str]) -> None:
+def tokenize(run: str, text: str | None = None, *, file: Path | None = None) -> None:
+    """Show the tokens of a text, their ids and bytes; or count those of a file."""
+    if (text is None) == (file is None):
+        raise UserError('give either a "text" or --file FILE')
+    from minilm.corpora import documents
+    from minilm.huggingface.folders import pretrained_run
+
+    tokenizer = pretrained_run(run).tokenizer
+    text_of = lambda piece: piece.decode("utf-8", "backslashreplace")
+    quoted = lambda piece: repr(text_of(piece)).replace(r"\\", "\\")
+    if file:
+        tokens, n_bytes, used = 0, 0, set()
+        for document in documents([str(file)]):
+            ids = tokenizer.encode(document).tolist()
+            tokens += len(ids)
+            n_bytes += len(document.encode("utf-8", "surrogatepass"))
+            used.update(ids)
+        print(f"{file}: {tokens:,} tokens, {n_bytes / max(1, tokens):.2f} bytes a token")
+        print(f"{len(used):,} of the {tokenizer.vocab_size:,} tokens of the vocabulary occur")
+        pieces = [tokenizer.token_bytes[i] for i in used]
+        for piece in sorted(pieces, key=lambda piece: (-len(piece), piece))[:5]:
+            print(f"{len(piece):7} bytes  {quoted(piece)}")
+        return
+    ids = tokenizer.encode(text).tolist()
+    pieces = [tokenizer.token_bytes[i] for i in ids]
+    colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    for i, piece in enumerate(pieces):
+        shown, colour = escaped(text_of(piece)), 42 + i % 5  # the background; the text is black
+        print(f"\x1b[30;{colour}m{shown}\x1b[0m" if colours else f"[{shown}]", end="")
+    print(f"\n{len(ids):,} tokens, {sum(map(len, pieces)):,} bytes")
+    for i, piece in zip(ids, pieces, strict=True):
+        print(f"{i:7}  {piece.hex(' '):24}  {quoted(piece)}")
+
+
+def chat(
+    run: str, *, tokens: int = 100, temperature: float = 0.8, seed: int = 0, device: str = "auto"
+) -> None:
+    """Type a text, see how the model continues it; /fill fills masks, /seed changes the draws."""
+    model, text = _load(run, device, "generate"), ""
+    help = "an empty line goes on; /fill TEXT with <mask>; /seed N; /quit"
+    print(help)
+    with contextlib.suppress(EOFError):
+        while (line := input("> ")) != "/quit":
+            command, _, rest = line.partition(" ")
+            try:
+                if command == "/seed":
+                    seed = int(rest)
+                elif command == "/fill":
+                    for candidates in model.fill(rest):
+                        print("", *(f"{printable(t)!r} {p:.1%}" for t, p in candidates), sep="  ")
+                elif command.startswith("/"):
+                    print(help)
+                else:
+                    text = line or text
+                    how = dict(temperature=temperature, seed=seed, stream=True)
+                    for piece in model.generate(text, tokens, **how):
+                        print(printable(piece), end="", flush=True)
+                        text += piece
+                    print()
+                    seed += 1  # the same line again continues differently
+            except (UserError, ValueError) as error:
+                print(printable(str(error)))
+    print()
+
+
+def view(run: str, *, text: str | None = None, open: bool = False, device: str = "auto") -> None:
+    """Write a page to look at: a run's curves and samples, and a text inside the model."""
+    from minilm.view import command
+
+    command.view(run=run, text=text, open=open, device=device)
+
+
+def compare(options: CompareOptions) -> None:
     """Compare pretraining objectives: the same network, text and budget for each, several seeds,
     intervals, and baselines that might win. Without flags: a quarter of an hour."""
-    from minilm.compare import CompareOptions
-
-    options = parse_flags(CompareOptions, parser.description, argv, parser.prog)
-    from minilm.compare import compare
-
-    compare(options)
+    minilm.compare.compare(options)
 
 
-def view(parser: Parser, argv: list[str]) -> None:
-    """Write a page to look at: a run's curves and samples, and a text inside the model."""
-    parser.add_argument("run", metavar="RUN", help="a run folder of either script")
-    parser.add_argument("--text", help="a text to look at inside the model")
-    parser.add_argument("--open", action="store_true", help="open it in a browser")
-    args = vars(add_device(parser).parse_args(argv))
-    from minilm.view.command import view
+@dataclass
+class Estimated(PretrainConfig):
+    """Of which training to say what it takes."""
 
-    view(**args)
+    all: bool = flag(False, "every --size, one after the other")
 
 
-def tokenize(parser: Parser, argv: list[str]) -> None:
-    """Show the tokens of a text, their ids and bytes; or count those of a file."""
-    parser.add_argument("run", metavar="RUN", help="a run folder of either script, or hf:FOLDER")
-    parser.add_argument("text", nargs="?", help="the text, unless --file is given")
-    parser.add_argument("--file", type=Path, help="a file whose tokens are counted")
-    args = vars(parser.parse_args(argv))
-    from minilm.cli.terminal import tokenize
+def estimate(config: Estimated) -> None:
+    """Say what a training will take: parameters, FLOPs, memory, time. Takes the flags of
+    train_pretrain.py; reads no text, trains on random tokens for a few seconds, writes nothing."""
+    from minilm.cli import scripts
 
-    tokenize(**args)
+    for size in SIZES if config.all else [config.size]:
+        scripts.estimate(dataclasses.replace(config, size=size))
 
 
-def chat(parser: Parser, argv: list[str]) -> None:
-    """Type a text, see how the model continues it; /fill fills masks, /seed changes the draws."""
-    parser.add_argument("run", metavar="RUN", help="a pretraining run, or hf:FOLDER")
-    add_number(parser, "--tokens", 100, "to write at a time", int, low=1)
-    add_number(parser, "--temperature", 0.8, "0 always takes the likeliest token")
-    add_number(parser, "--seed", 0, "of the random draws", int, high=2**63 - 1)
-    args = vars(add_device(parser).parse_args(argv))
-    from minilm.cli.terminal import chat
-
-    chat(_load(args.pop("run"), args.pop("device"), "generate"), **args)
-
-
-def fetch(parser: Parser, argv: list[str]) -> None:
+def fetch(name: str) -> None:
     """Download a corpus into data/, unless it is there already."""
-    parser.add_argument("name", metavar="NAME", help="imdb, sms-spam, tinyshakespeare, ...")
-    args = parser.parse_args(argv)
-    from minilm.corpora.fetch import fetch
+    from minilm.corpora import fetch
 
-    fetch(args.name)
+    fetch.fetch(name)
 
 
-def import_(parser: Parser, argv: list[str]) -> None:
+def import_(folder: str, run: str) -> None:
     """Make a run of Hugging Face's weights and tokenizer: of the types bert, gpt2, modernbert,
     modernbert-decoder."""
-    help = "their folder (config.json, model.safetensors, ...), or a name on their hub"
-    parser.add_argument("folder", metavar="FOLDER", help=help)
-    parser.add_argument("run", metavar="RUN", help="the run folder to write")
-    args = parser.parse_args(argv)
     from minilm.huggingface.folders import find_folder, import_folder
     from minilm.runs.run import Run
 
-    run = import_folder(find_folder(args.folder.removeprefix("hf:")), Run(args.run))
-    shape, objective = run.model_config(), run.config["flags"]["objective"]
-    print(f"{args.run}: {shape.n_layers} x {shape.d_model}, vocabulary {shape.vocab_size:,}, "
+    made = import_folder(find_folder(folder.removeprefix("hf:")), Run(run))
+    shape, objective = made.model_config(), made.config["flags"]["objective"]
+    print(f"{run}: {shape.n_layers} x {shape.d_model}, vocabulary {shape.vocab_size:,}, "
           f"{objective}")  # fmt: skip
 
 
-def export(parser: Parser, argv: list[str]) -> None:
+def export(run: str, folder: str) -> None:
     """Write a run as a folder that Hugging Face's transformers opens."""
-    parser.add_argument("run", metavar="RUN", help="a run folder of either script")
-    parser.add_argument("folder", metavar="FOLDER", help="the folder to write")
-    args = parser.parse_args(argv)
     from minilm.huggingface.folders import export_run
     from minilm.runs.run import Run
 
-    print(export_run(Run(args.run), Path(args.folder)))
+    print(export_run(Run(run), Path(folder)))
+
+
+def _load(run: str, device: str, method: str):
+    """minilm.load, of a run that can do what is asked. Raises UserError where it cannot."""
+    model = minilm.load(run, device)
+    if not hasattr(model, method):
+        raise UserError(f"{run} is a {model.config['kind']} run, which cannot do that: name a run "
+                        f"of the other kind")  # fmt: skip
+    return model
 
 
 COMMANDS = {
@@ -246,34 +293,3 @@ COMMANDS = {
         estimate, fetch, import_, export,
     )
 }  # fmt: skip
-
-
-def _load(run: str, device: str, method: str):
-    """minilm.load, of a run that can do what is asked. Raises UserError where it cannot."""
-    import minilm
-
-    model = minilm.load(run, device)
-    if not hasattr(model, method):
-        raise UserError(f"{run} is a {model.config['kind']} run, which cannot do that: name a run "
-                        f"of the other kind")  # fmt: skip
-    return model
-
-
-def add_device(parser: Parser) -> Parser:
-    """Add --device; return the parser."""
-    parser.add_argument("--device", default="auto", choices=DEVICES, help="where to compute")
-    return parser
-
-
-def add_number(parser: Parser, name: str, default, help: str, kind=float, low=0, high=2**40):
-    """Add a flag that takes a number from low to high."""
-
-    def convert(text: str):
-        """The number, or argparse's error."""
-        with contextlib.suppress(ValueError):
-            if low <= (value := kind(text)) <= high and math.isfinite(value):
-                return value
-        raise argparse.ArgumentTypeError(f"{text!r}: give a number from {low:g} to {high:g}")
-
-    how = dict(metavar=name.split("-")[-1].upper(), help=f"{help} (default: {default})")
-    parser.add_argument(name, type=convert, default=default, **how)

@@ -1,18 +1,60 @@
-"""From dataclasses to command lines: one flag a field, errors in one line."""
+"""From dataclasses to command lines: one flag a field, errors in one line.
+
+No torch is imported here, so that `--help` answers before it is loaded.
+"""
 
 import argparse
 import contextlib
 import dataclasses
 import difflib
+import inspect
 import os
 import signal
 import sys
 import typing
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
 
-from minilm.cli.options import flag_name
 from minilm.cli.terminal import printable
 from minilm.config import UserError
+
+KINDS = {list[str]: list, float: float | int, float | None: float | int | None}
+
+
+def flag(default, help: str, low: float = 0, high: float = 2**40, group=None, **options):
+    """A dataclass field that is also a flag; a number lies from low to high. `options` are
+    argparse's (choices, metavar)."""
+    metadata = dict(help=help, low=low, high=high, group=group, options=options)
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def flag_name(name: str) -> str:
+    """learning_rate -> --learning-rate"""
+    return "--" + name.replace("_", "-")
+
+
+@dataclass
+class Flags:
+    """What a command takes. Raises UserError for a value that a flag does not take."""
+
+    given: ClassVar = frozenset()  # the names of the fields that were on the command line
+    by_place: ClassVar = ()  # the names of those that are no flags
+
+    def __post_init__(self):
+        for f in dataclasses.fields(self):
+            value, name = getattr(self, f.name), flag_name(f.name)
+            if not isinstance(value, KINDS.get(f.type, f.type)):
+                raise UserError(f"{name} cannot be {value!r:.50}")
+            choices = f.metadata["options"].get("choices", [value])
+            if value is not None and value not in choices:
+                raise UserError(f"{name} {value}: choose from {', '.join(choices)}")
+            if isinstance(value, int | float):
+                low, high = f.metadata["low"], f.metadata["high"]
+                if not low <= value <= high:
+                    raise UserError(f"{name} is {value}: give {low:g} to {high:g}")
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,49 +68,56 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
     def parse_args(self, args=None, namespace=None):
-        """As argparse's. Raises UserError for what it does not know."""
+        """As argparse's. Raises UserError for what it does not know: --lr are the first letters of
+        --learning-rate; else it names the flag that is spelt most alike."""
         parsed, unknown = self.parse_known_intermixed_args(args, namespace)
-        if unknown:
-            known = [option for action in self._actions for option in action.option_strings]
-            raise UserError(f"unknown argument {unknown[0]}: {self._hint(unknown[0], known)}")
-        return parsed
-
-    def _hint(self, unknown: str, known: list[str]) -> str:
-        """--lr are the first letters of --learning-rate; else the name spelt most alike."""
-        unknown = unknown.split("=")[0]
-        known = [name for name in known if name.startswith("--")]
-        initials = {"--" + "".join(p[0] for p in name[2:].split("-")): name for name in known}
-        near = difflib.get_close_matches(unknown, known, n=1)
-        near = [initials[unknown]] if unknown in initials else near
-        return f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
+        if not unknown:
+            return parsed
+        word = unknown[0].split("=")[0]
+        names = [name for name in self._option_string_actions if name.startswith("--")]
+        letters = {"--" + "".join(part[0] for part in n[2:].split("-")): n for n in names}
+        near = [letters[word]] if word in letters else difflib.get_close_matches(word, names, 1)
+        hint = f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
+        raise UserError(f"unknown argument {unknown[0]}: {hint}")
 
 
-def add_flags(parser: argparse.ArgumentParser, options_class) -> None:
-    """Add one flag for every field of a dataclass made with `options.flag`. What the command line
-    leaves out is absent from what is parsed: the dataclass has the defaults."""
+def add_flags(parser: argparse.ArgumentParser, options_class: type[Flags]) -> None:
+    """Add one flag for each field; those named in `by_place` are told by their place. What the
+    command line leaves out is absent from what is parsed: the dataclass has the defaults."""
     groups = {None: parser}
     for f in dataclasses.fields(options_class):
-        kwargs = {k: v for k, v in f.metadata.items() if k not in ("low", "high", "group")}
-        kwargs["default"] = argparse.SUPPRESS
-        if f.type is bool:
-            kwargs |= dict(action="store_true")
-        elif f.type == bool | None:
-            kwargs |= dict(action=argparse.BooleanOptionalAction)
+        how = dict(default=argparse.SUPPRESS, help=f.metadata["help"], **f.metadata["options"])
+        kind, *_ = typing.get_args(f.type) or (f.type,)  # int | None -> int, list[str] -> str
+        default, name = f.default, flag_name(f.name)
+        if f.default_factory is not dataclasses.MISSING:
+            default, how["nargs"] = " ".join(f.default_factory()), "+"
+        if f.name in options_class.by_place:
+            name, how["metavar"] = f.name, f.name.upper()
+            how["nargs"] = None if default is dataclasses.MISSING else "?"
+        elif kind is bool:
+            how["action"] = "store_true" if f.type is bool else argparse.BooleanOptionalAction
         else:
-            default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
-            type_, *_ = typing.get_args(f.type) or (f.type,)  # int | None -> int, list[str] -> str
-            if typing.get_origin(type_) is list:  # list[int] | None -> int
-                type_, *_ = typing.get_args(type_)
-            kwargs |= dict(type=type_)
-            if default is not None:
-                shown = " ".join(map(str, default)) if isinstance(default, list) else default
-                kwargs["help"] += f" (default: {shown})"
-            if "choices" not in kwargs:
-                kwargs.setdefault("metavar", f.name.split("_")[-1].upper())
-        kwargs["help"] = kwargs["help"].replace("%", "%%")
-        if (group := f.metadata.get("group")) not in groups:
+            how["type"] = kind
+            how["help"] += f" (default: {default})" if default is not None else ""
+            if "choices" not in how:
+                how.setdefault("metavar", f.name.split("_")[-1].upper())
+        how["help"] = how["help"].replace("%", "%%")
+        if (group := f.metadata["group"]) not in groups:
             groups[group] = parser.add_argument_group(group)
-        groups[group].add_argument(flag_name(f.name), **kwargs)
+        groups[group].add_argument(name, **how)
+
+
+def flags_of(function: Callable, about: dict[str, dict]) -> type[Flags]:
+    """A dataclass of a function's parameters: those after the * are flags, those before it are told
+    by their place. about: of each its help, range and choices."""
+    fields, by_place = [], []
+    for p in inspect.signature(function).parameters.values():
+        default = dataclasses.MISSING if p.default is p.empty else p.default
+        fields.append((p.name, p.annotation, flag(default, **about[p.name])))
+        if p.kind is not p.KEYWORD_ONLY:
+            by_place.append(p.name)
+    more = dict(by_place=by_place)
+    return dataclasses.make_dataclass(function.__name__, fields, bases=(Flags,), namespace=more)
 
 
 def parse_flags(options_class, description: str, argv=None, prog: str | None = None):
@@ -86,27 +135,27 @@ def entry_point(main: Callable[[], None]) -> None:
     """Call main; what a person can put right becomes one line and an exit status. SIGTERM cleans up
     on the way out, as Ctrl-C does; afterwards it means what it meant before."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    closed = open(os.devnull, "w")  # noqa: SIM115
+    sys.stdout, sys.stderr = sys.stdout or closed, sys.stderr or closed
     if hasattr(sys.stdout, "reconfigure"):  # a character the terminal cannot show is no error
         sys.stdout.reconfigure(errors="replace")
     try:
         main()
         sys.stdout.flush()
     except UserError as error:
-        _complain(str(error))
-        sys.exit(error.status)
+        _end(str(error), error.status)
     except KeyboardInterrupt:
-        _complain("stopped by Ctrl-C")
-        sys.exit(128 + signal.SIGINT)
+        _end("stopped by Ctrl-C", 128 + signal.SIGINT)
     except BrokenPipeError:  # the reader of our output, such as `head`, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a name too long, a disk that fails: the system says what and where
-        _complain(f"the system refuses: {error}")
-        sys.exit(UserError.status)
+        _end(f"the system refuses: {error}", UserError.status)
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _complain(text: str) -> None:
+def _end(text: str, status: int):
     line = " ".join(text.splitlines())  # a name that it quotes may hold a line's end
-    with contextlib.suppress(OSError, ValueError):  # closed
+    with contextlib.suppress(OSError):  # nobody listens
         print(f"error: {printable(line, sys.stderr)}", file=sys.stderr)
+    sys.exit(status)

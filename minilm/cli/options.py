@@ -1,99 +1,48 @@
-"""What can be chosen: one dataclass per script, whose fields are its flags (`flags.py`).
-
-Only the standard library is imported here, so that `--help` answers before torch is loaded.
-"""
+"""What the two scripts can be told: one dataclass each, whose fields are its flags (`flags.py`)."""
 
 import dataclasses
-import math
-import types
-import typing
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
 
-from minilm.config import SIZES, ModelConfig, UserError
+from minilm.cli.flags import Flags, flag, flag_name
+from minilm.config import SIZES, UserError
 
 DEVICES = ["auto", "cpu", "cuda", "mps"]
 FAMILIES = ["ours", "gpt2", "bert", "modernbert"]
+OPTIMIZERS = ["adamw", "muon"]
 # What `--size` stands for on a card, whose time a small batch would waste: the same tokens in all.
-ON_CUDA = {
-    "small": dict(batch_size=128, steps=2000),
-    "base": dict(batch_size=256, steps=7500),
-}
-
-
-def flag(default, help: str, low: float = 0, high: float = 2**40, **options):
-    """A dataclass field that is also a flag; a number lies from low to high; the other options are
-    argparse's (choices, nargs, metavar)."""
-    metadata = {"help": help, "low": low, "high": high, **options}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-def flag_name(name: str) -> str:
-    """learning_rate -> --learning-rate"""
-    return "--" + name.replace("_", "-")
+ON_CUDA = dict(small=dict(batch_size=128, steps=2000), base=dict(batch_size=256, steps=7500))
+ALL_SIZES = "; ".join(
+    f"{name} {size['n_layers']} x {size['d_model']}, vocabulary {size['vocab_size']}, "
+    f"{size['steps']} steps" for name, size in SIZES.items()
+)  # fmt: skip
 
 
 @dataclass
-class Options:
-    """Flags that both scripts have. Raises UserError for a value that a flag does not take."""
+class Options(Flags):
+    """Flags that every training has."""
 
     device: str = flag("auto", "where to compute", choices=DEVICES)
-    precision: str = flag(
-        "auto", "of activations and products: bfloat16 where that is faster here",
-        choices=["auto", "float32", "bfloat16"],
-    )  # fmt: skip
-    compile: bool | None = flag(
-        None, "compile the blocks with torch.compile (default: on CUDA, where a compiler is found)"
-    )
+    precision: str = flag("auto", "of activations and products: bfloat16 where that is faster",
+                          choices=["auto", "float32", "bfloat16"])  # fmt: skip
+    compile: bool | None = flag(None, "compile the blocks (default: on CUDA, with a C compiler)")
     seed: int = flag(0, "of every random draw", high=2**63 - 1)
-    accumulate: int = flag(1, "micro-batches that a step is computed in, to save memory", low=1)
+    accumulate: int = flag(1, "micro-batches that a step is computed in, to save memory", 1)
     run: str | None = flag(None, "folder to write to (default: a new one in runs/)")
     resume: bool = flag(False, "continue the run in --run, or the newest")
-
-    given: ClassVar[frozenset] = frozenset()  # the names of the flags on the command line
-
-    def __post_init__(self):
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            parts = typing.get_args(f.type)
-            kinds = parts if isinstance(f.type, types.UnionType) else (f.type,)
-            kinds = {typing.get_origin(kind) or kind for kind in kinds}  # list[str] is a list
-            if type(value) not in kinds | ({int} if float in kinds else set()):
-                raise UserError(f"{flag_name(f.name)} cannot be {value!r:.50}")
-            choices = f.metadata.get("choices")
-            if choices and value is not None and value not in choices:
-                raise UserError(f"{flag_name(f.name)} {value}: choose from {', '.join(choices)}")
-            low, high = f.metadata["low"], f.metadata["high"]
-            if type(value) in (int, float) and not (low <= value <= high and math.isfinite(value)):
-                raise UserError(f"{flag_name(f.name)} is {value}: give {low:g} to {high:g}")
 
 
 @dataclass
 class PretrainConfig(Options):
     """The flags of train_pretrain.py. None: what `size` says."""
 
-    data: list[str] = flag(
-        ["python-docs"], "names of corpora (python-docs, imdb, ...), or text files and folders",
-        nargs="+", metavar="NAME|FILE",
-    )  # fmt: skip
+    data: list[str] = flag(["python-docs"], "corpora, text files or folders", metavar="NAME|FILE")
     text_column: str = flag("text", "the column of tables that holds the text")
     encoding: str = flag("utf-8", "the encoding of text files")
     document_separator: str | None = flag(None, "what stands between documents of a text file")
-    objective: str = flag(
-        "hybrid", "next token, masked token, or each step one of the two",
-        choices=["causal", "masked", "hybrid"],
-    )  # fmt: skip
-    size: str | None = flag(
-        None, "tiny, unless --init says another: "
-        + "; ".join(f"{name} {size['n_layers']} x {size['d_model']}, vocabulary "
-                    f"{size['vocab_size']}, {size['steps']} steps" for name, size in SIZES.items()),
-        choices=list(SIZES),
-    )  # fmt: skip
-    family: str | None = flag(
-        None, "whose Transformer (default: ours, unless --init says another)", choices=FAMILIES
-    )
+    objective: str = flag("hybrid", "next token, masked token, or each step one of the two",
+                          choices=["causal", "masked", "hybrid"])  # fmt: skip
+    size: str | None = flag(None, f"{ALL_SIZES} (default: tiny, or as --init)", choices=[*SIZES])
+    family: str | None = flag(None, "whose model (default: ours, or as --init)", choices=FAMILIES)
     d_model: int | None = flag(None, "width of a hidden state (default: by --size)", 2, 2**20)
     n_layers: int | None = flag(None, "number of blocks (default: by --size)", 1, 2**10)
     n_heads: int | None = flag(None, "attention heads in a block (default: by --size)", 1, 2**10)
@@ -104,13 +53,11 @@ class PretrainConfig(Options):
     minutes: float | None = flag(None, "instead of --steps: as many as fit", 0.01, 1e6)
     batch_size: int | None = flag(None, "windows in a step (default: by --size)", 1, 2**20)
     learning_rate: float | None = flag(None, "at its highest (default: by --size)", 1e-9, 100)
-    optimizer: str = flag("muon", "for the matrices of the blocks", choices=["adamw", "muon"])
+    optimizer: str = flag("muon", "for the matrices of the blocks", choices=OPTIMIZERS)
     weight_decay: float = flag(0.1, "of the matrices", high=100)
     mask_rate: float = flag(0.3, "share of tokens masked at first; falls to half", 0.01, 0.9)
-    shift: int | None = flag(
-        None, "where a masked token is predicted: 0 in its place, 1 one earlier (default: 1 for "
-        "hybrid and what --init says, else 0)", high=1,
-    )  # fmt: skip
+    shift: int | None = flag(None, "where a masked token is predicted: 0 in its place, 1 one "
+                             "earlier (default: hybrid 1, else 0; or as --init)", 0, 1)  # fmt: skip
     dropout: float = flag(0.0, "share of activations dropped", high=0.99)
     evaluations: int = flag(5, "how often to evaluate, sample and save on the way", 1, 10_000)
     init: str | None = flag(None, "start from the weights and tokenizer of this run, or hf:FOLDER")
@@ -130,23 +77,16 @@ class PretrainConfig(Options):
             if name not in ("max_length", "dropout", "size") and asked not in (None, value):
                 raise UserError(f"{flag_name(name)} {asked}: the weights of --init have {value}; "
                                 f"leave the flag out")  # fmt: skip
-        size = self.size or inherited.get("size") or "tiny"
-        shift = int(self.objective == "hybrid")
+        size = self.size or inherited.get("size", "tiny")
         sizes = SIZES[size] | (ON_CUDA.get(size, {}) if device == "cuda" else {})
+        if self.d_model:
+            sizes["d_ff"] = 4 * self.d_model
+        if self.minutes:
+            del sizes["steps"]
+        shift = int(self.objective == "hybrid")
         table = {"family": "ours", "shift": shift, **sizes, **inherited, "size": size}
-        if self.d_model and "d_ff" not in inherited:
-            table["d_ff"] = 4 * self.d_model
-        if self.minutes is not None:
-            del table["steps"]
-        missing = {k: v for k, v in table.items() if k in vars(self) and getattr(self, k) is None}
+        missing = {name: value for name, value in table.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **missing)
-
-    def model(self, vocab_size: int, max_length: int) -> ModelConfig:
-        """The model's shape, once the tokenizer's size and the text's length are known."""
-        return ModelConfig(
-            vocab_size, max_length, self.d_model, self.n_layers, self.n_heads, self.d_ff,
-            self.dropout,
-        )  # fmt: skip
 
 
 DEFAULT_DATA = {
@@ -154,78 +94,52 @@ DEFAULT_DATA = {
     "translate": "latex-sympy",
 }  # fmt: skip
 TO_CLASSIFY, TO_TRANSLATE = "to classify", "to translate"
-MAY_SEE = ("bidirectional", "mean"), ("bidirectional", "first")
 
 
 @dataclass
 class FinetuneConfig(Options):
     """The flags of train_finetune.py."""
 
-    pretrained: str | None = flag(
-        None, "the pretraining run to start from, or hf:FOLDER (default: the newest run)"
-    )
-    task: str = flag(
-        "classify", "a label for a text, a tag for each word, the answer to a question in a "
-        "context, a translation", choices=["classify", "tag", "answer", "translate"],
-    )  # fmt: skip
-    positions: str = flag(
-        "both", "the hidden state of a token is its own, or the one before, at which a hybrid run "
-        "has learnt to predict it", choices=["own", "before", "both"],
-        group="to tag and to answer",
-    )  # fmt: skip
-    source_column: str | None = flag(
-        None, "the column of sources (default: source)", group=TO_TRANSLATE
-    )
-    target_column: str | None = flag(
-        None, "the column of targets (default: target)", group=TO_TRANSLATE
-    )
+    pretrained: str | None = flag(None, "run to start from, or hf:FOLDER (default: the newest run)")
+    task: str = flag("classify", "a label for a text, a tag for each word, the answer to a "
+                     "question in a context, a translation", choices=[*DEFAULT_DATA])  # fmt: skip
+    positions: str = flag("both", "the hidden state of a token: its own, the one before (where a "
+                          "hybrid run predicts it), or both", group="to tag and to answer",
+                          choices=["own", "before", "both"])  # fmt: skip
+    source_column: str | None = flag(None, "(default: source)", group=TO_TRANSLATE)
+    target_column: str | None = flag(None, "(default: target)", group=TO_TRANSLATE)
     beam: int = flag(4, "how many beginnings go on; 1 is greedy", 1, 1000, group=TO_TRANSLATE)
     from_scratch: bool = flag(False, "the control: the same network and tokenizer, random weights")
-    data: str | None = flag(
-        None, "a corpus for the task (default: python-docs, python-docs-tags, python-docs-answers, "
-        "latex-sympy)", metavar="NAME",
-    )  # fmt: skip
-    train: str | None = flag(
-        None, "a file of your own: a table of labelled texts; to tag: CoNLL columns or .jsonl; to "
-        "answer: SQuAD's .json or .jsonl; to translate: a table", metavar="FILE",
-    )  # fmt: skip
+    data: str | None = flag(None, "a corpus (default: " + ", ".join(DEFAULT_DATA.values()) + ")",
+                            metavar="NAME")  # fmt: skip
+    train: str | None = flag(None, "a file of your own: a table of labelled texts; to tag CoNLL "
+                             "columns or .jsonl; to answer SQuAD's .json or .jsonl; to translate a "
+                             "table", metavar="FILE")  # fmt: skip
     valid: str | None = flag(None, "validation texts (default: a part of train)", metavar="FILE")
     test: str | None = flag(None, "test texts, used once at the end", metavar="FILE")
     text_column: str = flag("text", "the column that holds the text", group=TO_CLASSIFY)
     label_column: str = flag("label", "the column that holds the label", group=TO_CLASSIFY)
     encoding: str = flag("utf-8", "the encoding of the files")
-    labels: int | None = flag(
-        None, "learn from this many labelled texts only, validation among them (default: all; of "
-        "python-docs 300)", low=2,
-    )  # fmt: skip
-    pooling: str = flag(
-        "mean", "how a text, or with --task tag a word of several tokens, becomes one vector",
-        choices=["mean", "last", "first"],
-    )  # fmt: skip
-    attention: str = flag(
-        "bidirectional",
-        "what a position may see",
-        choices=["bidirectional", "causal"],
-        group=TO_CLASSIFY,
-    )
+    labels: int | None = flag(None, "learn from this many labelled texts only, validation among "
+                              "them (default: all; of python-docs 300)", 2)  # fmt: skip
+    pooling: str = flag("mean", "how a text, or to tag a word of several tokens, becomes one "
+                        "vector", choices=["mean", "last", "first"])  # fmt: skip
+    attention: str = flag("bidirectional", "what a position may see",
+                          choices=["bidirectional", "causal"], group=TO_CLASSIFY)  # fmt: skip
     freeze: bool = flag(False, "train the head only: what do the pretrained hidden states hold?")
     layer_decay: float = flag(0.9, "each block learns by this factor slower than the next", 0.01, 1)
-    max_length: int | None = flag(
-        None, "of longer texts head and tail are kept, in tokens (default: as pretrained)", 3, 2**16
-    )
-    epochs: int | None = flag(
-        None, "passes over the labelled texts (default: 3, more where there are few)", 1, 10_000
-    )
+    max_length: int | None = flag(None, "in tokens; of longer texts head and tail are kept "
+                                  "(default: as pretrained)", 3, 2**16)  # fmt: skip
+    epochs: int | None = flag(None, "passes over the texts (default: 3, of few more)", 1, 10_000)
     batch_size: int = flag(32, "texts in a step", 1, 2**20)
     learning_rate: float = flag(3e-3, "at its highest", 1e-9, 100)
-    optimizer: str = flag("muon", "the update rule", choices=["adamw", "muon"])
+    optimizer: str = flag("muon", "for the matrices of the blocks", choices=OPTIMIZERS)
     weight_decay: float = flag(0.05, "of the matrices", high=100)
     dropout: float = flag(0.1, "share of activations dropped", high=0.99)
     search: bool = flag(False, "try learning rates and optimizers, keep the best on validation")
-    baselines: str = flag(
-        "auto", "what to train beside it: the same network from random weights (auto: up to 2,000 "
-        "texts) and a bag of tokens", choices=["auto", "all", "bag", "none"],
-    )  # fmt: skip
+    baselines: str = flag("auto", "what to train beside it: the same network from random weights "
+                          "(auto: up to 2,000 texts) and a bag of tokens",
+                          choices=["auto", "all", "bag", "none"])  # fmt: skip
 
     def __post_init__(self):
         super().__post_init__()
@@ -236,7 +150,7 @@ class FinetuneConfig(Options):
         if self.attention == "causal" and self.pooling == "first":
             raise UserError("--attention causal --pooling first: the first token sees nothing of "
                             "the text: give --pooling mean or last")  # fmt: skip
-        if self.task != "classify" and (self.attention, self.pooling) not in MAY_SEE:
+        if self.task != "classify" and (self.attention == "causal" or self.pooling == "last"):
             raise UserError(f"--task {self.task} has an attention of its own: leave --attention "
                             f"out, and give --pooling mean or first")  # fmt: skip
         if self.task == "translate" and self.freeze:
@@ -257,17 +171,13 @@ def saved_options(kind, saved: dict):
 
 
 def resumed(parsed, saved: dict):
-    """The options of a run that goes on: those it was started with.
-
-    Raises UserError where the command line (`parsed`) asks for something else.
-    """
+    """The options of a run that goes on: those it was started with. Raises UserError where the
+    command line (`parsed`) asks for something else."""
     original = saved_options(type(parsed), saved)
     for name in sorted(parsed.given - {"run", "resume", "minutes"}):
         now, then = getattr(parsed, name), getattr(original, name)
         if now != then:
-            cure = "start a new run"
-            if name == "steps":
-                cure = f"start a new run from its weights with --init {parsed.run or 'RUN'}"
-            raise UserError(f"{flag_name(name)} {now} cannot be changed on resume: the run was "
-                            f"started with {then}. Leave the flag out, or {cure}")  # fmt: skip
+            cure = f" with --init {parsed.run or 'RUN'}" if name == "steps" else ""
+            raise UserError(f"{flag_name(name)} {now} cannot be changed on resume: the run has "
+                            f"{then}. Leave the flag out, or start a new run{cure}")  # fmt: skip
     return original

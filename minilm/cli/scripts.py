@@ -11,11 +11,17 @@ import numpy as np
 from minilm.cli.options import Options, resumed
 from minilm.cli.terminal import printable
 from minilm.config import ModelConfig, UserError
+from minilm.data import Windows
+from minilm.huggingface.folders import pretrained_run
 from minilm.runs import checkpoint, loop
-from minilm.runs.device import Machine
+from minilm.runs.device import Machine, choose_machine
 from minilm.runs.durable import write_file
-from minilm.runs.run import Run, family, new_folder, newest_run
+from minilm.runs.estimate import estimate as measure
+from minilm.runs.estimate import require_memory
+from minilm.runs.pretraining import Pretraining
+from minilm.runs.run import Run, family, make_model, new_folder, newest_run
 from minilm.runs.stopping import Stopped
+from minilm.tokenizer import Tokenizer
 from minilm.view.run_page import write_run_page
 
 
@@ -32,22 +38,28 @@ def open_run(config: Options, kind: str, machine: Machine) -> tuple[Run, Options
     return run, config
 
 
-def recipe(init: Run, config) -> dict:
-    """What a pretraining run that starts from another's weights takes over: family, size, shape,
-    and where a masked token is predicted."""
-    saved = init.of_kind("pretrain")
-    flags = saved["flags"]
-    shape = {f.name: saved["model"][f.name] for f in dataclasses.fields(ModelConfig)}
-    taken = {"family": saved["family"], "size": flags.get("size") or "tiny", **shape}
-    if config.objective == "masked" and flags.get("objective") != "causal":
-        taken["shift"] = flags.get("shift", 0)
-    return taken
+def with_first_weights(config, machine: Machine) -> tuple[Run | None, Options]:
+    """The run whose weights come first, if --init names one, and the options with every None
+    filled: from what that run is (its family, size, shape, and where it predicts a masked token),
+    or from --size. Raises UserError where a flag asks for something else, or for what cannot be."""
+    init, taken = None, {}
+    if config.init:
+        init = machine.first(lambda: pretrained_run(config.init))
+        saved = init.of_kind("pretrain")
+        flags = saved["flags"]
+        shape = {f.name: saved["model"][f.name] for f in dataclasses.fields(ModelConfig)}
+        taken = {"family": saved["family"], "size": flags.get("size") or "tiny", **shape}
+        if config.objective == "masked" and flags.get("objective") != "causal":
+            taken["shift"] = flags.get("shift", 0)
+    config = config.with_defaults(machine.device.type, **taken)
+    shape_of(config, config.vocab_size, config.max_length)
+    return init, config
 
 
 def shape_of(config, vocab_size: int, length: int) -> ModelConfig:
     """The shape of a new model. Raises UserError where it cannot be."""
-    shape = config.model(vocab_size, length)
-    return family(config.family)[1](**dataclasses.asdict(shape))
+    how = config.d_model, config.n_layers, config.n_heads, config.d_ff, config.dropout
+    return family(config.family)[1](vocab_size, length, *how)
 
 
 def fitting_length(length: int, text) -> int:
@@ -65,26 +77,19 @@ def checksum(data) -> int:
 
 
 def write_down(
-    run: Run, config, kind: str, shape: ModelConfig, tokenizer, machine: Machine, **data
-):
-    """Write config.json, unless the run goes on: then hold what it was trained on against what is
-    there now. data: text=PreparedText, or examples=... and classes=..."""
-    if text := data.get("text"):
-        facts = dict(train_tokens=len(text.train), unigram_entropy=text.unigram_entropy)
-    else:
-        facts = dict(classes=data["classes"])
-    facts["checksum"] = checksum(text.train if text else data["examples"])
+    run: Run, config, shape: ModelConfig, tokenizer, machine: Machine, trained_on, **facts
+) -> None:
+    """Write config.json with these facts, unless the run goes on: then hold what it was trained on
+    against what is there now."""
+    facts["checksum"] = checksum(trained_on)
     if config.resume:
         saved = run.config
         if (saved["tokenizer"], saved["checksum"]) != (tokenizer.fingerprint, facts["checksum"]):
             raise UserError(f"{run.folder} was trained on other texts: start a new run")
-        return
-    precision = "float32" if machine.dtype.itemsize == 4 else "bfloat16"
-    flags = dataclasses.asdict(config) | dict(run=str(run.folder), precision=precision)
-    name = data.get("family") or flags.get("family") or "ours"
-    model = dataclasses.asdict(shape)
-    if machine.rank == 0:
-        run.create(dict(kind=kind, family=name, model=model, flags=flags, **facts), tokenizer)
+    elif machine.rank == 0:
+        precision = "float32" if machine.dtype.itemsize == 4 else "bfloat16"
+        flags = dataclasses.asdict(config) | dict(run=str(run.folder), precision=precision)
+        run.create(dict(**facts, model=dataclasses.asdict(shape), flags=flags), tokenizer)
 
 
 def introduce(run: Run, config, model, machine: Machine, text, compiled: bool) -> None:
@@ -102,7 +107,7 @@ def introduce(run: Run, config, model, machine: Machine, text, compiled: bool) -
           f"{model.config.max_length} tokens", flush=True)  # fmt: skip
 
 
-ROWS = (
+ROWS = (  # at the end of a pretraining
     ("causal_loss", "next-token loss", "{:.3f} nats a token"),
     ("bits_per_byte", "bits per byte", "{:.3f}"),
     ("masked_loss", "masked-token loss", "{:.3f} nats a token"),
@@ -117,8 +122,7 @@ ROWS = (
 
 def conclude_pretraining(run: Run, model, spent: dict, flops: float, text) -> None:
     """Write result.json, and say what came out and what to do next."""
-    end = loop.summary(run)
-    seconds = max(spent["seconds"], 1e-9)
+    end, seconds = loop.summary(run), max(spent["seconds"], 1e-9)
     result = dict(
         losses=end.values, step=end.step, steps=end.last, unigram_entropy=text.unigram_entropy,
         parameters=sum(p.numel() for p in model.parameters()), **spent,
@@ -137,50 +141,68 @@ def conclude_pretraining(run: Run, model, spent: dict, flops: float, text) -> No
 def search(trials: list[tuple], run: Run, train) -> tuple:
     """Train each (options, trial run); keep the best checkpoint as the run's own. Returns its
     options and what all trials spent. Goes on where an earlier search was stopped."""
-    decided, found, spent = checkpoint.newest(run.folder), [], Counter()
-    for options, trial in trials:
-        trial.folder.mkdir(parents=True, exist_ok=True)
-        if not decided:
+    path = run.folder / "search.json"
+    if not path.exists():
+        scores, spent = {}, Counter()
+        for options, trial in trials:
             print(f"trying learning rate {options.learning_rate:g} with {options.optimizer}")
+            trial.folder.mkdir(parents=True, exist_ok=True)
             try:
                 spent.update(train(options, trial))
             except Stopped as stopped:  # what goes on is the search, not the trial
                 raise Stopped(stopped.number, stopped.step, run.folder) from None
-            best = checkpoint.best(trial.folder)
-            write_file(trial.folder / "score.json", json.dumps([best.score, best.spent]).encode())
-        found.append((json.loads((trial.folder / "score.json").read_bytes())[0], options, trial))
-    found.sort(key=lambda row: row[0])
+            scores[trial.folder.name] = checkpoint.best(trial.folder).score
+        write_file(path, json.dumps(dict(scores=scores, spent=spent)).encode())
+    found = json.loads(path.read_bytes())
+    score = lambda trial: found["scores"][trial[1].folder.name]
+    trials = sorted(trials, key=score)
     print("  validation score  learning rate  optimizer")
-    for score, options, _ in found:
-        print(f"  {1 - score:16.1%}  {options.learning_rate:13g}  {options.optimizer}")
-    _, options, winner = found[0]
-    if not decided:
+    for trial in trials:
+        options = trial[0]
+        print(f"  {1 - score(trial):16.1%}  {options.learning_rate:13g}  {options.optimizer}")
+    best, winner = trials[0]
+    if not checkpoint.newest(run.folder, evaluated=True):
         checkpoint.move(checkpoint.best(winner.folder), run.folder)
-    for _, _, trial in found:  # the weights of the others have done their work
+    for _, trial in trials:  # the weights of the others have done their work
         checkpoint.delete_after(trial.folder, -1)
-    return options, dict(spent) or dict(checkpoint.best(run.folder).spent)
+    return best, found["spent"]
 
 
 def conclude_finetuning(run: Run, config, spent: dict, task, rows: dict[str, dict]) -> None:
     """Print what each classifier does on the test texts, and write result.json."""
-    first = next(iter(rows.values()))
-    end = loop.summary(run)
+    end, width = loop.summary(run), max(map(len, rows))
     print(f"{end}\n{task.part} part, of the first row in detail:")
-    print(printable(task.report(first)))
+    print(printable(task.report(next(iter(rows.values())))))
     if task.part == "valid":
         print("these texts chose the checkpoint, so the figures flatter it: give --test")
-    width = max(map(len, rows))
     print(" " * width, *(heading for _, heading, _ in task.columns), sep="  ")
+    numbers = {}
     for name, row in rows.items():
         cells = [f"{form.format(row[key]):>{len(head)}}" for key, head, form in task.columns]
         print(f"{name:{width}}", *cells, sep="  ")
-    rows = {
-        name: {k: v for k, v in row.items() if isinstance(v, int | float)}
-        for name, row in rows.items()
-    }
-    chosen = dict(learning_rate=config.learning_rate, optimizer=config.optimizer)
-    tested = len(task.examples[task.part])
-    result = dict(part=task.part, texts=tested, rows=rows, step=end.step)
-    run.finish({**result, **chosen, **spent})
+        numbers[name] = {key: value for key, value in row.items() if isinstance(value, int | float)}
+    run.finish(dict(
+        part=task.part, texts=len(task.examples[task.part]), rows=numbers, step=end.step,
+        learning_rate=config.learning_rate, optimizer=config.optimizer, **spent,
+    ))  # fmt: skip
     print(f"page: {write_run_page(run)}; with its mistakes: python -m minilm view {run.folder}")
     print(f"next: python -m minilm predict {run.folder} {task.example}")
+
+
+def estimate(config) -> None:
+    """Train on random tokens for a few seconds, and print what `config` would take. Raises
+    UserError where it needs more memory than there is."""
+    machine = choose_machine(config.device, config.precision)
+    _, config = with_first_weights(config, machine)
+    shape = shape_of(config, config.vocab_size, config.max_length)
+    require_memory(shape, machine)
+    tokenizer = Tokenizer([])
+    ordinary = range(tokenizer.special.ordinary.start, config.vocab_size)
+    tokenizer.special = tokenizer.special._replace(ordinary=ordinary)
+    tokens = np.random.default_rng(0).integers(ordinary.start, ordinary.stop, 2**20)
+    windows = Windows(tokens.astype(np.uint16), config.max_length, 0)
+    model = make_model(shape, config.seed, config.family).to(machine.device)
+    training = Pretraining(model, config, windows, tokenizer, machine)
+    rule = training.loss, training.batch, training.optimizers, training.plan
+    planned = measure(model, *rule, machine, shape, config.minutes)
+    print(f"{config.size}, {config.objective}, {machine.why}\n{planned}", flush=True)

@@ -75,7 +75,7 @@ def step_speed(size: str, optimizer: str, objective: str = "causal", batch: int 
     ordinary = range(3, config.vocab_size)
     tokenizer.special = tokenizer.special._replace(ordinary=ordinary)
     text = np.random.default_rng(0).integers(3, config.vocab_size, 2**22).astype(np.uint16)
-    model = make_model(config.model(config.vocab_size, config.max_length)).to(machine.device)
+    model = make_model(ModelConfig(**_shape(size))).to(machine.device)
     training = Pretraining(model, config, Windows(text, config.max_length, 0), tokenizer, machine)
     read = dict(tokens=0, targets=0)
     loop = steps(model, training.loss, training.batch, training.optimizers, training.plan,

@@ -182,9 +182,7 @@ def test_a_search_keeps_what_validation_prefers_and_frees_the_rest(world, monkey
     assert "validation score" in capsys.readouterr().out
     assert not list(Path("labels/search").rglob("model.pt"))
     chosen = json.loads(Path("labels/result.json").read_text())["learning_rate"]
-    scores = {
-        p.parent.name: json.loads(p.read_bytes())[0] for p in Path("labels").rglob("score.json")
-    }
+    scores = json.loads(Path("labels/search.json").read_text())["scores"]
     assert scores[f"{chosen}-adamw"] == min(scores.values()) and len(scores) == 2
 
 
@@ -250,3 +248,13 @@ def test_help_answers_without_torch(monkeypatch, capsys):
         monkeypatch.setitem(sys.modules, "torch", None)  # importing it would fail
         assert run(name, "--help") == 0
         assert "--learning-rate" in capsys.readouterr().out
+
+
+def test_output_that_nobody_reads_is_no_error(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)  # closed by whoever started us
+    entry_point(lambda: print("x"))
+    reading, writing = os.pipe()
+    os.close(reading)  # as `head` does
+    with open(writing, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        entry_point(lambda: print("x"))

@@ -4,9 +4,7 @@ import io
 
 import pytest
 
-import minilm
-from minilm.cli import terminal
-from minilm.cli.commands import run_command
+from minilm.cli import commands, terminal
 from minilm.config import UserError
 from tests.machinery.small import finetuned, pretrained
 
@@ -47,7 +45,7 @@ def test_ordinary_text_is_printed_as_it_is(text):
 
 
 def test_tokenize_shows_each_token_with_its_id_and_bytes(run, capsys):
-    terminal.tokenize(run, "the é")
+    commands.tokenize(run, "the é")
     first, count, *rows = capsys.readouterr().out.splitlines()
     assert first.replace("][", "") in ("[the é]", "[the \\xc3\\xa9]")
     assert count == f"{len(rows)} tokens, 6 bytes"
@@ -60,19 +58,19 @@ def test_tokens_have_colours_on_a_terminal_and_cannot_bring_their_own(run, monke
     monkeypatch.setenv("NO_COLOR", "1")
     if not no_color:
         monkeypatch.delenv("NO_COLOR")
-    terminal.tokenize(run, "the \x1b[2J array")
+    commands.tokenize(run, "the \x1b[2J array")
     assert ("\x1b[30;4" in out.getvalue()) != no_color and "\x1b[2J" not in out.getvalue()
 
 
 def test_tokenize_counts_a_file(run, tmp_path, capsys):
     (tmp_path / "a.txt").write_text("the array of the elements\n" * 3)
-    terminal.tokenize(run, file=tmp_path / "a.txt")
+    commands.tokenize(run, file=tmp_path / "a.txt")
     first, used, *longest = capsys.readouterr().out.splitlines()
     tokens = int(first.split(": ")[1].split(" ")[0])
     assert f"{3 * 26 / tokens:.2f} bytes a token" in first and "of the 280 tokens" in used
     assert len(longest) == 5
     with pytest.raises(UserError, match="either"):
-        terminal.tokenize(run)
+        commands.tokenize(run)
 
 
 def test_chat_continues_fills_and_changes_the_draws(run, monkeypatch, capsys):
@@ -86,7 +84,7 @@ def test_chat_continues_fills_and_changes_the_draws(run, monkeypatch, capsys):
         return line
 
     monkeypatch.setattr("builtins.input", read)
-    terminal.chat(minilm.load(run, "cpu"), tokens=8)
+    commands.chat(run, tokens=8, device="cpu")
     help, *parts = capsys.readouterr().out.split("@@")
     answers = [part.partition("\n")[2].strip("\n") for part in parts]
     assert answers[0] == answers[4] != answers[2]  # the same seed, the same continuation
@@ -97,4 +95,4 @@ def test_chat_continues_fills_and_changes_the_draws(run, monkeypatch, capsys):
 
 def test_a_classifier_cannot_chat(tmp_path):
     with pytest.raises(UserError, match="is a finetune run, which cannot do that"):
-        run_command(["chat", str(finetuned(tmp_path / "run").folder), "--device", "cpu"])
+        commands.run_command(["chat", str(finetuned(tmp_path / "run").folder), "--device", "cpu"])
