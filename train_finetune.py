@@ -4,15 +4,14 @@ adjust, repeat, then test."""
 from minilm.cli.flags import entry_point, parse_flags
 from minilm.cli.options import FinetuneConfig
 
-# What --search tries: each learning rate with each optimizer.
-SEARCH = {"learning_rate": (1e-3, 3e-3, 1e-2), "optimizer": ("adamw", "muon")}
+# What --search tries.
+SEARCH = [(rate, optimizer) for rate in (1e-3, 3e-3, 1e-2) for optimizer in ("adamw", "muon")]
 
 
 def finetune(config: FinetuneConfig):
     """What happens, in the order in which it happens. Returns the Run."""
     # torch takes seconds to load: not before --help and mistyped flags have been answered.
     import dataclasses
-    import itertools
 
     from minilm.cli import scripts
     from minilm.fast.compilation import compile_blocks, compiles, eager
@@ -78,12 +77,7 @@ def finetune(config: FinetuneConfig):
 
     # 4. Adjust: try other learning rates and optimizers, and keep what validation prefers.
     if config.search:
-        trials = []
-        for values in itertools.product(*SEARCH.values()):
-            tried = dataclasses.replace(config, **dict(zip(SEARCH, values, strict=True)))
-            trial = Run(run.folder / "search" / "-".join(map(str, values)))
-            trials.append((tried, trial))
-        config, spent = scripts.search(trials, run, train_and_validate)
+        config, spent = scripts.search(config, SEARCH, run, train_and_validate)
     else:
         spent = train_and_validate(config, run)
 

@@ -22,10 +22,12 @@ from minilm.config import UserError
 KINDS = {list[str]: list, float: float | int, float | None: float | int | None}
 
 
-def flag(default, help: str, low: float = 0, high: float = 2**40, group=None, **options):
-    """A dataclass field that is also a flag; a number lies from low to high. `options` are
-    argparse's (choices, metavar)."""
-    metadata = dict(help=help, low=low, high=high, group=group, options=options)
+def flag(
+    default, help: str, low: float = 0, high: float = 2**40, group=None, by_place=False, **options
+):
+    """A dataclass field that is also a flag, or told by its place; a number lies from low to high.
+    `options` are argparse's (choices, metavar)."""
+    metadata = dict(help=help, low=low, high=high, group=group, by_place=by_place, options=options)
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -41,7 +43,6 @@ class Flags:
     """What a command takes. Raises UserError for a value that a flag does not take."""
 
     given: ClassVar = frozenset()  # the names of the fields that were on the command line
-    by_place: ClassVar = ()  # the names of those that are no flags
 
     def __post_init__(self):
         for f in dataclasses.fields(self):
@@ -82,8 +83,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_flags(parser: argparse.ArgumentParser, options_class: type[Flags]) -> None:
-    """Add one flag for each field; those named in `by_place` are told by their place. What the
-    command line leaves out is absent from what is parsed: the dataclass has the defaults."""
+    """Add one flag for each field. What the command line leaves out is absent from what is parsed:
+    the dataclass has the defaults."""
     groups = {None: parser}
     for f in dataclasses.fields(options_class):
         how = dict(default=argparse.SUPPRESS, help=f.metadata["help"], **f.metadata["options"])
@@ -91,7 +92,7 @@ def add_flags(parser: argparse.ArgumentParser, options_class: type[Flags]) -> No
         default, name = f.default, flag_name(f.name)
         if f.default_factory is not dataclasses.MISSING:
             default, how["nargs"] = " ".join(f.default_factory()), "+"
-        if f.name in options_class.by_place:
+        if f.metadata["by_place"]:
             name, how["metavar"] = f.name, f.name.upper()
             how["nargs"] = None if default is dataclasses.MISSING else "?"
         elif kind is bool:
@@ -110,14 +111,12 @@ def add_flags(parser: argparse.ArgumentParser, options_class: type[Flags]) -> No
 def flags_of(function: Callable, about: dict[str, dict]) -> type[Flags]:
     """A dataclass of a function's parameters: those after the * are flags, those before it are told
     by their place. about: of each its help, range and choices."""
-    fields, by_place = [], []
+    fields = []
     for p in inspect.signature(function).parameters.values():
         default = dataclasses.MISSING if p.default is p.empty else p.default
-        fields.append((p.name, p.annotation, flag(default, **about[p.name])))
-        if p.kind is not p.KEYWORD_ONLY:
-            by_place.append(p.name)
-    more = dict(by_place=by_place)
-    return dataclasses.make_dataclass(function.__name__, fields, bases=(Flags,), namespace=more)
+        how = dict(by_place=p.kind is not p.KEYWORD_ONLY, **about[p.name])
+        fields.append((p.name, p.annotation, flag(default, **how)))
+    return dataclasses.make_dataclass(function.__name__, fields, bases=(Flags,))
 
 
 def parse_flags(options_class, description: str, argv=None, prog: str | None = None):

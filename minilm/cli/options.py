@@ -148,11 +148,9 @@ class FinetuneConfig(Options):
         if not self.train and (self.valid or self.test):
             raise UserError("--valid and --test go with --train FILE, which is missing")
         if self.attention == "causal" and self.pooling == "first":
-            raise UserError("--attention causal --pooling first: the first token sees nothing of "
-                            "the text: give --pooling mean or last")  # fmt: skip
+            raise UserError("--attention causal: the first token sees nothing: pool mean or last")
         if self.task != "classify" and (self.attention == "causal" or self.pooling == "last"):
-            raise UserError(f"--task {self.task} has an attention of its own: leave --attention "
-                            f"out, and give --pooling mean or first")  # fmt: skip
+            raise UserError(f"--task {self.task}: no --attention, and --pooling mean or first")
         if self.task == "translate" and self.freeze:
             raise UserError("--task translate --freeze: there is no head to train: leave one out")
         if not self.train and not self.data:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import zlib
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from minilm.runs.estimate import require_memory
 from minilm.runs.pretraining import Pretraining
 from minilm.runs.run import Run, family, make_model, new_folder, newest_run
 from minilm.runs.stopping import Stopped
-from minilm.tokenizer import Tokenizer
+from minilm.tokenizer import DOC, MASK, N_SPECIAL, PAD, SpecialTokens
 from minilm.view.run_page import write_run_page
 
 
@@ -122,7 +123,8 @@ ROWS = (  # at the end of a pretraining
 
 def conclude_pretraining(run: Run, model, spent: dict, flops: float, text) -> None:
     """Write result.json, and say what came out and what to do next."""
-    end, seconds = loop.summary(run), max(spent["seconds"], 1e-9)
+    end = loop.summary(run)
+    seconds = max(spent["seconds"], 1e-9)
     result = dict(
         losses=end.values, step=end.step, steps=end.last, unigram_entropy=text.unigram_entropy,
         parameters=sum(p.numel() for p in model.parameters()), **spent,
@@ -138,34 +140,36 @@ def conclude_pretraining(run: Run, model, spent: dict, flops: float, text) -> No
     print(f"next: python -m minilm finetune --pretrained {run.folder}")
 
 
-def search(trials: list[tuple], run: Run, train) -> tuple:
-    """Train each (options, trial run); keep the best checkpoint as the run's own. Returns its
-    options and what all trials spent. Goes on where an earlier search was stopped."""
-    path = run.folder / "search.json"
+def search(config, what: list[tuple[float, str]], run: Run, train) -> tuple:
+    """Train with each learning rate and optimizer; keep the best checkpoint as the run's own.
+    Returns its options and what all trials spent. Goes on where an earlier search was stopped."""
+    path, folder = run.folder / "search.json", run.folder / "search"
+    trials = {
+        f"{rate}-{name}": dataclasses.replace(config, learning_rate=rate, optimizer=name)
+        for rate, name in what
+    }
     if not path.exists():
         scores, spent = {}, Counter()
-        for options, trial in trials:
+        for name, options in trials.items():
             print(f"trying learning rate {options.learning_rate:g} with {options.optimizer}")
-            trial.folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).mkdir(parents=True, exist_ok=True)
             try:
-                spent.update(train(options, trial))
+                spent.update(train(options, Run(folder / name)))
             except Stopped as stopped:  # what goes on is the search, not the trial
                 raise Stopped(stopped.number, stopped.step, run.folder) from None
-            scores[trial.folder.name] = checkpoint.best(trial.folder).score
+            scores[name] = checkpoint.best(folder / name).score
         write_file(path, json.dumps(dict(scores=scores, spent=spent)).encode())
     found = json.loads(path.read_bytes())
-    score = lambda trial: found["scores"][trial[1].folder.name]
-    trials = sorted(trials, key=score)
+    best, *_ = ranked = sorted(trials, key=found["scores"].get)
     print("  validation score  learning rate  optimizer")
-    for trial in trials:
-        options = trial[0]
-        print(f"  {1 - score(trial):16.1%}  {options.learning_rate:13g}  {options.optimizer}")
-    best, winner = trials[0]
+    for name in ranked:
+        score, options = 1 - found["scores"][name], trials[name]
+        print(f"  {score:16.1%}  {options.learning_rate:13g}  {options.optimizer}")
     if not checkpoint.newest(run.folder, evaluated=True):
-        checkpoint.move(checkpoint.best(winner.folder), run.folder)
-    for _, trial in trials:  # the weights of the others have done their work
-        checkpoint.delete_after(trial.folder, -1)
-    return best, found["spent"]
+        checkpoint.move(checkpoint.best(folder / best), run.folder)
+    for name in trials:  # their weights have done their work
+        checkpoint.delete_after(folder / name, -1)
+    return trials[best], found["spent"]
 
 
 def conclude_finetuning(run: Run, config, spent: dict, task, rows: dict[str, dict]) -> None:
@@ -196,9 +200,8 @@ def estimate(config) -> None:
     _, config = with_first_weights(config, machine)
     shape = shape_of(config, config.vocab_size, config.max_length)
     require_memory(shape, machine)
-    tokenizer = Tokenizer([])
-    ordinary = range(tokenizer.special.ordinary.start, config.vocab_size)
-    tokenizer.special = tokenizer.special._replace(ordinary=ordinary)
+    ordinary = range(N_SPECIAL, config.vocab_size)
+    tokenizer = SimpleNamespace(special=SpecialTokens(PAD, MASK, DOC, DOC, ordinary))
     tokens = np.random.default_rng(0).integers(ordinary.start, ordinary.stop, 2**20)
     windows = Windows(tokens.astype(np.uint16), config.max_length, 0)
     model = make_model(shape, config.seed, config.family).to(machine.device)

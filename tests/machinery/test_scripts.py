@@ -175,9 +175,7 @@ def test_minutes_become_a_number_of_steps(world, capsys):
 
 
 def test_a_search_keeps_what_validation_prefers_and_frees_the_rest(world, monkeypatch, capsys):
-    monkeypatch.setattr(
-        train_finetune, "SEARCH", {"learning_rate": (1e-4, 1e-2), "optimizer": ("adamw",)}
-    )
+    monkeypatch.setattr(train_finetune, "SEARCH", [(1e-4, "adamw"), (1e-2, "adamw")])
     assert pretrain() == 0 and finetune("--search --baselines none") == 0
     assert "validation score" in capsys.readouterr().out
     assert not list(Path("labels/search").rglob("model.pt"))
