@@ -61,9 +61,6 @@ class Flags:
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are UserErrors, and name the nearest flag that exists."""
 
-    def __init__(self, **options):
-        super().__init__(allow_abbrev=False, **options)
-
     def error(self, message: str):
         """Raise what argparse would have printed."""
         raise UserError(f"{message} (see {self.prog} --help)")
@@ -82,9 +79,10 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"unknown argument {unknown[0]}: {hint}")
 
 
-def add_flags(parser: argparse.ArgumentParser, options_class: type[Flags]) -> None:
-    """Add one flag for each field. What the command line leaves out is absent from what is parsed:
-    the dataclass has the defaults."""
+def parse_flags(options_class, description: str, argv=None, prog: str | None = None):
+    """Read the command line (argv, or the process's own) into a dataclass, which has a flag for
+    each field, the defaults, and remembers what was `given`. Raises UserError."""
+    parser = Parser(prog=prog, description=description, allow_abbrev=False)
     groups = {None: parser}
     for f in dataclasses.fields(options_class):
         how = dict(default=argparse.SUPPRESS, help=f.metadata["help"], **f.metadata["options"])
@@ -106,6 +104,10 @@ def add_flags(parser: argparse.ArgumentParser, options_class: type[Flags]) -> No
         if (group := f.metadata["group"]) not in groups:
             groups[group] = parser.add_argument_group(group)
         groups[group].add_argument(name, **how)
+    given = vars(parser.parse_args(argv))
+    options = options_class(**given)
+    options.given = frozenset(given)
+    return options
 
 
 def flags_of(function: Callable, about: dict[str, dict]) -> type[Flags]:
@@ -117,17 +119,6 @@ def flags_of(function: Callable, about: dict[str, dict]) -> type[Flags]:
         how = dict(by_place=p.kind is not p.KEYWORD_ONLY, **about[p.name])
         fields.append((p.name, p.annotation, flag(default, **how)))
     return dataclasses.make_dataclass(function.__name__, fields, bases=(Flags,))
-
-
-def parse_flags(options_class, description: str, argv=None, prog: str | None = None):
-    """Read the command line (argv, or the process's own) into a dataclass, which remembers what was
-    `given`. Raises UserError."""
-    parser = Parser(prog=prog, description=description)
-    add_flags(parser, options_class)
-    given = vars(parser.parse_args(argv))
-    options = options_class(**given)
-    options.given = frozenset(given)
-    return options
 
 
 def entry_point(main: Callable[[], None]) -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import train_pretrain
 from minilm.cli.commands import main as minilm
 from minilm.cli.flags import entry_point, parse_flags
 from minilm.cli.options import FinetuneConfig, PretrainConfig
+from minilm.config import UserError
 from minilm.runs import checkpoint, loop
 from minilm.runs.run import Run
 
@@ -241,11 +243,39 @@ def test_bad_input_is_one_line_and_nothing_is_lost(world, capsys):
     assert not list(Path("runs").glob("*")) if Path("runs").exists() else True
 
 
-def test_help_answers_without_torch(monkeypatch, capsys):
-    for name in ("pretrain", "finetune"):
-        monkeypatch.setitem(sys.modules, "torch", None)  # importing it would fail
-        assert run(name, "--help") == 0
-        assert "--learning-rate" in capsys.readouterr().out
+def test_help_of_every_command_answers_without_torch():
+    code = """
+import sys
+sys.modules["torch"] = None  # importing it fails
+from minilm.cli.commands import COMMANDS, run_command
+run_command([])
+for name in COMMANDS:
+    try:
+        run_command([name, "--help"])
+    except SystemExit as ended:
+        assert ended.code == 0, name
+"""
+    command = [sys.executable, "-c", code]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert shown.count("usage: ") == 15 and shown.count("--learning-rate RATE ") == 3
+    assert "how many to write at most (default: 200)" in " ".join(shown.split())
+
+
+def test_a_flag_takes_what_its_field_says():
+    options = lambda words: parse_flags(FinetuneConfig, "", words.split())
+    assert options("").compile is None and options("").given == frozenset()
+    found = options("--no-compile --freeze --layer-decay 1 --labels 20")
+    assert (found.compile, found.freeze, found.layer_decay, found.labels) == (False, True, 1, 20)
+    assert found.given == {"compile", "freeze", "layer_decay", "labels"}
+    assert parse_flags(PretrainConfig, "", ["--data", "a", "b"]).data == ["a", "b"]
+    wrong = {"--layer-decay nan": "0.01 to 1", "--labels 2.5": "--labels", "--be 1": "--beam",
+             "--batchsize 3": "--batch-size", "--task x": "classify"}  # fmt: skip
+    for words, said in wrong.items():
+        with pytest.raises(UserError, match=said):
+            options(words)
+    for value in ("3", None, [3], 2.5):
+        with pytest.raises(UserError, match="--seed cannot be"):
+            FinetuneConfig(seed=value)
 
 
 def test_output_that_nobody_reads_is_no_error(monkeypatch):
