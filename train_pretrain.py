@@ -49,8 +49,8 @@ def pretrain(config: PretrainConfig):
         planned = estimate(model, *rule, training.plan, machine, shape, config.minutes)
         config = dataclasses.replace(config, steps=planned.steps, minutes=None)
         training.plan = dataclasses.replace(training.plan, steps=planned.steps)
-    facts = dict(train_tokens=len(text.train), unigram_entropy=text.unigram_entropy)
-    facts |= dict(kind="pretrain", family=config.family)
+    facts = dict(kind="pretrain", family=config.family, train_tokens=len(text.train),
+                 unigram_entropy=text.unigram_entropy)  # fmt: skip
     scripts.write_down(run, config, shape, tokenizer, machine, text.train, **facts)
     scripts.introduce(run, config, model, machine, text, training.compiled)
 

@@ -130,7 +130,7 @@ class FinetuneConfig(Options):
     layer_decay: float = flag(0.9, "each block learns by this factor slower than the next", 0.01, 1)
     max_length: int | None = flag(None, "in tokens; of longer texts head and tail are kept "
                                   "(default: as pretrained)", 3, 2**16)  # fmt: skip
-    epochs: int | None = flag(None, "passes over the texts (default: 3, of few more)", 1, 10_000)
+    epochs: int | None = flag(None, "passes over the texts (default: 3, more if few)", 1, 10_000)
     batch_size: int = flag(32, "texts in a step", 1, 2**20)
     learning_rate: float = flag(3e-3, "at its highest", 1e-9, 100)
     optimizer: str = flag("muon", "for the matrices of the blocks", choices=OPTIMIZERS)

@@ -21,7 +21,6 @@ from minilm.runs.estimate import estimate as measure
 from minilm.runs.estimate import require_memory
 from minilm.runs.pretraining import Pretraining
 from minilm.runs.run import Run, family, make_model, new_folder, newest_run
-from minilm.runs.stopping import Stopped
 from minilm.tokenizer import DOC, MASK, N_SPECIAL, PAD, SpecialTokens
 from minilm.view.run_page import write_run_page
 
@@ -155,8 +154,8 @@ def search(config, what: list[tuple[float, str]], run: Run, train) -> tuple:
             (folder / name).mkdir(parents=True, exist_ok=True)
             try:
                 spent.update(train(options, Run(folder / name)))
-            except Stopped as stopped:  # what goes on is the search, not the trial
-                raise Stopped(stopped.number, stopped.step, run.folder) from None
+            except loop.Stopped as stopped:  # what goes on is the search, not the trial
+                raise loop.Stopped(stopped.number, stopped.step, run.folder) from None
             scores[name] = checkpoint.best(folder / name).score
         write_file(path, json.dumps(dict(scores=scores, spent=spent)).encode())
     found = json.loads(path.read_bytes())
@@ -166,7 +165,10 @@ def search(config, what: list[tuple[float, str]], run: Run, train) -> tuple:
         score, options = 1 - found["scores"][name], trials[name]
         print(f"  {score:16.1%}  {options.learning_rate:13g}  {options.optimizer}")
     if not checkpoint.newest(run.folder, evaluated=True):
-        checkpoint.move(checkpoint.best(folder / best), run.folder)
+        winner = checkpoint.best(folder / best)
+        state = dict(model=winner.read("model"))
+        checkpoint.save(run.folder, winner.step, winner.spent, winner.earlier, **state)
+        checkpoint.rate(run.folder, winner.step, winner.score, winner.values)
     for name in trials:  # their weights have done their work
         checkpoint.delete_after(folder / name, -1)
     return trials[best], found["spent"]
@@ -174,13 +176,14 @@ def search(config, what: list[tuple[float, str]], run: Run, train) -> tuple:
 
 def conclude_finetuning(run: Run, config, spent: dict, task, rows: dict[str, dict]) -> None:
     """Print what each classifier does on the test texts, and write result.json."""
-    end, width = loop.summary(run), max(map(len, rows))
+    first = next(iter(rows.values()))
+    end = loop.summary(run)
     print(f"{end}\n{task.part} part, of the first row in detail:")
-    print(printable(task.report(next(iter(rows.values())))))
+    print(printable(task.report(first)))
     if task.part == "valid":
         print("these texts chose the checkpoint, so the figures flatter it: give --test")
+    width, numbers = max(map(len, rows)), {}
     print(" " * width, *(heading for _, heading, _ in task.columns), sep="  ")
-    numbers = {}
     for name, row in rows.items():
         cells = [f"{form.format(row[key]):>{len(head)}}" for key, head, form in task.columns]
         print(f"{name:{width}}", *cells, sep="  ")
