@@ -197,6 +197,8 @@ BAD = {  # arguments -> what the line must say
         "--d-model 30 --n-heads 4": "multiple",
         "--init nowhere": "nowhere",
         "--resume --run nowhere": "nowhere",
+        "--resume --run first --steps 9": "--steps 9 cannot be changed on resume: the run has 8",
+        "--data own.txt --init first --d-model 32": "--d-model 32: the weights of --init have 16",
         "--objective hidden": "hidden",
         "--n-heads 0": "n-heads",
     },
@@ -204,6 +206,7 @@ BAD = {  # arguments -> what the line must say
         "--train own.csv --data imdb": "both",
         "--attention causal --pooling first": "first token",
         "--layer-decay 1e300": "layer-decay",
+        "--resume --run labels --dropout 0.2": "--dropout 0.2 cannot be changed on resume",
         "--pretrained first --train own.csv --label-column stars": "stars",
         "--pretrained first --train own.csv --labels 1": "labels",
         "--pretrained first --train own.txt": "own.txt",
@@ -255,10 +258,10 @@ for name in COMMANDS:
     except SystemExit as ended:
         assert ended.code == 0, name
 """
-    command = [sys.executable, "-c", code]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert shown.count("usage: ") == 15 and shown.count("--learning-rate RATE ") == 3
-    assert "how many to write at most (default: 200)" in " ".join(shown.split())
+    how = dict(cwd=Path(train_pretrain.__file__).parent, check=True, capture_output=True, text=True)
+    shown = " ".join(subprocess.run([sys.executable, "-c", code], **how).stdout.split())
+    assert shown.count("usage: ") == 15 and shown.count("--learning-rate RATE at its") == 3
+    assert "how many to write at most (default: 200)" in shown
 
 
 def test_a_flag_takes_what_its_field_says():
