@@ -15,4 +15,4 @@ def compare(options: CompareOptions) -> None:
         return report.write(experiment.compare(options))
     run = Run(options.run or newest_run("compare"))
     asked = CompareOptions(**run.of_kind("compare")["flags"])
-    report.write(experiment.Experiment(asked, run.folder, do=False))
+    report.write(experiment.Experiment(asked, run.folder))

@@ -2,6 +2,7 @@
 next to a bag of tokens that gets the very same tokens."""
 
 import copy
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,6 @@ import torch
 from torch import nn
 
 from minilm import training
-from minilm.compare.work import Advance
 from minilm.config import UserError
 from minilm.corpora.files import Example
 from minilm.corpora.splits import EncodedTexts, encode_texts, sample, splits
@@ -63,7 +63,7 @@ def read_task(data: str, tokenizer: Tokenizer, length: int, rows: int) -> Task:
 
 def finetune(
     model: Transformer, task: Task, texts: EncodedTexts, rate: float, seed: int, machine: Machine,
-    advance: Advance,
+    advance: Callable[[float], None],
 ) -> Classifier:  # fmt: skip
     """Fine-tune a copy of a model: bidirectional, mean pooling, all layers at one rate."""
     classifier = Classifier(copy.deepcopy(model), len(task.classes)).to(machine.device)
@@ -93,17 +93,17 @@ def probabilities(classifier: Classifier, texts: list[np.ndarray]) -> np.ndarray
     return np.exp(classify.label_log_probabilities(classifier, texts, causal=False))
 
 
-def results(texts: EncodedTexts, p: np.ndarray) -> dict:
+def results(task: Task, p: np.ndarray) -> dict:
     """What is kept of a test, per text: {"predicted", "confidence", "right"}, by P (N, C)."""
     predicted = p.argmax(1)
-    return {"predicted": predicted.tolist(), "right": (predicted == texts.labels).tolist(),
+    return {"predicted": predicted.tolist(), "right": (predicted == task.test.labels).tolist(),
             "confidence": p.max(1).astype(float).round(4).tolist()}  # fmt: skip
 
 
 def bag_of_tokens(task: Task, train: EncodedTexts) -> dict:
     """`results` of TF-IDF over the token ids, of the cut texts too, and logistic regression."""
     sizes = task.tokenizer.vocab_size, len(task.classes)
-    return results(task.test, np.exp(classify.bag_of_tokens(train, task.test, *sizes)))
+    return results(task, np.exp(classify.bag_of_tokens(train, task.test, *sizes)))
 
 
 @torch.inference_mode()
@@ -123,14 +123,22 @@ def features(model: Transformer, task: Task, texts: EncodedTexts) -> np.ndarray:
     return found
 
 
-def probe(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """The labels (M,) that logistic regression predicts from features (N, D), (M, D) which no label
-    has touched."""
+def frozen(model: Transformer, task: Task, sizes: list[int], draw: int) -> dict:
+    """Right or not of each test text by logistic regression on features that no label has touched:
+    {"layers": of each layer, with the first of these numbers of labels, "sizes": {the others: of
+    the last layer}}."""
     from sklearn.linear_model import LogisticRegression
 
-    mean, scale = train.mean(0), train.std(0) + 1e-6
-    model = LogisticRegression(C=0.01, max_iter=300).fit((train - mean) / scale, labels)
-    return model.predict((test - mean) / scale)
+    of_test, found = features(model, task, task.test), {}
+    for n in sizes:
+        texts = task.draw(n, draw)
+        of_train, found[n] = features(model, task, texts), []
+        for train, test in list(zip(of_train, of_test, strict=True))[0 if n == sizes[0] else -1 :]:
+            mean, scale = train.mean(0), train.std(0) + 1e-6
+            probe = LogisticRegression(C=0.01, max_iter=300)
+            probe.fit((train - mean) / scale, texts.labels)
+            found[n].append((probe.predict((test - mean) / scale) == task.test.labels).tolist())
+    return {"layers": found.pop(sizes[0]), "sizes": {n: last for n, [last] in found.items()}}
 
 
 def deletion(classifier: Classifier, task: Task, row: int) -> dict:

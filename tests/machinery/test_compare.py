@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from minilm import compare, corpora
-from minilm.compare import arms as pretraining
 from minilm.compare import experiment, labels, outcomes, plan, report
+from minilm.compare.arms import Bench, arm_batch
 from minilm.compare.plan import BAG, CompareOptions, arm, declared
 from minilm.config import SIZES, ModelConfig, UserError
 from minilm.corpora.files import Example
-from minilm.data import draws
+from minilm.corpora.tokens import PreparedText
+from minilm.data import draws, frame
 from minilm.fast.bpe import FastTokenizer
 from minilm.model import Transformer
 from minilm.objectives import IGNORE
@@ -76,7 +77,7 @@ def options(**changes):
 @pytest.fixture(scope="module")
 def finished(toy):
     """The folder of a comparison that was stopped in the middle and went on."""
-    real, count = pretraining.pretrain, []
+    real, count = Bench.pretrain, []
 
     def interrupted(*arguments):
         count.append(1)
@@ -85,14 +86,14 @@ def finished(toy):
         return real(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretraining, "pretrain", interrupted)
+        patch.setattr(Bench, "pretrain", interrupted)
         with pytest.raises(Stopped, match="--resume"):
             compare.compare(options())
         resume = options(resume=True)
         resume.given = frozenset({"run", "resume"})
         compare.compare(resume)
     assert len(count) == 10  # three arms of three seeds, one of them twice
-    return experiment.Experiment(options(), experiment.Path("runs/toy"), do=False)
+    return experiment.Experiment(options(), experiment.Path("runs/toy"))
 
 
 def test_the_pairs_and_the_arms_are_declared_beforehand():
@@ -110,9 +111,10 @@ def test_the_pairs_and_the_arms_are_declared_beforehand():
 def test_arms_see_the_same_windows_and_mask_the_same_positions():
     tokenizer = FastTokenizer([])
     windows = np.random.default_rng(0).integers(3, 259, (8, 33))
+    rate = lambda step: plan.MASK_RATE * (1 - 0.5 * step / 20)
     batches = {
-        name: [pretraining.arm_batch(arm(name), windows, step, 20, 5, tokenizer.special)
-               for step in range(20)]
+        name: [arm_batch(arm(name), windows, rate(i), draws(5, i, "masks"), tokenizer.special)
+               for i in range(20)]
         for name in ("causal", "masked", "hybrid", "hybrid-1", "hybrid-0", "causal-then-masked",
                      "sparse-causal")
     }  # fmt: skip
@@ -128,7 +130,7 @@ def test_arms_see_the_same_windows_and_mask_the_same_positions():
     assert causal["causal-then-masked"] == [True] * 10 + [False] * 10
     for name in ("sparse-causal", "masked"):
         share = np.mean([batch.targets != IGNORE for batch in batches[name]])
-        assert abs(share - plan.share_of_targets(name)) < 0.03
+        assert abs(share - arm(name).target_share) < 0.03
 
 
 def test_a_bag_of_tokens_knows_nothing_of_swapped_neighbours_and_an_oracle_all():
@@ -136,8 +138,8 @@ def test_a_bag_of_tokens_knows_nothing_of_swapped_neighbours_and_an_oracle_all()
     tokens = np.random.default_rng(0).integers(3, 259, 24 * 50)
     swaps = outcomes.make_swaps(tokens, 40, tokenizer.special)
     assert len(swaps.windows) == 40 and swaps.places.min() > 0
-    assert (np.sort(swaps.windows) == np.sort(swaps.exchanged())).all()
-    assert ((swaps.windows != swaps.exchanged()).sum(1) == 2).all()
+    assert (np.sort(swaps.windows) == np.sort(swaps.exchanged)).all()
+    assert ((swaps.windows != swaps.exchanged).sum(1) == 2).all()
     assert set(outcomes.swapped_bag(swaps, np.bincount(tokens, minlength=259))) == {0.5}
     model = Oracle(swaps.windows)
     for name in ("causal", "masked", "hybrid"):
@@ -173,7 +175,10 @@ def test_minimal_pairs_are_read_scored_and_refused_in_one_line(tmp_path):
     pairs = outcomes.read_blimp(folder, tokenizer, 64)
     name, *sides = pairs[0]
     assert name == "subject verb" and len(pairs) == 1
-    assert [tokenizer.decode(side) for side in sides] == ["The cats sleep.", "The cats sleeps."]
+    assert [tokenizer.decode(side[1:-1]) for side in sides] == [
+        "The cats sleep.",
+        "The cats sleeps.",
+    ]
     model = Transformer(ModelConfig(259, 64, 8, 1, 1, 8), seed=3)
     for name in ("causal", "masked", "hybrid"):
         assert outcomes.minimal_pairs(model, arm(name), pairs, tokenizer)[0] in (0.0, 1.0)
@@ -193,9 +198,9 @@ def test_a_pseudo_log_likelihood_hides_the_rest_of_the_word():
             seen.extend(tokens.tolist())
             return super().forward(tokens, causal, is_real, cache)
 
-    text = tokenizer.encode("ab c").astype(np.int64)
+    text = frame(tokenizer.encode("ab c"), 16, tokenizer.special)
     outcomes.pseudo_log_likelihood(Watched(ModelConfig(259, 16, 8, 1, 1, 8)), [text], tokenizer, 0)
-    a, b, blank, c = text.tolist()
+    _, a, b, blank, c, _ = text.tolist()
     assert seen == [[2, 1, 1, blank, c, 2], [2, a, 1, blank, c, 2], [2, a, b, 1, c, 2],
                     [2, a, b, blank, 1, 2]]  # fmt: skip
 
@@ -204,15 +209,14 @@ def test_equal_budgets_are_equal(toy):
     tokenizer = FastTokenizer([])
     shape = ModelConfig(259, 32, 32, 2, 2, 64)
     tokens = np.random.default_rng(0).integers(3, 259, 4000).astype(np.uint16)
-    text = pretraining.PreparedText(tokenizer, tokens, tokens[:500], 5.0)
-    swaps = outcomes.make_swaps(tokens, 10, tokenizer.special)
+    text = PreparedText(tokenizer, tokens, tokens[:500], 5.0)
     machine = Machine(torch.device("cpu"))
-    bench = pretraining.Bench(text, shape, "tiny", None, 4, machine, swaps)
+    bench = Bench(text, shape, options(batch_size=4), machine, swaps=None)
     every = [arm(name) for name in ("scratch", "causal", "masked", "sparse-causal")]
-    steps = {kind: pretraining.budgets(bench, every, 600, kind)
+    steps = {kind: bench.budgets(every, 600, kind)
              for kind in ("tokens", "targets", "flops", "seconds")}  # fmt: skip
     assert steps["tokens"] == dict.fromkeys(("causal", "masked", "sparse-causal"), 600)
-    assert abs(steps["targets"]["masked"] * plan.share_of_targets("masked") - 600) < 3
+    assert abs(steps["targets"]["masked"] * arm("masked").target_share - 600) < 3
     assert abs(steps["targets"]["sparse-causal"] * plan.SPARSE - 600) < 1
     assert 600 < steps["flops"]["masked"] < 2 * 600
     assert steps["seconds"]["causal"] % plan.PLACES == 0 and steps["seconds"]["causal"] > 0
@@ -249,7 +253,7 @@ def test_the_texts_of_the_labels_that_are_tested_on_are_not_pretrained_on(toy, t
 def test_the_report_is_drawn_again_without_training_and_nothing_in_it_can_run(finished, capsys):
     before = (finished.folder / "report.html").read_text()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretraining, "pretrain", None)
+        patch.setattr(Bench, "pretrain", None)
         compare.compare(options(report=True))
     page = (finished.folder / "report.html").read_text()
     assert page == before
