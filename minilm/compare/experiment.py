@@ -6,6 +6,7 @@ jobs/         what each job found, per pair and text, for any other analysis
 """
 
 import functools
+import itertools
 import json
 import signal
 import sys
@@ -28,7 +29,7 @@ from minilm.corpora.tokens import prepare
 from minilm.model import Transformer
 from minilm.runs.device import Machine, choose_machine
 from minilm.runs.durable import write_file
-from minilm.runs.run import Run
+from minilm.runs.run import Run, newest_run
 from minilm.runs.stopping import Stopped
 
 RATES = Path(__file__).with_name("rates.json")  # both scripts' defaults; --sweep finds others
@@ -39,14 +40,12 @@ CURVE = (100, 1000)  # numbers of labels for the frozen features, besides --labe
 TRAIN, JUDGE = 3, 60  # time, in tokens read: to train on a token, to judge a pair
 BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
 
-Advance = Callable[[float], None]  # takes the share of a job that is done
-
 
 class Experiment:
     """The jobs of a comparison: each leaves a small JSON file, which a second call reads instead of
     doing the job again. One that is not prepared only reads."""
 
-    bench = None
+    machine = None
 
     def __init__(self, options: CompareOptions, folder: Path):
         self.options, self.folder, self.bar = options, folder, tqdm(disable=True)
@@ -59,18 +58,18 @@ class Experiment:
         options, size, old = self.options, SIZES[self.options.size], self.options.resume
         steps, batch_size = options.pace()
         source = pretraining_data(options.data, self.folder), size["vocab_size"]
-        text = prepare(*source, run.tokenizer if old else None)
-        length = fitting_length(size["max_length"], text)
-        width = size["d_model"], size["n_layers"], size["n_heads"], size["d_ff"]
-        shape = ModelConfig(text.tokenizer.vocab_size, length, *width)
+        self.text = text = prepare(*source, run.tokenizer if old else None)
+        tokenizer, length = text.tokenizer, fitting_length(size["max_length"], text)
+        width = (size[name] for name in ("d_model", "n_layers", "n_heads", "d_ff"))
+        self.shape = ModelConfig(tokenizer.vocab_size, length, *width)
         most = min(options.max_length or length, length)
-        self.task = task = labels.read_task(options.data, text.tokenizer, most, options.rows)
+        self.task = task = labels.read_task(options.data, tokenizer, most, options.rows, machine)
         fits = range(len(task.classes) + 1, len(task.train) + 1)
         others = [n for n in CURVE if n in fits and n != options.labels]
         self.sizes = [options.labels, *others]
-        self.grammar = outcomes.read_blimp(options.blimp, text.tokenizer, length)
-        swaps = outcomes.make_swaps(text.valid, options.pairs, text.tokenizer.special)
-        self.bench = arms.Bench(text, shape, options, machine, swaps)
+        self.grammar = outcomes.read_blimp(options.blimp, tokenizer, length)
+        self.swaps = outcomes.make_swaps(text.valid, options.pairs, tokenizer.special)
+        self.machine = machine
         (self.folder / "jobs").mkdir(exist_ok=True)
         sums = [checksum(text.train), checksum(task.train)]
         if old:
@@ -80,30 +79,31 @@ class Experiment:
         found = self.sweep(steps) if options.sweep else json.loads(RATES.read_text())["chosen"]
         lengths = [len(text) for text in task.test.tokens]
         self.plan = dict(
-            rates=found, steps=self.bench.budgets(self.arms, steps, options.budget),
+            rates=found, steps=arms.budgets(self, self.arms, steps, options.budget),
             batch_size=batch_size, machine=machine.why, train_tokens=len(text.train),
             valid_tokens=len(text.valid), unigram=text.unigram_entropy, classes=task.classes,
-            rows=len(lengths), pairs=len(swaps.windows), mean_length=float(np.mean(lengths)),
+            rows=len(lengths), pairs=len(self.swaps.windows), mean_length=float(np.mean(lengths)),
             row=next((i for i, n in enumerate(lengths) if 14 < n < 30), 0), longest=most,
             share_cut=task.test.share_cut, grammar=[name for name, *_ in self.grammar],
-            model=asdict(shape), command=" ".join(sys.argv[1:]),
+            model=asdict(self.shape), command=" ".join(sys.argv[1:]),
         )  # fmt: skip
         precision = str(machine.dtype).removeprefix("torch.")
         flags = asdict(options) | dict(run=str(self.folder), precision=precision)
-        facts = dict(family="ours", flags=flags, model=asdict(shape), checksums=sums)
-        run.create(dict(kind="compare", plan=self.plan, **facts), text.tokenizer)
+        facts = dict(family="ours", flags=flags, model=asdict(self.shape), checksums=sums)
+        run.create(dict(kind="compare", plan=self.plan, **facts), tokenizer)
 
     def begin(self, cost: float) -> None:
         """Show a bar for jobs that cost so much in all, in whatever unit `job` gets."""
         self.bar.close()
         self.bar = tqdm(total=cost, bar_format=BAR, disable=None, leave=False)
 
-    def job(self, name: str, words: str, cost: float, do: Callable[[Advance], object]):
-        """What `do` finds, or found before; `words`: what is being done, for people."""
+    def job(self, name: str, words: str, cost: float, do: Callable[[Callable], object]):
+        """What do(advance) finds, or found before; `words`: what is being done, for people;
+        advance(the share that is done) moves the bar."""
         path, began, before = self.folder / f"jobs/{name}.json", time.perf_counter(), self.bar.n
         advance = lambda share: self.bar.update(before + share * cost - self.bar.n)
         if not path.exists():
-            if not self.bench:
+            if not self.machine:
                 raise UserError(f"{path} is missing: the comparison is not finished: --resume it")
             self.bar.set_description_str(words)
             write_file(path, json.dumps(do(advance)).encode())
@@ -121,21 +121,25 @@ class Experiment:
             for each in self.arms:
                 self.measure(each, seed)
 
-    def draws(self, seed: int) -> list[int]:
-        """The seeds of the label samples of a pretraining: the same for every arm."""
-        return [1000 * seed + i for i in range(self.options.finetunings)]
+    def measure(self, each: Arm, seed: int) -> dict:
+        """What the jobs of one pretraining found, by their names; "labels": one a fine-tuning."""
+        found, of = {}, f"{each.name}, seed {self.seeds.index(seed) + 1} of {len(self.seeds)}"
+        for name, words, cost, do in self.jobs(each, seed):
+            found[name] = self.job(f"{name}-{each.name}-{seed}", f"{of}: {words}", cost, do)
+        found["labels"] = [found.pop(f"labels-{i}") for i in range(self.options.finetunings)]
+        return found
 
     def jobs(self, each: Arm, seed: int) -> Iterator[tuple]:
         """The jobs of a pretraining: name, words for people, cost, do(advance)."""
-        plan, bench, tuning = self.plan, self.bench, labels.TEXTS * self.plan["mean_length"] * TRAIN
+        plan, tuning = self.plan, labels.TEXTS * self.plan["mean_length"] * TRAIN
         folder = self.folder / "pretrain" / f"{each.name}-{seed}"
-        model = functools.cache(lambda: bench.model(each, seed, folder))
+        model = functools.cache(lambda: arms.pretrained(self, each, seed, folder))
         if each.objective:
-            steps, rate = plan["steps"][each.name], plan["rates"]["pretraining"][each.objective]
-            cost = steps * plan["batch_size"] * plan["model"]["max_length"] * TRAIN
-            do = lambda advance: bench.pretrain(each, seed, steps, rate, folder, advance)
+            how = plan["steps"][each.name], plan["rates"]["pretraining"][each.objective], folder
+            cost = how[0] * plan["batch_size"] * plan["model"]["max_length"] * TRAIN
+            do = lambda advance: arms.pretrain(self, each, seed, *how, advance)
             yield "pretraining", "pretraining", cost, do
-        do = lambda _: outcomes.swapped(model(), each, bench.swaps, self.task.tokenizer.special)
+        do = lambda _: outcomes.swapped(model(), each, self.swaps, self.text.tokenizer.special)
         yield "swapped", "judging swapped neighbours", JUDGE * plan["pairs"], do
         for i, draw in enumerate(self.draws(seed)):
             do = lambda advance, draw=draw: self.finetune(model(), each, draw, advance)
@@ -145,35 +149,29 @@ class Experiment:
         do = lambda _: self.inside(model(), each, seed)
         yield "inside", "writing, filling in, attending", 0, do
         if plan["grammar"]:
-            do = lambda _: outcomes.minimal_pairs(model(), each, self.grammar, self.task.tokenizer)
+            do = lambda _: outcomes.minimal_pairs(model(), each, self.grammar, self.text.tokenizer)
             yield "grammar", "judging minimal pairs", 0, do
 
-    def measure(self, each: Arm, seed: int) -> dict:
-        """What the jobs of one pretraining found, by their names; "labels": one a fine-tuning."""
-        found, of = {}, f"{each.name}, seed {self.seeds.index(seed) + 1} of {len(self.seeds)}"
-        for name, words, cost, do in self.jobs(each, seed):
-            found[name] = self.job(f"{name}-{each.name}-{seed}", f"{of}: {words}", cost, do)
-        found["labels"] = [found.pop(f"labels-{i}") for i in range(self.options.finetunings)]
-        return found
+    def draws(self, seed: int) -> list[int]:
+        """The seeds of the label samples of a pretraining: the same for every arm."""
+        return [1000 * seed + i for i in range(self.options.finetunings)]
 
     def baseline(self, seed: int) -> dict:
-        """What the bag of tokens does with the same labels, and with swapped neighbours."""
+        """What the bag of tokens does with the same labels. Which of two neighbours comes first it
+        can only guess: both windows have the same tokens."""
 
-        def do(advance: Advance) -> dict:
-            task, text, draws = self.task, self.bench.text, self.draws(seed)
-            counts = np.bincount(text.train, minlength=text.tokenizer.vocab_size)
-            bag = lambda n, draw: labels.bag_of_tokens(task, task.draw(n, draw))
+        def do(_) -> dict:
+            draws, bag = self.draws(seed), functools.partial(labels.bag_of_tokens, self.task)
             return {"labels": [bag(self.sizes[0], draw) for draw in draws],
-                    "swapped": outcomes.swapped_bag(self.bench.swaps, counts),
+                    "swapped": [0.5] * len(self.swaps.windows),
                     "sizes": {n: bag(n, draws[0])["right"] for n in self.sizes[1:]}}  # fmt: skip
 
         return self.job(f"bag-{seed}", "bag of tokens", 0, do)
 
-    def finetune(self, model: Transformer, each: Arm, draw: int, advance: Advance) -> dict:
+    def finetune(self, model: Transformer, each: Arm, draw: int, advance: Callable) -> dict:
         """`labels.results` of a fine-tuning; of the first also what deleting tokens does."""
         rate, task = self.plan["rates"]["finetuning"][each.objective or "scratch"], self.task
-        how = task.draw(self.options.labels, draw), rate, draw, self.bench.machine, advance
-        classifier = labels.finetune(model, task, *how)
+        classifier = labels.finetune(model, task, self.options.labels, draw, rate, advance)
         found = labels.results(task, labels.probabilities(classifier, task.test.tokens))
         if draw == self.draws(self.seeds[0])[0]:
             found["deletion"] = labels.deletion(classifier, task, self.plan["row"])
@@ -183,59 +181,55 @@ class Experiment:
 
     def inside(self, model: Transformer, each: Arm, seed: int) -> dict:
         """How far attention reaches; of the first seed also what it writes and fills in."""
-        text, found = self.bench.text, {}
+        reach = functools.partial(outcomes.attention_distance, model, self.text.valid)
+        found = {"distance": {how: reach(how == "causal") for how in each.reads}}
         if seed == self.seeds[0]:
             tokens = self.task.test.tokens[self.plan["row"]][1:-1].astype(np.int64)
-            found = outcomes.samples(model, each, tokens, text.tokenizer)
-        far = {h: outcomes.attention_distance(model, text.valid, h == "causal") for h in each.reads}
-        return {**found, "distance": far}
+            found |= outcomes.samples(model, each, tokens, self.text.tokenizer)
+        return found
 
     def sweep(self, steps: int) -> dict:
         """Learning rates for this data and size, in rates.json: the lowest validation loss after
         whole pretrainings, the fewest validation texts wrong after fine-tunings of the best."""
-        task, bench = self.task, self.bench
         base = SIZES[self.options.size]["learning_rate"]
-        chosen: dict = {"pretraining": {}, "finetuning": {}}
-        tables: dict = {"pretraining": {}, "finetuning": {}}
         names = dict.fromkeys(each.objective or "scratch" for each in self.arms)
-        self.begin(len(names) * (len(FACTORS) + len(FINETUNING)) * len(SWEEP_SEEDS))
+        tables: dict = {"pretraining": {}, "finetuning": {}}
+        chosen: dict = {"pretraining": {}, "finetuning": {}}
+        run = lambda name, rate, seed: self.folder / "sweep" / f"{name}-{rate}-{seed}"
 
-        def loss(name: str, rate: float, seed: int, advance: Advance) -> float:
-            folder = self.folder / "sweep" / f"{name}-{rate}-{seed}"
-            how = arm(name), seed, steps, rate, folder, advance
-            return bench.pretrain(*how)["curve"][-1]["score"]
+        def loss(name: str, rate: float, seed: int, advance: Callable) -> float:
+            how = arm(name), seed, steps, rate, run(name, rate, seed), advance
+            return arms.pretrain(self, *how)["curve"][-1]["score"]
 
-        def error(name: str, rate: float, seed: int, advance: Advance) -> float:
-            best = chosen["pretraining"].get(name)
-            model = bench.model(arm(name), seed, self.folder / "sweep" / f"{name}-{best}-{seed}")
-            how = task.draw(self.options.labels, seed), rate, seed, bench.machine, advance
-            classifier = labels.finetune(model, task, *how)
+        def error(name: str, rate: float, seed: int, advance: Callable) -> float:
+            best = run(name, chosen["pretraining"].get(name), seed)
+            model, task = arms.pretrained(self, arm(name), seed, best), self.task
+            classifier = labels.finetune(model, task, self.options.labels, seed, rate, advance)
             p = labels.probabilities(classifier, task.valid.tokens)
             return float((p.argmax(1) != task.valid.labels).mean())
 
-        def choose(kind: str, name: str, rates, score: Callable) -> None:
-            tables[kind][name] = table = {}
-            for rate in rates:
-                words = f"sweep: {kind}, {name}, {rate}"
-                table[rate] = [
-                    self.job(f"sweep-{kind}-{name}-{rate}-{seed}", words, 1,
-                             functools.partial(score, name, rate, seed))
-                    for seed in SWEEP_SEEDS
-                ]  # fmt: skip
-            chosen[kind][name] = min(table, key=lambda rate: np.mean(table[rate]))
-
-        for name in names:
-            if name != "scratch":
-                rates = [round(base * factor, 6) for factor in FACTORS]
-                choose("pretraining", name, rates, loss)
-            choose("finetuning", name, FINETUNING, error)
+        kinds = {"pretraining": ([round(base * factor, 6) for factor in FACTORS], loss),
+                 "finetuning": (FINETUNING, error)}  # fmt: skip
+        self.begin(len(names) * (len(FACTORS) + len(FINETUNING)) * len(SWEEP_SEEDS))
+        for name, (kind, (rates, score)) in itertools.product(names, kinds.items()):
+            if (name, kind) == ("scratch", "pretraining"):
+                continue
+            table = tables[kind][name] = {rate: [] for rate in rates}
+            for rate, seed in itertools.product(rates, SWEEP_SEEDS):
+                job, words = f"sweep-{kind}-{name}-{rate}-{seed}", f"sweep: {kind}, {name}, {rate}"
+                do = functools.partial(score, name, rate, seed)
+                table[rate].append(self.job(job, words, 1, do))
+            chosen[kind][name] = min(rates, key=lambda rate, table=table: np.mean(table[rate]))
         found = dict(command="python -m minilm " + " ".join(sys.argv[1:]), chosen=chosen, **tables)
         write_file(self.folder / "rates.json", json.dumps(found, indent=1).encode())
         return chosen
 
 
 def compare(options: CompareOptions) -> Experiment:
-    """Do a comparison, or what is left of it."""
+    """Do a comparison, or what is left of it; with --report only find it."""
+    if options.report:
+        run = Run(options.run or newest_run("compare"))
+        return Experiment(CompareOptions(**run.of_kind("compare")["flags"]), run.folder)
     machine = choose_machine(options.device, options.precision)
     if machine.world > 1:
         raise UserError("a comparison runs in one process: start it without torchrun")

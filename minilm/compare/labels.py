@@ -44,6 +44,7 @@ class Task(NamedTuple):
     test: EncodedTexts
     tokenizer: Tokenizer
     length: int
+    machine: Machine
 
     def draw(self, n: int, seed: int) -> EncodedTexts:
         """n texts to train on (or all there are), as many of each label as possible."""
@@ -51,38 +52,39 @@ class Task(NamedTuple):
         return encode_texts(self.tokenizer, parts[0] + parts[1], self.classes, self.length)
 
 
-def read_task(data: str, tokenizer: Tokenizer, length: int, rows: int) -> Task:
+def read_task(data: str, tokenizer: Tokenizer, length: int, rows: int, machine: Machine) -> Task:
     """A labelled corpus, with at most so many rows to validate and to test on. Raises UserError
     where it has no labels or no test part."""
     parts, classes = splits(data)
     if "test" not in parts:
         raise UserError(f"--data {data} has no texts to test on: choose another corpus")
-    encode = lambda part: encode_texts(tokenizer, parts[part][:rows], classes, length)
-    return Task(classes, parts["train"], encode("valid"), encode("test"), tokenizer, length)
+    encoded = (encode_texts(tokenizer, parts[p][:rows], classes, length) for p in ("valid", "test"))
+    return Task(classes, parts["train"], *encoded, tokenizer, length, machine)
 
 
 def finetune(
-    model: Transformer, task: Task, texts: EncodedTexts, rate: float, seed: int, machine: Machine,
-    advance: Callable[[float], None],
-) -> Classifier:  # fmt: skip
-    """Fine-tune a copy of a model: bidirectional, mean pooling, all layers at one rate."""
+    model: Transformer, task: Task, n: int, draw: int, rate: float, advance: Callable
+) -> Classifier:
+    """A copy of a model, fine-tuned on n texts: bidirectional, mean pooling, all layers at one
+    rate. `draw` decides which texts, and their order."""
+    texts, machine, pad_id = task.draw(n, draw), task.machine, task.tokenizer.special.pad
     classifier = Classifier(copy.deepcopy(model), len(task.classes)).to(machine.device)
     for module in classifier.modules():
         if isinstance(module, nn.Dropout):
             module.p = DROPOUT
-    lengths, pad_id = np.array([len(text) for text in texts.tokens]), task.tokenizer.special.pad
+    lengths = np.array([len(text) for text in texts.tokens])
     epochs = range(max(PASSES, round(TEXTS / len(lengths))))
-    batches = [rows for i in epochs for rows in epoch_batches(lengths, BATCH_SIZE, seed, i)]
+    batches = [rows for i in epochs for rows in epoch_batches(lengths, BATCH_SIZE, draw, i)]
 
     def batch(step: int) -> list[list]:
-        some = [texts.tokens[row] for row in batches[step]]
-        padded = pad(some, pad_id, most=task.length)  # tokens, is_real (B, T)
-        return [machine.tensors((*padded, texts.labels[batches[step]]))]
+        rows = batches[step]
+        padded = pad([texts.tokens[row] for row in rows], pad_id, most=task.length)  # two of (B, T)
+        return [machine.tensors((*padded, texts.labels[rows]))]
 
     formula = lambda m, tokens, real, labels: classification_nll(m(tokens, real), labels)
     loss, how = MixedPrecision(classifier, formula, machine.dtype), (rate, WEIGHT_DECAY)
     optimizers = make_optimizers(classifier, "muon", *how, orthogonalise=fast_orthogonalise)
-    plan = training.Plan(len(batches), WARMUP, 1 - WARMUP, seed)
+    plan = training.Plan(len(batches), WARMUP, 1 - WARMUP, draw)
     for step, _ in training.train(classifier, loss, batch, optimizers, plan):
         advance(step / len(batches))
     return classifier
@@ -100,10 +102,10 @@ def results(task: Task, p: np.ndarray) -> dict:
             "confidence": p.max(1).astype(float).round(4).tolist()}  # fmt: skip
 
 
-def bag_of_tokens(task: Task, train: EncodedTexts) -> dict:
+def bag_of_tokens(task: Task, n: int, draw: int) -> dict:
     """`results` of TF-IDF over the token ids, of the cut texts too, and logistic regression."""
     sizes = task.tokenizer.vocab_size, len(task.classes)
-    return results(task, np.exp(classify.bag_of_tokens(train, task.test, *sizes)))
+    return results(task, np.exp(classify.bag_of_tokens(task.draw(n, draw), task.test, *sizes)))
 
 
 @torch.inference_mode()
@@ -115,7 +117,7 @@ def features(model: Transformer, task: Task, texts: EncodedTexts) -> np.ndarray:
     order = np.argsort([len(text) for text in texts.tokens], kind="stable")
     for rows in (order[i : i + 64] for i in range(0, len(order), 64)):
         batch = pad([texts.tokens[row] for row in rows], pad_id, most=task.length)
-        tokens, is_real = (torch.as_tensor(a, device=model.embedding.weight.device) for a in batch)
+        tokens, is_real = task.machine.tensors(batch)
         with recorded(model, weights=False) as kept:
             last = model(tokens, causal=False, is_real=is_real)
         for layer, state in enumerate([*kept.states[:-1], last]):  # the last one normed
@@ -125,7 +127,7 @@ def features(model: Transformer, task: Task, texts: EncodedTexts) -> np.ndarray:
 
 def frozen(model: Transformer, task: Task, sizes: list[int], draw: int) -> dict:
     """Right or not of each test text by logistic regression on features that no label has touched:
-    {"layers": of each layer, with the first of these numbers of labels, "sizes": {the others: of
+    {"layers": of each layer, with the first of these numbers of labels, "sizes": {each other: of
     the last layer}}."""
     from sklearn.linear_model import LogisticRegression
 
@@ -133,11 +135,12 @@ def frozen(model: Transformer, task: Task, sizes: list[int], draw: int) -> dict:
     for n in sizes:
         texts = task.draw(n, draw)
         of_train, found[n] = features(model, task, texts), []
-        for train, test in list(zip(of_train, of_test, strict=True))[0 if n == sizes[0] else -1 :]:
-            mean, scale = train.mean(0), train.std(0) + 1e-6
+        for layer in range(0 if n == sizes[0] else len(of_test) - 1, len(of_test)):
+            mean, scale = of_train[layer].mean(0), of_train[layer].std(0) + 1e-6
             probe = LogisticRegression(C=0.01, max_iter=300)
-            probe.fit((train - mean) / scale, texts.labels)
-            found[n].append((probe.predict((test - mean) / scale) == task.test.labels).tolist())
+            probe.fit((of_train[layer] - mean) / scale, texts.labels)
+            guesses = probe.predict((of_test[layer] - mean) / scale)
+            found[n].append((guesses == task.test.labels).tolist())
     return {"layers": found.pop(sizes[0]), "sizes": {n: last for n, [last] in found.items()}}
 
 

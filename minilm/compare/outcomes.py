@@ -42,18 +42,16 @@ def make_swaps(tokens: np.ndarray, most: int, special: SpecialTokens) -> Swaps:
     UserError where the text has no such window."""
     windows = evaluation_windows(tokens, LENGTH - 1, most)[0]  # (N, 24)
     ordinary = (windows >= special.ordinary.start) & (windows < special.ordinary.stop)
-    different = windows[:, 1:-1] != windows[:, 2:]
-    possible = different & ordinary[:, 1:-1] & ordinary[:, 2:]  # (N, 22)
-    u = draws(0, 0, "resample").random(possible.shape)
+    possible = ordinary[:, 1:-1] & ordinary[:, 2:] & (windows[:, 1:-1] != windows[:, 2:])
+    u, kept = draws(0, 0, "resample").random(possible.shape), possible.any(1)  # (N, 22), (N,)
     places = np.where(possible, u, 2.0).argmin(1) + 1
-    kept = possible.any(1)
     if not kept.any() or windows.shape[1] < LENGTH:
         raise UserError("the validation text has no 24 tokens in a row: give more text")
-    windows, places, rows = windows[kept], places[kept], np.arange(kept.sum())
-    exchanged = windows.copy()
-    exchanged[rows, places] = windows[rows, places + 1]
-    exchanged[rows, places + 1] = windows[rows, places]
-    return Swaps(windows, exchanged, places)
+    windows, places = windows[kept], places[kept]
+    order = np.tile(np.arange(LENGTH), (len(windows), 1))
+    two = np.stack([places, places + 1], axis=1)  # (N, 2)
+    np.put_along_axis(order, two, two[:, ::-1], axis=1)
+    return Swaps(windows, np.take_along_axis(windows, order, axis=1), places)
 
 
 @torch.inference_mode()
@@ -92,20 +90,14 @@ def likelier(good: np.ndarray, bad: np.ndarray) -> list[float]:
 
 def swapped(model: Transformer, arm: Arm, swaps: Swaps, special: SpecialTokens) -> dict:
     """{way: 1.0 for each pair whose original is the likelier, [N]}, for each attention that the arm
-    was trained with: causal, all tokens from the first of the two on (what stands before is the
-    same); masked, the two, both hidden at once."""
+    was trained with: causal, by the tokens from the first of the two on; masked, by the two, both
+    hidden at once."""
     i, at = np.arange(LENGTH), swaps.places[:, None]
     two = (i == at) | (i == at + 1)  # (N, 24)
     ways = {"causal": (i >= at, 1), "masked": (two, arm.shift, two, special.mask)}
-    score = lambda windows, way: log_probabilities(model, windows, *ways[way])
-    return {way: likelier(score(swaps.windows, way), score(swaps.exchanged, way))
-            for way in arm.reads}  # fmt: skip
-
-
-def swapped_bag(swaps: Swaps, counts: np.ndarray) -> list[float]:
-    """What token frequencies, counts (V,), say of each pair: 0.5, for both have the same tokens."""
-    log_p = np.log((counts + 1) / (counts + 1).sum())
-    return likelier(log_p[swaps.windows].sum(1), log_p[swaps.exchanged].sum(1))
+    score = lambda side, way: log_probabilities(model, side, *ways[way])
+    sides = swaps.windows, swaps.exchanged
+    return {way: likelier(*(score(side, way) for side in sides)) for way in arm.reads}
 
 
 Pair = tuple[str, np.ndarray, np.ndarray]  # a phenomenon; the right and the wrong sentence, framed
@@ -148,15 +140,13 @@ def pseudo_log_likelihood(
     and Ivanova 2023, arXiv 2305.10588, "PLL-word-l2r")."""
     rows, counted, hidden, owner = [], [], [], []
     for number, text in enumerate(texts):
-        pieces, i = [tokenizer.token_bytes[token] for token in text], np.arange(len(text))
-        for first in i[1:-1]:
-            end = first + 1  # of the word
-            while end < len(text) - 1 and INSIDE.fullmatch(pieces[end - 1][-1:] + pieces[end][:1]):
-                end += 1
-            rows.append(text)
-            counted.append(i == first)
-            hidden.append((i >= first) & (i < end))
-            owner.append(number)
+        pieces = [tokenizer.token_bytes[token] for token in text]
+        starts = [not INSIDE.fullmatch(a[-1:] + b[:1]) for a, b in itertools.pairwise(pieces)]
+        word = np.cumsum([0, *starts])  # the number of the word that each token is in, (T,)
+        rows += [text] * (len(text) - 2)
+        counted += [*np.eye(len(text), dtype=bool)[1:-1]]
+        hidden += [*np.triu(word == word[:, None])[1:-1]]  # a token, and the rest of its word
+        owner += [number] * (len(text) - 2)
     found = log_probabilities(model, rows, counted, shift, hidden, tokenizer.special.mask)
     return np.bincount(owner, found, len(texts))
 
