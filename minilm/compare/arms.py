@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from minilm.objectives import IGNORE, Batch, hybrid, masked
 from minilm.runs import checkpoint, loop
 from minilm.runs.estimate import measured, training_flops
 from minilm.runs.pretraining import Pretraining
+from minilm.runs.progress import Progress
 from minilm.runs.run import Run, make_model
 from minilm.tokenizer import SpecialTokens
 
@@ -33,7 +33,7 @@ def arm_batch(
     if arm.name == "masked":
         return masked(windows, rate, rng, special, arm.shift)
     share = arm.masked_share
-    if arm.name == "causal-then-masked":  # the second half: the rate has lost half of its fall
+    if arm.name == "causal-then-masked":  # masked from where the rate has done half of its fall
         share = float(rate <= 0.75 * MASK_RATE)
     batch = hybrid(windows, rate, rng, special, share)
     if arm.name == "sparse-causal":  # a random share of the targets, one a row at least
@@ -66,8 +66,10 @@ def budgets(experiment, arms: list[Arm], steps: int, budget: str) -> dict[str, i
     tokens = experiment.options.pace()[1] * length
 
     def cost(arm: Arm) -> float:
-        if budget == "seconds":
-            return seconds_of_a_step(experiment, arm)
+        if budget == "seconds":  # of steps spread over the training: some arms have two kinds
+            _, (model, loss, batch, *rest) = make_training(experiment, arm, 0, 24, 1e-4)
+            rounds = [batch(step) for step in range(0, 24, 2)]
+            return measured(model, loss, rounds, *rest, experiment.machine, seconds=0.0)[1]
         targets = tokens * arm.target_share
         flops = training_flops(shape, tokens, targets, length)
         return dict(tokens=1.0, targets=targets, flops=flops)[budget]
@@ -76,19 +78,12 @@ def budgets(experiment, arms: list[Arm], steps: int, budget: str) -> dict[str, i
     return {a.name: PLACES * max(1, round(places / cost(a))) for a in arms if a.objective}
 
 
-def seconds_of_a_step(experiment, arm: Arm, steps: int = 12) -> float:
-    """The mean time of steps spread over the training, for there are arms with two kinds."""
-    _, (model, loss, batch, *rest) = make_training(experiment, arm, 0, 2 * steps, 1e-4)
-    rounds = [batch(2 * step) for step in range(steps)]
-    return measured(model, loss, rounds, *rest, experiment.machine, seconds=0.0)[1]
-
-
 def pretrain(
     experiment, arm: Arm, seed: int, steps: int, rate: float, folder: Path, advance: Callable
 ) -> dict:
-    """Pretrain an arm in a run of its own, or go on with it. Returns {"rate", "steps", "tokens",
-    "targets", "flops", "seconds", "curve": [{"tokens", "targets", "flops", "seconds", "score",
-    "swapped", and losses}]}, where "swapped" is the share right of some pairs."""
+    """Pretrain an arm in a run of its own, or go on with it. Returns {"rate", "steps", the four
+    budgets, "curve": [{the four budgets, "score", "swapped" (the share right of some), losses}]}.
+    """
     run, text, shape = Run(folder), experiment.text, experiment.shape
     training, rule = make_training(experiment, arm, seed, steps, rate)
     validation = evaluation_windows(text.valid, shape.max_length, WINDOWS)
@@ -104,8 +99,9 @@ def pretrain(
     if not there:
         facts = dict(kind="pretrain", family="ours", model=asdict(shape), arm=arm.name)
         run.create({**facts, "flags": asdict(training.config)}, text.tokenizer)
-    quiet = lambda *_: None  # it has a part of the whole's bar
-    bar = SimpleNamespace(say=quiet, close=quiet, update=lambda step, *_: advance(step / steps))
+    bar = Progress(steps, shown=False)  # instead of it a part of the whole's
+    update = bar.update
+    bar.update = lambda step, *seen: (update(step, *seen), advance(step / steps))
     how = run, experiment.machine, evaluate, steps // PLACES
     spent = loop.train(*rule, *how, progress=bar)
     run.release()

@@ -65,8 +65,7 @@ class Experiment:
         most = min(options.max_length or length, length)
         self.task = task = labels.read_task(options.data, tokenizer, most, options.rows, machine)
         fits = range(len(task.classes) + 1, len(task.train) + 1)
-        others = [n for n in CURVE if n in fits and n != options.labels]
-        self.sizes = [options.labels, *others]
+        self.sizes = [options.labels, *(n for n in CURVE if n in fits and n != options.labels)]
         self.grammar = outcomes.read_blimp(options.blimp, tokenizer, length)
         self.swaps = outcomes.make_swaps(text.valid, options.pairs, tokenizer.special)
         self.machine = machine

@@ -27,6 +27,8 @@ INSIDE = re.compile(rb"[\w\x80-\xff]{2}")  # two bytes between which no word end
 PROMPT, CONTINUATION, TOP = 8, 20, 3  # tokens given, that follow, and named for a mask
 FAR, FAR_WINDOWS = 64, 16  # length and number of the texts whose attention is measured
 
+Pair = tuple[str, np.ndarray, np.ndarray]  # a phenomenon; the right and the wrong sentence, framed
+
 
 class Swaps(NamedTuple):
     """Held-out windows (N, 24), the same with w_i and w_{i+1} exchanged, and the places i (N,)."""
@@ -48,9 +50,8 @@ def make_swaps(tokens: np.ndarray, most: int, special: SpecialTokens) -> Swaps:
     if not kept.any() or windows.shape[1] < LENGTH:
         raise UserError("the validation text has no 24 tokens in a row: give more text")
     windows, places = windows[kept], places[kept]
-    order = np.tile(np.arange(LENGTH), (len(windows), 1))
-    two = np.stack([places, places + 1], axis=1)  # (N, 2)
-    np.put_along_axis(order, two, two[:, ::-1], axis=1)
+    i, at = np.arange(LENGTH), places[:, None]
+    order = i + (i == at) - 1 * (i == at + 1)  # (N, 24)
     return Swaps(windows, np.take_along_axis(windows, order, axis=1), places)
 
 
@@ -98,9 +99,6 @@ def swapped(model: Transformer, arm: Arm, swaps: Swaps, special: SpecialTokens) 
     score = lambda side, way: log_probabilities(model, side, *ways[way])
     sides = swaps.windows, swaps.exchanged
     return {way: likelier(*(score(side, way) for side in sides)) for way in arm.reads}
-
-
-Pair = tuple[str, np.ndarray, np.ndarray]  # a phenomenon; the right and the wrong sentence, framed
 
 
 def read_blimp(folder: str | None, tokenizer: Tokenizer, length: int) -> list[Pair]:

@@ -26,8 +26,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minilm.config import UserError
-
 FEWEST_SEEDS = 3  # for an interval and a verdict
 
 
@@ -53,6 +51,8 @@ class Verdict(NamedTuple):
 def crossed(tables: np.ndarray, arms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The means, half their 95 % intervals, and p (two-sided), (..., M) each, of a family of M
     tables (..., M, S, N) that compares so many arms with seeds, by Student's t."""
+    from scipy.stats import t
+
     S, N = tables.shape[-2:]
     mean = tables.mean((-2, -1))
     seed = N * ((tables.mean(-1) - mean[..., None]) ** 2).sum(-1)
@@ -68,7 +68,7 @@ def crossed(tables: np.ndarray, arms: int) -> tuple[np.ndarray, np.ndarray, np.n
     seed = np.maximum(seed, np.maximum(ratio, 1.0)[..., None] * noise)
     few = max(arms - 1, 1) * (S - 1)
     freedom = (seed + row) ** 2 / (seed**2 / few + row**2 / max(N - 1, 1))
-    error, t = np.sqrt((seed + row) / (S * N)), student()
+    error = np.sqrt((seed + row) / (S * N))
     return mean, t.ppf(0.975, freedom) * error, 2 * t.sf(np.abs(mean) / error, freedom)
 
 
@@ -79,12 +79,9 @@ def holm(p: np.ndarray) -> np.ndarray:
     >>> holm(np.array([0.01, 0.04, 0.03])).round(3).tolist()
     [0.03, 0.06, 0.06]
     """
-    order = np.argsort(p, axis=-1)
-    left = p.shape[-1] - np.arange(p.shape[-1])  # how many are not yet decided
+    order, left = np.argsort(p, axis=-1), np.arange(p.shape[-1], 0, -1)  # not yet decided
     stepped = np.maximum.accumulate(np.take_along_axis(p, order, -1) * left, axis=-1)
-    corrected = np.empty_like(p)
-    np.put_along_axis(corrected, order, np.minimum(stepped, 1.0), -1)
-    return corrected
+    return np.take_along_axis(np.minimum(stepped, 1.0), np.argsort(order, axis=-1), -1)
 
 
 def estimates(tables: dict, arms: int | None = None) -> dict:
@@ -120,20 +117,10 @@ def verdicts(
 
 def over_seeds(values: Sequence[float]) -> Estimate:
     """The mean of one value a seed, with Student's interval."""
+    from scipy.stats import t
+
     n, mean = len(values), float(np.mean(values))
     if n < FEWEST_SEEDS:
         return Estimate(mean)
-    half = float(student().ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5)
+    half = float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5)
     return Estimate(mean, (mean - half, mean + half))
-
-
-def student():
-    """Student's t. Raises UserError where that, or what else a comparison needs, is missing."""
-    try:
-        import jinja2  # noqa: F401
-        import sklearn  # noqa: F401
-        from scipy.stats import t
-    except ImportError:
-        needs = "a comparison needs scipy, scikit-learn and jinja2"
-        raise UserError(f'{needs}: pip install "minilm[compare]"') from None
-    return t

@@ -269,9 +269,10 @@ def test_the_sentences_and_the_rows_are_what_the_jobs_say(finished):
     assert np.allclose(found.tables["labels"]["causal"][1], np.mean(right, axis=0))
     assert found.tables["swapped"][BAG].shape == (1, finished.plan["pairs"])
     assert len(found.verdicts) == 18 and all(v.real is not None for v in found.verdicts)
-    row = next(row for row in found.rows(found.levels["labels"]) if row.name == "masked")
-    low, high = row.interval
-    assert low < row.value < high and row.colour == report.COLOURS["masked"]
+    low, high = found.levels["labels"]["masked"].interval
+    assert low < np.mean(found.tables["labels"]["masked"]) < high
+    drawn = found.dots("title", "note", {"masked": found.levels["labels"]["masked"]}, 50.0)
+    assert f'class="row c{report.COLOURS["masked"]}"' in drawn and "title" in drawn
 
 
 def test_a_sweep_chooses_rates_with_seeds_of_its_own_and_writes_down_how(toy):
