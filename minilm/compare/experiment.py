@@ -63,7 +63,7 @@ class Experiment:
         width = (size[name] for name in ("d_model", "n_layers", "n_heads", "d_ff"))
         self.shape = ModelConfig(tokenizer.vocab_size, length, *width)
         most = min(options.max_length or length, length)
-        self.task = task = labels.read_task(options.data, tokenizer, most, options.rows, machine)
+        self.task = task = labels.Task(options.data, tokenizer, most, options.rows, machine)
         fits = range(len(task.classes) + 1, len(task.train) + 1)
         self.sizes = [options.labels, *(n for n in CURVE if n in fits and n != options.labels)]
         self.grammar = outcomes.read_blimp(options.blimp, tokenizer, length)

@@ -3,7 +3,6 @@ next to a bag of tokens that gets the very same tokens."""
 
 import copy
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,31 +34,27 @@ NAMES = ("Mary", "John", "Anna", "Peter", "Sarah", "David", "Laura", "Mark", "Em
          "Julia", "Thomas", "Alice", "Robert", "Helen", "Paul")  # hers and his in turn  # fmt: skip
 
 
-class Task(NamedTuple):
-    """The labelled texts, as token ids of at most `length`."""
+class Task:
+    """The texts of a labelled corpus as token ids, at most `length` of each; `train` to draw from,
+    and at most so many rows to validate and to test on. Raises UserError where it has no labels, or
+    nothing to test on."""
 
-    classes: list[str]
-    train: list[Example]  # to draw from
-    valid: EncodedTexts  # for a sweep only
-    test: EncodedTexts
-    tokenizer: Tokenizer
-    length: int
-    machine: Machine
+    def __init__(self, data: str, tokenizer: Tokenizer, length: int, rows: int, machine: Machine):
+        parts, self.classes = splits(data)
+        if "test" not in parts:
+            raise UserError(f"--data {data} has no texts to test on: choose another corpus")
+        self.tokenizer, self.length, self.machine = tokenizer, length, machine
+        self.train, self.test = parts["train"], self.encode(parts["test"][:rows])
+        self.valid = self.encode(parts["valid"][:rows])  # for a sweep only
+
+    def encode(self, examples: list[Example]) -> EncodedTexts:
+        """Their tokens, and the numbers of their labels."""
+        return encode_texts(self.tokenizer, examples, self.classes, self.length)
 
     def draw(self, n: int, seed: int) -> EncodedTexts:
         """n texts to train on (or all there are), as many of each label as possible."""
         parts = (self.train, []) if n >= len(self.train) else sample(self.train, None, n, seed)
-        return encode_texts(self.tokenizer, parts[0] + parts[1], self.classes, self.length)
-
-
-def read_task(data: str, tokenizer: Tokenizer, length: int, rows: int, machine: Machine) -> Task:
-    """A labelled corpus, with at most so many rows to validate and to test on. Raises UserError
-    where it has no labels or no test part."""
-    parts, classes = splits(data)
-    if "test" not in parts:
-        raise UserError(f"--data {data} has no texts to test on: choose another corpus")
-    encoded = (encode_texts(tokenizer, parts[p][:rows], classes, length) for p in ("valid", "test"))
-    return Task(classes, parts["train"], *encoded, tokenizer, length, machine)
+        return self.encode(parts[0] + parts[1])
 
 
 def finetune(
@@ -159,6 +154,6 @@ def her_minus_his(classifier: Classifier, task: Task) -> list[float]:
     """The change in P(pos) from his sentence to hers, for each template and pair of names."""
     filled = [t.format(name=name, they=("she", "he")[i % 2])
               for t in TEMPLATES for i, name in enumerate(NAMES)]  # fmt: skip
-    texts = task._replace(train=[Example(text, "pos") for text in filled]).draw(len(filled), 0)
-    p = probabilities(classifier, texts.tokens)[:, task.classes.index("pos")]
+    texts = task.encode([Example(text, "pos") for text in filled]).tokens
+    p = probabilities(classifier, texts)[:, task.classes.index("pos")]
     return (p[::2] - p[1::2]).astype(float).round(5).tolist()

@@ -102,8 +102,6 @@ class CompareOptions(Options):
     def __post_init__(self):
         super().__post_init__()
         self.arms = [arm(name).name for name in dict.fromkeys(self.arms)]
-        if self.report and self.resume:
-            raise UserError("--report trains nothing, so there is nothing to --resume: give one")
 
     def pace(self) -> tuple[int, int]:
         """(steps, batch size) of the causal arm's pretraining, a multiple of PLACES steps."""

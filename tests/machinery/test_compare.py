@@ -13,8 +13,9 @@ import torch
 from minilm import compare, corpora
 from minilm.compare import arms, experiment, labels, outcomes, plan, report
 from minilm.compare.plan import BAG, CompareOptions, arm, declared
-from minilm.config import SIZES, ModelConfig, UserError
+from minilm.config import SIZES, ModelConfig, NonFiniteError, UserError
 from minilm.corpora.files import Example
+from minilm.corpora.splits import encode_texts
 from minilm.corpora.tokens import PreparedText
 from minilm.data import draws, frame
 from minilm.fast.bpe import FastTokenizer
@@ -204,13 +205,28 @@ def test_a_pseudo_log_likelihood_hides_the_rest_of_the_word():
                     [2, a, b, blank, 1, 2]]  # fmt: skip
 
 
-def test_equal_budgets_are_equal(toy):
-    tokenizer = FastTokenizer([])
-    shape = ModelConfig(259, 32, 32, 2, 2, 64)
+@pytest.fixture
+def bench(toy):
+    """What pretrainings share in an experiment."""
     tokens = np.random.default_rng(0).integers(3, 259, 4000).astype(np.uint16)
-    text = PreparedText(tokenizer, tokens, tokens[:500], 5.0)
-    machine = Machine(torch.device("cpu"))
-    bench = SimpleNamespace(text=text, shape=shape, options=options(batch_size=4), machine=machine)
+    text = PreparedText(FastTokenizer([]), tokens, tokens[:500], 5.0)
+    swaps = outcomes.make_swaps(tokens, 10, text.tokenizer.special)
+    return SimpleNamespace(
+        text=text,
+        shape=ModelConfig(259, 32, 32, 2, 2, 64),
+        swaps=swaps,
+        options=options(batch_size=4),
+        machine=Machine(torch.device("cpu")),
+    )
+
+
+def test_a_pretraining_that_diverges_says_where(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(arms, "swapped", lambda *_: {"causal": [np.nan]})
+    with pytest.raises(NonFiniteError, match="after step 2: the validation score"):
+        arms.pretrain(bench, arm("causal"), 0, 12, 0.01, tmp_path / "run", lambda share: None)
+
+
+def test_equal_budgets_are_equal(bench):
     every = [arm(name) for name in ("scratch", "causal", "masked", "sparse-causal")]
     steps = {kind: arms.budgets(bench, every, 600, kind)
              for kind in ("tokens", "targets", "flops", "seconds")}  # fmt: skip
@@ -287,12 +303,12 @@ def test_a_sweep_chooses_rates_with_seeds_of_its_own_and_writes_down_how(toy):
 
 def test_deleting_a_token_is_measured_by_what_it_does(toy):
     tokenizer = FastTokenizer([])
-    task = labels.Task(["a", "b"], [Example("one two", "b")], None, None, tokenizer, 32, None)
-    test = task.draw(1, 0)
+    test = encode_texts(tokenizer, [Example("one two", "b")], ["a", "b"], 32)
+    task = SimpleNamespace(classes=["a", "b"], test=test, tokenizer=tokenizer)
     model = Transformer(ModelConfig(259, 32, 8, 1, 1, 8), seed=1)
     classifier = labels.Classifier(model, 2)
     torch.nn.init.normal_(classifier.head.weight, generator=torch.Generator().manual_seed(0))
-    found = labels.deletion(classifier, task._replace(test=test), 0)
+    found = labels.deletion(classifier, task, 0)
     both = [test.tokens[0], np.delete(test.tokens[0], 3)]
     p = labels.probabilities(classifier, both)[:, 1]
     assert found["label"] == "b" and found["tokens"][2] == "e"
