@@ -27,8 +27,6 @@ INSIDE = re.compile(rb"[\w\x80-\xff]{2}")  # two bytes between which no word end
 PROMPT, CONTINUATION, TOP = 8, 20, 3  # tokens given, that follow, and named for a mask
 FAR, FAR_WINDOWS = 64, 16  # length and number of the texts whose attention is measured
 
-Pair = tuple[str, np.ndarray, np.ndarray]  # a phenomenon; the right and the wrong sentence, framed
-
 
 class Swaps(NamedTuple):
     """Held-out windows (N, 24), the same with w_i and w_{i+1} exchanged, and the places i (N,)."""
@@ -101,9 +99,10 @@ def swapped(model: Transformer, arm: Arm, swaps: Swaps, special: SpecialTokens) 
     return {way: likelier(*(score(side, way) for side in sides)) for way in arm.reads}
 
 
-def read_blimp(folder: str | None, tokenizer: Tokenizer, length: int) -> list[Pair]:
+def read_blimp(folder: str | None, tokenizer: Tokenizer, length: int) -> list[tuple]:
     """The first pairs of each of BLiMP's .jsonl files (Warstadt et al. 2020, arXiv 1912.00582) that
-    fit into a window. Raises UserError where the folder has none, or a line is no pair."""
+    fit into a window: (phenomenon, the right sentence, the wrong one), framed. Raises UserError
+    where the folder has none, or a line is no pair."""
     pairs, columns = [], {"the good one": "sentence_good", "the bad one": "sentence_bad"}
     for path in sorted(Path(folder).glob("*.jsonl")) if folder else ():
         for _, row in itertools.islice(read_rows(path, columns, "utf-8"), A_PHENOMENON):
@@ -116,7 +115,7 @@ def read_blimp(folder: str | None, tokenizer: Tokenizer, length: int) -> list[Pa
     return pairs
 
 
-def minimal_pairs(model: Transformer, arm: Arm, pairs: list[Pair], tokenizer: Tokenizer) -> list:
+def minimal_pairs(model: Transformer, arm: Arm, pairs: list[tuple], tokenizer: Tokenizer) -> list:
     """Right or not for each pair, [N], by the arm's first way of reading: the log-probability of
     the sentence, or its pseudo-log-likelihood."""
 

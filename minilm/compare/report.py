@@ -69,7 +69,7 @@ class Findings:
         comma."""
         rows, ends, least = [], [mark], -100 if mark == 0 else 0
         for name, e in found.items():
-            words, e = (in_words(e), e.estimate) if isinstance(e, Verdict) else ("", e)
+            words, e = (str(e), e.estimate) if isinstance(e, Verdict) else ("", e)
             interval = e.interval and np.clip(100 * np.array(e.interval), least, 100).tolist()
             colour = self.colour.get(name.split(",")[0], 7)
             rows.append(charts.Row(name, 100 * e.mean, interval, colour, words))
@@ -136,11 +136,3 @@ class Findings:
                           for key in BUDGETS} for name in self.trained},
             style=text_of("style.css"), version=__version__,
         )  # fmt: skip
-
-
-def in_words(verdict: Verdict) -> str:
-    """Is a difference real?"""
-    if verdict.real is None:
-        return "no verdict"
-    p = "p < 0.001" if verdict.corrected < 0.001 else f"p = {verdict.corrected:.2g}"
-    return f"real, {p}" if verdict.real else f"undecided, {p}"

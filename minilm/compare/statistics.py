@@ -47,6 +47,12 @@ class Verdict(NamedTuple):
     corrected: float | None = None  # p after Holm's correction
     real: bool | None = None  # None: no verdict under three seeds
 
+    def __str__(self):
+        if self.real is None:
+            return "no verdict"
+        p = "p < 0.001" if self.corrected < 0.001 else f"p = {self.corrected:.2g}"
+        return f"real, {p}" if self.real else f"undecided, {p}"
+
 
 def crossed(tables: np.ndarray, arms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The means, half their 95 % intervals, and p (two-sided), (..., M) each, of a family of M
