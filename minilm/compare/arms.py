@@ -1,62 +1,41 @@
-"""Pretraining an arm: what it sees at each step, how many steps its budget is, and the run."""
+"""Pretraining an arm: what it sees at each step, how many steps its budget is, and the run. An
+`experiment` has what all arms share: options, text, shape (of the model), machine, swaps."""
 
-import itertools
+import functools
 import shutil
-import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
 from minilm.cli.options import PretrainConfig
 from minilm.compare.outcomes import Swaps, swapped
-from minilm.compare.plan import MASK_RATE, PLACES, SPARSE, Arm, masked_share, share_of_targets
-from minilm.compare.plan import arm as arm_of
-from minilm.compare.work import Advance
-from minilm.config import ModelConfig
-from minilm.corpora.tokens import PreparedText
-from minilm.data import Windows, draws, evaluation_windows
-from minilm.fast.loss import gather_targets
+from minilm.compare.plan import ARMS, MASK_RATE, PLACES, SPARSE, Arm
+from minilm.data import Windows, evaluation_windows
 from minilm.model import Transformer
-from minilm.objectives import IGNORE, Batch, causal, masked
+from minilm.objectives import IGNORE, Batch, hybrid, masked
 from minilm.runs import checkpoint, loop
-from minilm.runs.device import Machine, synchronize
-from minilm.runs.estimate import training_flops
+from minilm.runs.estimate import measured, training_flops
 from minilm.runs.pretraining import Pretraining
+from minilm.runs.progress import Progress
 from minilm.runs.run import Run, make_model
 from minilm.tokenizer import SpecialTokens
 
 WINDOWS, ON_THE_WAY = 64, 400  # of validation text, and swapped pairs, at each evaluation
 
 
-@dataclass(frozen=True)
-class Bench:
-    """What all pretrainings share."""
-
-    text: PreparedText
-    shape: ModelConfig
-    size: str
-    compile: bool | None
-    batch_size: int
-    machine: Machine
-    swaps: Swaps
-
-
 def arm_batch(
-    arm: Arm, windows: np.ndarray, step: int, steps: int, seed: int, special: SpecialTokens
+    arm: Arm, windows: np.ndarray, rate: float, rng: np.random.Generator, special: SpecialTokens
 ) -> Batch:
     """What an arm sees and must predict at a step. Where two arms mask, they mask the same
     positions of the same windows (B, T + 1)."""
-    rng, share = draws(seed, step, "masks"), masked_share(arm.name)
-    hidden = masked(windows, MASK_RATE * (1 - 0.5 * step / steps), rng, special, arm.shift)
-    if share is None:
-        share = float("masked" in arm.reads)
-    if arm.name == "causal-then-masked":
-        share = float(step >= steps // 2)
-    if rng.random() < share:
-        return hidden
-    batch = causal(windows)
+    if arm.name == "masked":
+        return masked(windows, rate, rng, special, arm.shift)
+    share = arm.masked_share
+    if arm.name == "causal-then-masked":  # masked from where the rate has done half of its fall
+        share = float(rate <= 0.75 * MASK_RATE)
+    batch = hybrid(windows, rate, rng, special, share)
     if arm.name == "sparse-causal":  # a random share of the targets, one a row at least
         u = rng.random(batch.targets.shape)
         u[np.arange(len(u)), u.argmin(axis=1)] = 0.0
@@ -64,96 +43,79 @@ def arm_batch(
     return batch
 
 
-class ArmPretraining(Pretraining):
-    """`Pretraining` as train_pretrain.py does it, but for the batches."""
-
-    def __init__(self, bench: Bench, arm: Arm, seed: int, steps: int, rate: float):
-        self.arm, self.model = arm, make_model(bench.shape, seed).to(bench.machine.device)
-        shape = {k: v for k, v in asdict(bench.shape).items() if k != "dropout"}
-        config = PretrainConfig(
-            objective="hybrid" if len(arm.reads) > 1 else arm.reads[0], size=bench.size,
-            steps=steps, batch_size=bench.batch_size, learning_rate=rate, compile=bench.compile,
-            seed=seed, shift=arm.shift, mask_rate=MASK_RATE, evaluations=PLACES, **shape,
-        ).with_defaults()  # fmt: skip
-        windows = Windows(bench.text.train, bench.shape.max_length, seed)
-        super().__init__(self.model, config, windows, bench.text.tokenizer, bench.machine)
-        self.rule = self.model, self.loss, self.batch, self.optimizers
-
-    def batch(self, step: int) -> list[tuple]:
-        """The arm's, in one micro-batch."""
-        windows = self.windows.batch(step, self.config.batch_size)  # (B, T + 1)
-        how = self.plan.steps, self.config.seed, self.tokenizer.special
-        return [gather_targets(arm_batch(self.arm, windows, step, *how), self.machine.device)]
+def make_training(experiment, arm: Arm, seed: int, steps: int, rate: float) -> tuple:
+    """A `Pretraining` as train_pretrain.py does it, but for the batches; and what `loop.train`
+    takes of it."""
+    options, shape, text = experiment.options, experiment.shape, experiment.text
+    config = PretrainConfig(
+        objective="hybrid" if len(arm.reads) > 1 else arm.reads[0], size=options.size,
+        steps=steps, batch_size=options.pace()[1], learning_rate=rate, compile=options.compile,
+        seed=seed, shift=arm.shift, mask_rate=MASK_RATE, evaluations=PLACES, **asdict(shape),
+    ).with_defaults()  # fmt: skip
+    model = make_model(shape, seed).to(experiment.machine.device)
+    windows = Windows(text.train, shape.max_length, seed)
+    training = Pretraining(model, config, windows, text.tokenizer, experiment.machine)
+    training.objective = functools.partial(arm_batch, arm)
+    return training, (model, training.loss, training.batch, training.optimizers, training.plan)
 
 
-def budgets(bench: Bench, arms: list[Arm], steps: int, budget: str) -> dict[str, int]:
+def budgets(experiment, arms: list[Arm], steps: int, budget: str) -> dict[str, int]:
     """The steps of each arm: the causal arm's, or as many as cost the same; a multiple of PLACES,
     so that all are evaluated at the same shares of the budget."""
-    tokens = bench.batch_size * bench.shape.max_length
+    shape, length = experiment.shape, experiment.shape.max_length
+    tokens = experiment.options.pace()[1] * length
 
     def cost(arm: Arm) -> float:
-        targets = tokens * share_of_targets(arm.name)
-        if budget == "seconds":
-            return seconds_of_a_step(bench, arm)
-        if budget == "flops":
-            return training_flops(bench.shape, tokens, targets, bench.shape.max_length)
-        return targets if budget == "targets" else 1.0
+        if budget == "seconds":  # of steps spread over the training: some arms have two kinds
+            _, (model, loss, batch, *rest) = make_training(experiment, arm, 0, 24, 1e-4)
+            rounds = [batch(step) for step in range(0, 24, 2)]
+            return measured(model, loss, rounds, *rest, experiment.machine, seconds=0.0)[1]
+        targets = tokens * arm.target_share
+        flops = training_flops(shape, tokens, targets, length)
+        return dict(tokens=1.0, targets=targets, flops=flops)[budget]
 
-    places = steps * cost(arm_of("causal")) / PLACES
+    places = steps * cost(ARMS["causal"]) / PLACES
     return {a.name: PLACES * max(1, round(places / cost(a))) for a in arms if a.objective}
 
 
-def seconds_of_a_step(bench: Bench, arm: Arm, steps: int = 12) -> float:
-    """The mean time of some steps, after two that find memory not at hand; of steps spread over the
-    training, for there are arms with two kinds."""
-    training = ArmPretraining(bench, arm, 0, 2 * steps, 1e-4)
-    model, loss, batch, optimizers = training.rule
-    rule = model, loss, lambda step: batch(2 * step), optimizers
-    run = loop.steps(*rule, training.plan, bench.machine, 0, dict(tokens=0, targets=0))
-    for step, _ in itertools.islice(run, steps):
-        if step == 2:
-            began = time.perf_counter()
-    synchronize(bench.machine.device)
-    return (time.perf_counter() - began) / (steps - 2)
-
-
 def pretrain(
-    bench: Bench, arm: Arm, seed: int, steps: int, rate: float, folder: Path, advance: Advance
+    experiment, arm: Arm, seed: int, steps: int, rate: float, folder: Path, advance: Callable
 ) -> dict:
-    """Pretrain an arm in a run of its own, or go on with it. Returns {"rate", "steps", "tokens",
-    "targets", "flops", "seconds", "curve": [{"tokens", "targets", "flops", "seconds", "score",
-    "swapped", and losses}]}, where "swapped" is the share right of some pairs."""
-    run, special, length = Run(folder), bench.text.tokenizer.special, bench.shape.max_length
-    training = ArmPretraining(bench, arm, seed, steps, rate)
-    validation = evaluation_windows(bench.text.valid, length, WINDOWS)
-    some = Swaps(*(rows[:ON_THE_WAY] for rows in bench.swaps))
+    """Pretrain an arm in a run of its own, or go on with it. Returns {"rate", "steps", the four
+    budgets, "curve": [{the four budgets, "score", "swapped" (the share right of some), losses}]}.
+    """
+    run, text, shape = Run(folder), experiment.text, experiment.shape
+    training, rule = make_training(experiment, arm, seed, steps, rate)
+    validation = evaluation_windows(text.valid, shape.max_length, WINDOWS)
+    some = Swaps(*(rows[:ON_THE_WAY] for rows in experiment.swaps))
 
     def evaluate() -> tuple[float, dict]:
         score, values = training.evaluate(validation)
-        right = swapped(training.model, arm, some, special)[arm.reads[0]]
+        right = swapped(rule[0], arm, some, text.tokenizer.special)[arm.reads[0]]
         return score, values | {"swapped": float(np.mean(right))}
 
     there = (folder / "config.json").exists()
     run.claim(there)
     if not there:
-        facts = dict(kind="pretrain", family="ours", model=asdict(bench.shape), arm=arm.name)
-        run.create({**facts, "flags": asdict(training.config)}, bench.text.tokenizer)
-    where, quiet = (run, bench.machine, evaluate, steps // PLACES), lambda *_: None
-    bar = SimpleNamespace(say=quiet, evaluated=quiet, close=quiet,  # a part of the whole's
-                          update=lambda step, *_: advance(step / steps))  # fmt: skip
-    spent = loop.train(*training.rule, training.plan, *where, progress=bar)
+        facts = dict(kind="pretrain", family="ours", model=asdict(shape), arm=arm.name)
+        run.create({**facts, "flags": asdict(training.config)}, text.tokenizer)
+    bar = Progress(steps, shown=False)  # instead of it a part of the whole's
+    update = bar.update
+    bar.update = lambda step, *seen: (update(step, *seen), advance(step / steps))
+    how = run, experiment.machine, evaluate, steps // PLACES
+    spent = loop.train(*rule, *how, progress=bar)
     run.release()
     for older in sorted(folder.glob("step-*"))[:-1]:
         shutil.rmtree(older)
     curve = [line for line in run.metrics() if "score" in line]
     for at in [spent, *curve]:
-        at["flops"] = training_flops(bench.shape, at["tokens"], at["targets"], length)
+        at["flops"] = training_flops(shape, at["tokens"], at["targets"], shape.max_length)
     return {"rate": rate, "steps": steps, **spent, "curve": curve}
 
 
-def pretrained(bench: Bench, arm: Arm, seed: int, folder: Path) -> Transformer:
+def pretrained(experiment, arm: Arm, seed: int, folder: Path) -> Transformer:
     """An arm's model after its pretraining in `folder`: its last step, for every arm alike."""
-    model = make_model(bench.shape, seed)
+    model = make_model(experiment.shape, seed)
     if arm.objective:
         model.load_state_dict(checkpoint.newest(folder).read("model"))
-    return model.to(bench.machine.device)
+    return model.to(experiment.machine.device)

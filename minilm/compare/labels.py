@@ -2,14 +2,13 @@
 next to a bag of tokens that gets the very same tokens."""
 
 import copy
-from typing import NamedTuple
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import nn
 
 from minilm import training
-from minilm.compare.work import Advance
 from minilm.config import UserError
 from minilm.corpora.files import Example
 from minilm.corpora.splits import EncodedTexts, encode_texts, sample, splits
@@ -35,54 +34,52 @@ NAMES = ("Mary", "John", "Anna", "Peter", "Sarah", "David", "Laura", "Mark", "Em
          "Julia", "Thomas", "Alice", "Robert", "Helen", "Paul")  # hers and his in turn  # fmt: skip
 
 
-class Task(NamedTuple):
-    """The labelled texts, as token ids of at most `length`."""
+class Task:
+    """The texts of a labelled corpus as token ids, at most `length` of each; `train` to draw from,
+    and at most so many rows to validate and to test on. Raises UserError where it has no labels, or
+    nothing to test on."""
 
-    classes: list[str]
-    train: list[Example]  # to draw from
-    valid: EncodedTexts  # for a sweep only
-    test: EncodedTexts
-    tokenizer: Tokenizer
-    length: int
+    def __init__(self, data: str, tokenizer: Tokenizer, length: int, rows: int, machine: Machine):
+        parts, self.classes = splits(data)
+        if "test" not in parts:
+            raise UserError(f"--data {data} has no texts to test on: choose another corpus")
+        self.tokenizer, self.length, self.machine = tokenizer, length, machine
+        self.train, self.test = parts["train"], self.encode(parts["test"][:rows])
+        self.valid = self.encode(parts["valid"][:rows])  # for a sweep only
+
+    def encode(self, examples: list[Example]) -> EncodedTexts:
+        """Their tokens, and the numbers of their labels."""
+        return encode_texts(self.tokenizer, examples, self.classes, self.length)
 
     def draw(self, n: int, seed: int) -> EncodedTexts:
         """n texts to train on (or all there are), as many of each label as possible."""
         parts = (self.train, []) if n >= len(self.train) else sample(self.train, None, n, seed)
-        return encode_texts(self.tokenizer, parts[0] + parts[1], self.classes, self.length)
-
-
-def read_task(data: str, tokenizer: Tokenizer, length: int, rows: int) -> Task:
-    """A labelled corpus, with at most so many rows to validate and to test on. Raises UserError
-    where it has no labels or no test part."""
-    parts, classes = splits(data)
-    if "test" not in parts:
-        raise UserError(f"--data {data} has no texts to test on: choose another corpus")
-    encode = lambda part: encode_texts(tokenizer, parts[part][:rows], classes, length)
-    return Task(classes, parts["train"], encode("valid"), encode("test"), tokenizer, length)
+        return self.encode(parts[0] + parts[1])
 
 
 def finetune(
-    model: Transformer, task: Task, texts: EncodedTexts, rate: float, seed: int, machine: Machine,
-    advance: Advance,
-) -> Classifier:  # fmt: skip
-    """Fine-tune a copy of a model: bidirectional, mean pooling, all layers at one rate."""
+    model: Transformer, task: Task, n: int, draw: int, rate: float, advance: Callable
+) -> Classifier:
+    """A copy of a model, fine-tuned on n texts: bidirectional, mean pooling, all layers at one
+    rate. `draw` decides which texts, and their order."""
+    texts, machine, pad_id = task.draw(n, draw), task.machine, task.tokenizer.special.pad
     classifier = Classifier(copy.deepcopy(model), len(task.classes)).to(machine.device)
     for module in classifier.modules():
         if isinstance(module, nn.Dropout):
             module.p = DROPOUT
-    lengths, pad_id = np.array([len(text) for text in texts.tokens]), task.tokenizer.special.pad
+    lengths = np.array([len(text) for text in texts.tokens])
     epochs = range(max(PASSES, round(TEXTS / len(lengths))))
-    batches = [rows for i in epochs for rows in epoch_batches(lengths, BATCH_SIZE, seed, i)]
+    batches = [rows for i in epochs for rows in epoch_batches(lengths, BATCH_SIZE, draw, i)]
 
     def batch(step: int) -> list[list]:
-        some = [texts.tokens[row] for row in batches[step]]
-        padded = pad(some, pad_id, most=task.length)  # tokens, is_real (B, T)
-        return [machine.tensors((*padded, texts.labels[batches[step]]))]
+        rows = batches[step]
+        padded = pad([texts.tokens[row] for row in rows], pad_id, most=task.length)  # two of (B, T)
+        return [machine.tensors((*padded, texts.labels[rows]))]
 
     formula = lambda m, tokens, real, labels: classification_nll(m(tokens, real), labels)
     loss, how = MixedPrecision(classifier, formula, machine.dtype), (rate, WEIGHT_DECAY)
     optimizers = make_optimizers(classifier, "muon", *how, orthogonalise=fast_orthogonalise)
-    plan = training.Plan(len(batches), WARMUP, 1 - WARMUP, seed)
+    plan = training.Plan(len(batches), WARMUP, 1 - WARMUP, draw)
     for step, _ in training.train(classifier, loss, batch, optimizers, plan):
         advance(step / len(batches))
     return classifier
@@ -93,17 +90,17 @@ def probabilities(classifier: Classifier, texts: list[np.ndarray]) -> np.ndarray
     return np.exp(classify.label_log_probabilities(classifier, texts, causal=False))
 
 
-def results(texts: EncodedTexts, p: np.ndarray) -> dict:
+def results(task: Task, p: np.ndarray) -> dict:
     """What is kept of a test, per text: {"predicted", "confidence", "right"}, by P (N, C)."""
     predicted = p.argmax(1)
-    return {"predicted": predicted.tolist(), "right": (predicted == texts.labels).tolist(),
+    return {"predicted": predicted.tolist(), "right": (predicted == task.test.labels).tolist(),
             "confidence": p.max(1).astype(float).round(4).tolist()}  # fmt: skip
 
 
-def bag_of_tokens(task: Task, train: EncodedTexts) -> dict:
+def bag_of_tokens(task: Task, n: int, draw: int) -> dict:
     """`results` of TF-IDF over the token ids, of the cut texts too, and logistic regression."""
     sizes = task.tokenizer.vocab_size, len(task.classes)
-    return results(task.test, np.exp(classify.bag_of_tokens(train, task.test, *sizes)))
+    return results(task, np.exp(classify.bag_of_tokens(task.draw(n, draw), task.test, *sizes)))
 
 
 @torch.inference_mode()
@@ -115,7 +112,7 @@ def features(model: Transformer, task: Task, texts: EncodedTexts) -> np.ndarray:
     order = np.argsort([len(text) for text in texts.tokens], kind="stable")
     for rows in (order[i : i + 64] for i in range(0, len(order), 64)):
         batch = pad([texts.tokens[row] for row in rows], pad_id, most=task.length)
-        tokens, is_real = (torch.as_tensor(a, device=model.embedding.weight.device) for a in batch)
+        tokens, is_real = task.machine.tensors(batch)
         with recorded(model, weights=False) as kept:
             last = model(tokens, causal=False, is_real=is_real)
         for layer, state in enumerate([*kept.states[:-1], last]):  # the last one normed
@@ -123,14 +120,23 @@ def features(model: Transformer, task: Task, texts: EncodedTexts) -> np.ndarray:
     return found
 
 
-def probe(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """The labels (M,) that logistic regression predicts from features (N, D), (M, D) which no label
-    has touched."""
+def frozen(model: Transformer, task: Task, sizes: list[int], draw: int) -> dict:
+    """Right or not of each test text by logistic regression on features that no label has touched:
+    {"layers": of each layer, with the first of these numbers of labels, "sizes": {each other: of
+    the last layer}}."""
     from sklearn.linear_model import LogisticRegression
 
-    mean, scale = train.mean(0), train.std(0) + 1e-6
-    model = LogisticRegression(C=0.01, max_iter=300).fit((train - mean) / scale, labels)
-    return model.predict((test - mean) / scale)
+    of_test, found = features(model, task, task.test), {}
+    for n in sizes:
+        texts = task.draw(n, draw)
+        of_train, found[n] = features(model, task, texts), []
+        for layer in range(0 if n == sizes[0] else len(of_test) - 1, len(of_test)):
+            mean, scale = of_train[layer].mean(0), of_train[layer].std(0) + 1e-6
+            probe = LogisticRegression(C=0.01, max_iter=300)
+            probe.fit((of_train[layer] - mean) / scale, texts.labels)
+            guesses = probe.predict((of_test[layer] - mean) / scale)
+            found[n].append((guesses == task.test.labels).tolist())
+    return {"layers": found.pop(sizes[0]), "sizes": {n: last for n, [last] in found.items()}}
 
 
 def deletion(classifier: Classifier, task: Task, row: int) -> dict:
@@ -148,6 +154,6 @@ def her_minus_his(classifier: Classifier, task: Task) -> list[float]:
     """The change in P(pos) from his sentence to hers, for each template and pair of names."""
     filled = [t.format(name=name, they=("she", "he")[i % 2])
               for t in TEMPLATES for i, name in enumerate(NAMES)]  # fmt: skip
-    texts = task._replace(train=[Example(text, "pos") for text in filled]).draw(len(filled), 0)
-    p = probabilities(classifier, texts.tokens)[:, task.classes.index("pos")]
+    texts = task.encode([Example(text, "pos") for text in filled]).tokens
+    p = probabilities(classifier, texts)[:, task.classes.index("pos")]
     return (p[::2] - p[1::2]).astype(float).round(5).tolist()

@@ -13,10 +13,9 @@ import torch
 from minilm.compare.plan import Arm
 from minilm.config import UserError
 from minilm.corpora.tables import read_rows
-from minilm.data import draws, evaluation_windows
+from minilm.data import draws, evaluation_windows, frame
 from minilm.generate import fill_masks, sample
 from minilm.model import Transformer
-from minilm.objectives import IGNORE
 from minilm.tokenizer import SpecialTokens, Tokenizer
 from minilm.view.recording import recorded
 
@@ -30,17 +29,11 @@ FAR, FAR_WINDOWS = 64, 16  # length and number of the texts whose attention is m
 
 
 class Swaps(NamedTuple):
-    """Held-out windows (N, 24) and the places i (N,) at which w_i and w_{i+1} are exchanged."""
+    """Held-out windows (N, 24), the same with w_i and w_{i+1} exchanged, and the places i (N,)."""
 
     windows: np.ndarray
+    exchanged: np.ndarray
     places: np.ndarray
-
-    def exchanged(self) -> np.ndarray:
-        """The windows with the two tokens exchanged, (N, 24)."""
-        other, rows = self.windows.copy(), np.arange(len(self.windows))
-        other[rows, self.places] = self.windows[rows, self.places + 1]
-        other[rows, self.places + 1] = self.windows[rows, self.places]
-        return other
 
 
 def make_swaps(tokens: np.ndarray, most: int, special: SpecialTokens) -> Swaps:
@@ -49,36 +42,43 @@ def make_swaps(tokens: np.ndarray, most: int, special: SpecialTokens) -> Swaps:
     UserError where the text has no such window."""
     windows = evaluation_windows(tokens, LENGTH - 1, most)[0]  # (N, 24)
     ordinary = (windows >= special.ordinary.start) & (windows < special.ordinary.stop)
-    different = windows[:, 1:-1] != windows[:, 2:]
-    possible = different & ordinary[:, 1:-1] & ordinary[:, 2:]  # (N, 22)
-    u = draws(0, 0, "resample").random(possible.shape)
+    possible = ordinary[:, 1:-1] & ordinary[:, 2:] & (windows[:, 1:-1] != windows[:, 2:])
+    u, kept = draws(0, 0, "resample").random(possible.shape), possible.any(1)  # (N, 22), (N,)
     places = np.where(possible, u, 2.0).argmin(1) + 1
-    kept = possible.any(1)
     if not kept.any() or windows.shape[1] < LENGTH:
         raise UserError("the validation text has no 24 tokens in a row: give more text")
-    return Swaps(windows[kept], places[kept])
+    windows, places = windows[kept], places[kept]
+    i, at = np.arange(LENGTH), places[:, None]
+    order = i + (i == at) - 1 * (i == at + 1)  # (N, 24)
+    return Swaps(windows, np.take_along_axis(windows, order, axis=1), places)
 
 
 @torch.inference_mode()
 def log_probabilities(
-    model: Transformer, rows: Sequence[np.ndarray], targets: Sequence[np.ndarray], causal: bool
-) -> np.ndarray:
-    """Σ log P(target) over each row's targets, (N,), in nats. rows, targets: arrays (T_i,) of token
-    ids, targets IGNORE where there is none; rows of one length are computed together."""
+    model: Transformer, texts: Sequence, counted: Sequence, shift: int,
+    hidden: Sequence | None = None, mask: int | None = None,
+) -> np.ndarray:  # fmt: skip
+    """The sum over the `counted` tokens of each text, in nats, (N,):
+
+        Σ_i log P(w_i | w_1 … w_{i-1}; θ), or   Σ_i log P(w_i | what is not hidden; θ)
+
+    each predicted `shift` positions earlier. texts: arrays (T_i,) of token ids; counted, hidden:
+    arrays (T_i,) bool, never of the first token. Texts of one length are computed together."""
     model.eval()
-    device, sums = model.embedding.weight.device, np.zeros(len(rows))
-    lengths = np.array([len(row) for row in rows])
+    device, sums = model.embedding.weight.device, np.zeros(len(texts))
+    lengths = np.array([len(text) for text in texts])
     for length in np.unique(lengths):
         same = np.flatnonzero(lengths == length)
-        for start in range(0, len(same), AT_ONCE):
-            some = same[start : start + AT_ONCE]
-            inputs = torch.from_numpy(np.stack([rows[i] for i in some])).to(device)  # (B, T)
-            wanted = np.stack([targets[i] for i in some])
-            at, place = np.nonzero(wanted != IGNORE)  # n targets, row by row
-            hidden = model(inputs, causal=causal)[at, place]  # (n, D)
-            tokens = torch.from_numpy(wanted[at, place]).to(device)[:, None]
-            log_p = model.logits(hidden).float().log_softmax(-1).gather(1, tokens)[:, 0]
-            sums[some] = np.bincount(at, log_p.double().cpu().numpy(), len(some))
+        for some in (same[i : i + AT_ONCE] for i in range(0, len(same), AT_ONCE)):
+            of_some = lambda arrays, some=some: np.stack([arrays[i] for i in some])  # (B, T)
+            tokens = of_some(texts).astype(np.int64)
+            inputs = tokens[:, :-1] if hidden is None else np.where(of_some(hidden), mask, tokens)
+            row, i = np.nonzero(of_some(counted))  # n of them, row by row
+            states = model(torch.from_numpy(inputs).to(device), causal=hidden is None)  # (B, T, D)
+            log_p = model.logits(states[row, i - shift]).float().log_softmax(-1)  # (n, V)
+            targets = torch.from_numpy(tokens[row, i])[:, None].to(device)
+            found = log_p.gather(1, targets)[:, 0].double().cpu().numpy()
+            sums[some] = np.bincount(row, found, len(some))
     return sums
 
 
@@ -88,67 +88,44 @@ def likelier(good: np.ndarray, bad: np.ndarray) -> list[float]:
 
 
 def swapped(model: Transformer, arm: Arm, swaps: Swaps, special: SpecialTokens) -> dict:
-    """{way: 1.0 for each pair whose original has the larger sum, [N]}, for each attention that the
-    arm was trained with:
-
-    causal   Σ_i log P(w_i | w_1 … w_{i-1}; θ), but for what stands before the two
-    masked   log P(w_i | rest; θ) + log P(w_{i+1} | rest; θ), both places masked
-    """
-    rows, at, found = np.arange(len(swaps.windows)), swaps.places, {}
-    pair = swaps.windows, swaps.exchanged()
-    if "causal" in arm.reads:
-        after = np.arange(1, LENGTH) >= at[:, None]  # (N, 23): from the first of the two on
-        sides = [log_probabilities(model, windows[:, :-1], np.where(after, windows[:, 1:], IGNORE),
-                                   causal=True) for windows in pair]  # fmt: skip
-        found["causal"] = likelier(*sides)
-    if "masked" in arm.reads:
-        hidden, sides = swaps.windows.copy(), []
-        hidden[rows, at] = hidden[rows, at + 1] = special.mask
-        for windows in pair:
-            targets = np.full_like(windows, IGNORE)
-            for place in (at, at + 1):
-                targets[rows, place - arm.shift] = windows[rows, place]
-            sides.append(log_probabilities(model, hidden, targets, causal=False))
-        found["masked"] = likelier(*sides)
-    return found
+    """{way: 1.0 for each pair whose original is the likelier, [N]}, for each attention that the arm
+    was trained with: causal, by the tokens from the first of the two on; masked, by the two, both
+    hidden at once."""
+    i, at = np.arange(LENGTH), swaps.places[:, None]
+    two = (i == at) | (i == at + 1)  # (N, 24)
+    ways = {"causal": (i >= at, 1), "masked": (two, arm.shift, two, special.mask)}
+    score = lambda side, way: log_probabilities(model, side, *ways[way])
+    sides = swaps.windows, swaps.exchanged
+    return {way: likelier(*(score(side, way) for side in sides)) for way in arm.reads}
 
 
-def swapped_bag(swaps: Swaps, counts: np.ndarray) -> list[float]:
-    """What token frequencies, counts (V,), say of each pair: 0.5, for both have the same tokens."""
-    log_p = np.log((counts + 1) / (counts + 1).sum())
-    return likelier(log_p[swaps.windows].sum(1), log_p[swaps.exchanged()].sum(1))
-
-
-Pair = tuple[str, np.ndarray, np.ndarray]  # a phenomenon, the right sentence, the wrong one
-
-
-def read_blimp(folder: str | None, tokenizer: Tokenizer, length: int) -> list[Pair]:
+def read_blimp(folder: str | None, tokenizer: Tokenizer, length: int) -> list[tuple]:
     """The first pairs of each of BLiMP's .jsonl files (Warstadt et al. 2020, arXiv 1912.00582) that
-    fit into a window. Raises UserError where the folder has none, or a line is no pair."""
+    fit into a window: (phenomenon, the right sentence, the wrong one), framed. Raises UserError
+    where the folder has none, or a line is no pair."""
     pairs, columns = [], {"the good one": "sentence_good", "the bad one": "sentence_bad"}
     for path in sorted(Path(folder).glob("*.jsonl")) if folder else ():
         for _, row in itertools.islice(read_rows(path, columns, "utf-8"), A_PHENOMENON):
             name = str(row.get("linguistics_term") or path.stem).replace("_", " ")
-            sides = [tokenizer.encode(row[column]).astype(np.int64) for column in columns.values()]
+            sides = [tokenizer.encode(row[column]) for column in columns.values()]
             if max(map(len, sides)) <= length - 2:
-                pairs.append((name, *sides))
+                pairs.append((name, *(frame(side, length, tokenizer.special) for side in sides)))
     if folder and not pairs:
         raise UserError(f"--blimp {folder}: no .jsonl files there: give the folder of BLiMP's")
     return pairs
 
 
-def minimal_pairs(model: Transformer, arm: Arm, pairs: list[Pair], tokenizer: Tokenizer) -> list:
+def minimal_pairs(model: Transformer, arm: Arm, pairs: list[tuple], tokenizer: Tokenizer) -> list:
     """Right or not for each pair, [N], by the arm's first way of reading: the log-probability of
     the sentence, or its pseudo-log-likelihood."""
-    special, sides = tokenizer.special, []
-    for texts in ([good for _, good, _ in pairs], [bad for *_, bad in pairs]):
-        if arm.reads[0] == "causal":
-            rows = [np.append(special.bos, text) for text in texts]
-            targets = [np.append(text, IGNORE) for text in texts]
-            sides.append(log_probabilities(model, rows, targets, causal=True))
-        else:
-            sides.append(pseudo_log_likelihood(model, texts, tokenizer, arm.shift))
-    return likelier(*sides)
+
+    def score(texts: list[np.ndarray]) -> np.ndarray:
+        if arm.reads[0] == "masked":
+            return pseudo_log_likelihood(model, texts, tokenizer, arm.shift)
+        inside = [np.pad(np.ones(len(text) - 2, dtype=bool), 1) for text in texts]
+        return log_probabilities(model, texts, inside, shift=1)
+
+    return likelier(score([good for _, good, _ in pairs]), score([bad for *_, bad in pairs]))
 
 
 def pseudo_log_likelihood(
@@ -158,20 +135,17 @@ def pseudo_log_likelihood(
 
     To mask w_i alone would score a long word too high, whose later pieces give the first away (Kauf
     and Ivanova 2023, arXiv 2305.10588, "PLL-word-l2r")."""
-    special, rows, targets, owner = tokenizer.special, [], [], []
-    for number, tokens in enumerate(texts):
-        text = np.concatenate([[special.bos], tokens, [special.eos]])
+    rows, counted, hidden, owner = [], [], [], []
+    for number, text in enumerate(texts):
         pieces = [tokenizer.token_bytes[token] for token in text]
-        for i in range(1, len(text) - 1):
-            end = i + 1  # of the word
-            while end < len(text) - 1 and INSIDE.fullmatch(pieces[end - 1][-1:] + pieces[end][:1]):
-                end += 1
-            row, target = text.copy(), np.full(len(text), IGNORE)
-            row[i:end], target[i - shift] = special.mask, text[i]
-            rows.append(row)
-            targets.append(target)
-            owner.append(number)
-    return np.bincount(owner, log_probabilities(model, rows, targets, causal=False), len(texts))
+        starts = [not INSIDE.fullmatch(a[-1:] + b[:1]) for a, b in itertools.pairwise(pieces)]
+        word = np.cumsum([0, *starts])  # the number of the word that each token is in, (T,)
+        rows += [text] * (len(text) - 2)
+        counted += [*np.eye(len(text), dtype=bool)[1:-1]]
+        hidden += [*np.triu(word == word[:, None])[1:-1]]  # a token, and the rest of its word
+        owner += [number] * (len(text) - 2)
+    found = log_probabilities(model, rows, counted, shift, hidden, tokenizer.special.mask)
+    return np.bincount(owner, found, len(texts))
 
 
 def samples(model: Transformer, arm: Arm, tokens: np.ndarray, tokenizer: Tokenizer) -> dict:
@@ -180,23 +154,22 @@ def samples(model: Transformer, arm: Arm, tokens: np.ndarray, tokenizer: Tokeniz
 
     An arm that only fills in goes on by a mask at the end, filled with the likeliest token, and so
     on; one that only sees what stands to the left fills in by that."""
-    special, prompt = tokenizer.special, tokens[:PROMPT]
+    special, prompt, both = tokenizer.special, tokens[:PROMPT], "masked" in arm.reads
+    how = dict(causal=not both, shift=arm.shift if both else 1)
     if "causal" in arm.reads:
         following = list(sample(model, prompt, CONTINUATION, special, temperature=0.7, seed=0))
     else:
         text = prompt
         for _ in range(CONTINUATION):
-            asked = np.append(text, special.mask)
-            (best,) = fill_masks(model, asked, special, causal=False, shift=arm.shift, top=1)
-            text = np.append(text, best[0][0])
+            [[(best, _)]] = fill_masks(model, np.append(text, special.mask), special, **how, top=1)
+            text = np.append(text, best)
         following = text[len(prompt) :]
     # Two tokens of three letters or more, not next to each other, as far as there are.
     words = [i for i in range(1, len(tokens)) if len(tokenizer.token_bytes[tokens[i]].strip()) > 2]
     places = words[1:6:3] or words[:1] or [0]
-    asked, both = tokens.copy(), "masked" in arm.reads
+    asked = tokens.copy()
     asked[places] = special.mask
-    shift = arm.shift if both else 1
-    found = fill_masks(model, asked, special, causal=not both, shift=shift, top=TOP)
+    found = fill_masks(model, asked, special, **how, top=TOP)
     return {
         "prompt": tokenizer.decode(prompt), "continuation": tokenizer.decode(following),
         "asked": [None if i in places else tokenizer.decode([t]) for i, t in enumerate(tokens)],

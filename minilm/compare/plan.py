@@ -5,6 +5,7 @@ neighbours exchanged, is the original the likelier one?), and accuracy after fin
 labels. Nothing heavy is imported here, so that `--help` answers at once.
 """
 
+import contextlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ BUDGETS = ["tokens", "targets", "flops", "seconds"]  # all of them are reported
 PLACES = 6  # of a pretraining, evenly spaced, at which it is evaluated
 SPARSE = 0.15  # of the positions have a target in the sparse-causal arm
 MASK_RATE = 0.3  # at first; falls to half of it, in a line
-QUICK = {"tiny": (400, 16)}  # steps, batch size; of other sizes their own
+QUICK = {"tiny": dict(steps=400, batch_size=16)}  # instead of what config.SIZES says
 
 
 class Arm(NamedTuple):
@@ -27,54 +28,39 @@ class Arm(NamedTuple):
     about: str
     objective: str | None  # whose learning rate it takes; None: not pretrained
     reads: tuple[str, ...]  # the attention it was trained with; the first scores its pairs
+    masked_share: float = 0.0  # of its steps
     shift: int = 0  # of masked targets
 
+    @property
+    def target_share(self) -> float:
+        """The expected share of positions that have a target, over all steps."""
+        if self.name == "sparse-causal":
+            return SPARSE
+        return self.masked_share * 0.75 * MASK_RATE + 1 - self.masked_share
 
-ARMS = (
+
+ARMS = {arm.name: arm for arm in (
     Arm("scratch", "random weights, not pretrained", None, ("causal",)),
     Arm("causal", "next token, at every position", "causal", ("causal",)),
-    Arm("masked", "masked tokens, 30 % of them falling to 15 %", "masked", ("masked",)),
-    Arm(
-        "causal-then-masked", "causal for half of its steps, then masked", "masked", ("masked",), 1
-    ),
+    Arm("masked", "masked tokens, 30 % of them falling to 15 %", "masked", ("masked",), 1.0),
+    Arm("causal-then-masked", "causal for half of its steps, then masked", "masked", ("masked",),
+        0.5, shift=1),
     Arm("sparse-causal", "causal, with a target at 15 % of the positions", "causal", ("causal",)),
-)
+)}  # fmt: skip
 
 
 def arm(name: str) -> Arm:
-    """The arm of a name. "hybrid-0.25": a hybrid with that share of its steps masked.
-
-    Raises UserError where there is none."""
-    share = masked_share(name)
-    if share is not None:
-        about = f"each step masked with probability {share:g}, else causal"
-        return Arm(name, about, "hybrid", ("causal", "masked"), shift=1)
-    found = next((known for known in ARMS if known.name == name), None)
-    if found is None:
-        names = ", ".join(known.name for known in ARMS)
-        raise UserError(f"--arms {name}: choose from {names}, hybrid, hybrid-SHARE (hybrid-0.25)")
-    return found
-
-
-def masked_share(name: str) -> float | None:
-    """The share of masked steps of a hybrid arm; None for other arms.
-
-    >>> masked_share("hybrid"), masked_share("hybrid-0.25"), masked_share("causal")
-    (0.5, 0.25, None)
-    """
+    """The arm of a name; of "hybrid-0.25" a hybrid with that share of its steps masked, of "hybrid"
+    with half. Raises UserError where there is none."""
     kind, _, share = name.partition("-")
-    try:
-        value = float(share or 0.5)
-    except ValueError:
-        return None
-    return value if kind == "hybrid" and 0 <= value <= 1 else None
-
-
-def share_of_targets(name: str) -> float:
-    """The expected share of positions that an arm has a target at, over all of its steps."""
-    known = {"causal": 0.0, "masked": 1.0, "causal-then-masked": 0.5}
-    share = known.get(name, masked_share(name))  # of steps that are masked
-    return SPARSE if share is None else share * 0.75 * MASK_RATE + 1 - share
+    with contextlib.suppress(ValueError):
+        if kind == "hybrid" and 0 <= (p := float(share or 0.5)) <= 1:
+            about = f"each step masked with probability {p:g}, else causal"
+            return Arm(name, about, "hybrid", ("causal", "masked"), p, shift=1)
+    if name not in ARMS:
+        raise UserError(f"--arms {name}: choose from {', '.join(ARMS)}, hybrid, hybrid-SHARE "
+                        f"(hybrid-0.25)")  # fmt: skip
+    return ARMS[name]
 
 
 def declared(arms: list[str]) -> list[tuple[str, str]]:
@@ -115,13 +101,10 @@ class CompareOptions(Options):
 
     def __post_init__(self):
         super().__post_init__()
-        self.arms = list(dict.fromkeys(arm(name).name for name in self.arms))
-        if self.report and self.resume:
-            raise UserError("--report trains nothing, so there is nothing to --resume: give one")
+        self.arms = [arm(name).name for name in dict.fromkeys(self.arms)]
 
     def pace(self) -> tuple[int, int]:
         """(steps, batch size) of the causal arm's pretraining, a multiple of PLACES steps."""
-        size = SIZES[self.size]
-        steps, batch_size = QUICK.get(self.size, (size["steps"], size["batch_size"]))
-        whole = max(1, round((self.steps or steps) / PLACES)) * PLACES
-        return whole, self.batch_size or batch_size
+        size = SIZES[self.size] | QUICK.get(self.size, {})
+        places = max(1, round((self.steps or size["steps"]) / PLACES))
+        return places * PLACES, self.batch_size or size["batch_size"]

@@ -26,17 +26,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minilm.config import UserError
-
-FEWEST_SEEDS = 3  # for a verdict
+FEWEST_SEEDS = 3  # for an interval and a verdict
 
 
 class Estimate(NamedTuple):
     """A mean, its 95 % interval, and how likely chance gets as far from 0: None under 3 seeds."""
 
     mean: float
-    interval: tuple[float, float] | None
-    p: float | None
+    interval: tuple[float, float] | None = None
+    p: float | None = None
 
 
 class Verdict(NamedTuple):
@@ -46,13 +44,21 @@ class Verdict(NamedTuple):
     a: str
     b: str
     estimate: Estimate
-    corrected: float | None  # p after Holm's correction
-    real: bool | None  # None: no verdict under three seeds
+    corrected: float | None = None  # p after Holm's correction
+    real: bool | None = None  # None: no verdict under three seeds
+
+    def __str__(self):
+        if self.real is None:
+            return "no verdict"
+        p = "p < 0.001" if self.corrected < 0.001 else f"p = {self.corrected:.2g}"
+        return f"real, {p}" if self.real else f"undecided, {p}"
 
 
 def crossed(tables: np.ndarray, arms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The means, half their 95 % intervals, and p (two-sided), (..., M) each, of a family of M
     tables (..., M, S, N) that compares so many arms with seeds, by Student's t."""
+    from scipy.stats import t
+
     S, N = tables.shape[-2:]
     mean = tables.mean((-2, -1))
     seed = N * ((tables.mean(-1) - mean[..., None]) ** 2).sum(-1)
@@ -68,7 +74,7 @@ def crossed(tables: np.ndarray, arms: int) -> tuple[np.ndarray, np.ndarray, np.n
     seed = np.maximum(seed, np.maximum(ratio, 1.0)[..., None] * noise)
     few = max(arms - 1, 1) * (S - 1)
     freedom = (seed + row) ** 2 / (seed**2 / few + row**2 / max(N - 1, 1))
-    error, t = np.sqrt((seed + row) / (S * N)), student()
+    error = np.sqrt((seed + row) / (S * N))
     return mean, t.ppf(0.975, freedom) * error, 2 * t.sf(np.abs(mean) / error, freedom)
 
 
@@ -79,21 +85,22 @@ def holm(p: np.ndarray) -> np.ndarray:
     >>> holm(np.array([0.01, 0.04, 0.03])).round(3).tolist()
     [0.03, 0.06, 0.06]
     """
-    order = np.argsort(p, axis=-1)
-    left = p.shape[-1] - np.arange(p.shape[-1])  # how many are not yet decided
+    order, left = np.argsort(p, axis=-1), np.arange(p.shape[-1], 0, -1)  # not yet decided
     stepped = np.maximum.accumulate(np.take_along_axis(p, order, -1) * left, axis=-1)
-    corrected = np.empty_like(p)
-    np.put_along_axis(corrected, order, np.minimum(stepped, 1.0), -1)
-    return corrected
+    return np.take_along_axis(np.minimum(stepped, 1.0), np.argsort(order, axis=-1), -1)
 
 
-def estimates(tables: Sequence[np.ndarray], arms: int) -> list[Estimate]:
-    """What is known of each of a family of tables (S, N), see `crossed`."""
-    stacked = np.stack([np.asarray(table, dtype=float) for table in tables])  # (M, S, N)
-    if stacked.shape[1] < FEWEST_SEEDS:
-        return [Estimate(float(table.mean()), None, None) for table in stacked]
-    found = zip(*(values.tolist() for values in crossed(stacked, arms)), strict=True)
-    return [Estimate(mean, (mean - half, mean + half), p) for mean, half, p in found]
+def estimates(tables: dict, arms: int | None = None) -> dict:
+    """{name: Estimate} of a family of tables {name: (S, N)} that compares so many arms (default:
+    each is one); of a table with fewer than three seeds only the mean."""
+    found = {name: Estimate(float(table.mean())) for name, table in tables.items()}
+    seeded = {name: table for name, table in tables.items() if len(table) >= FEWEST_SEEDS}
+    if seeded:
+        stacked = np.stack([table.astype(float) for table in seeded.values()])  # (M, S, N)
+        values = (array.tolist() for array in crossed(stacked, arms or len(seeded)))
+        for name, mean, half, p in zip(seeded, *values, strict=True):
+            found[name] = Estimate(mean, (mean - half, mean + half), p)
+    return found
 
 
 def verdicts(
@@ -101,39 +108,25 @@ def verdicts(
 ) -> list[Verdict]:
     """All declared comparisons of all outcomes, {outcome: {arm: (S, N)}}, as one family. A baseline
     without seeds is (1, N) and is compared with each seed of the other."""
-    asked = []
+    found = {}
     for outcome, of_arms in outcomes.items():
-        S = max(len(table) for table in of_arms.values())
-        full = {arm: np.broadcast_to(t, (S, t.shape[1])) for arm, t in of_arms.items()}
-        there = [(a, b) for a, b in pairs if a in full and b in full]
-        differences = [full[a].astype(float) - full[b] for a, b in there]
-        with_seeds = sum(len(table) > 1 for table in of_arms.values())
-        found = estimates(differences, with_seeds) if there else []
-        asked += [(outcome, a, b, e) for (a, b), e in zip(there, found, strict=True)]
-    if not asked or any(e.p is None for *_, e in asked):
-        return [Verdict(*one, None, None) for one in asked]
-    corrected = holm(np.array([e.p for *_, e in asked]))
-    return [
-        Verdict(*one, float(c), bool(c <= level)) for one, c in zip(asked, corrected, strict=True)
-    ]
+        S = max(map(len, of_arms.values()))
+        full = {a: np.broadcast_to(t, (S, t.shape[1])).astype(float) for a, t in of_arms.items()}
+        asked = {(outcome, a, b): full[a] - full[b] for a, b in pairs if {a, b} <= full.keys()}
+        found |= estimates(asked, sum(len(table) > 1 for table in of_arms.values()))
+    if any(e.p is None for e in found.values()):
+        return [Verdict(*key, e) for key, e in found.items()]
+    corrected = holm(np.array([e.p for e in found.values()])).tolist()
+    return [Verdict(*key, e, p, p <= level)
+            for (key, e), p in zip(found.items(), corrected, strict=True)]  # fmt: skip
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
     """The mean of one value a seed, with Student's interval."""
-    n, mean, interval = len(values), float(np.mean(values)), None
-    if n >= FEWEST_SEEDS:
-        half = float(student().ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5)
-        interval = mean - half, mean + half
-    return Estimate(mean, interval, None)
+    from scipy.stats import t
 
-
-def student():
-    """Student's t. Raises UserError where it is missing, or what else a comparison needs."""
-    try:
-        import jinja2  # noqa: F401
-        import sklearn  # noqa: F401
-        from scipy.stats import t
-    except ImportError:
-        needs = "a comparison needs scipy, scikit-learn and jinja2"
-        raise UserError(f'{needs}: pip install "minilm[compare]"') from None
-    return t
+    n, mean = len(values), float(np.mean(values))
+    if n < FEWEST_SEEDS:
+        return Estimate(mean)
+    half = float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5)
+    return Estimate(mean, (mean - half, mean + half))

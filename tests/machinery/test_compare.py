@@ -4,18 +4,20 @@ import json
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from minilm import compare, corpora
-from minilm.compare import arms as pretraining
-from minilm.compare import experiment, labels, outcomes, plan, report
+from minilm.compare import arms, experiment, labels, outcomes, plan, report
 from minilm.compare.plan import BAG, CompareOptions, arm, declared
-from minilm.config import SIZES, ModelConfig, UserError
+from minilm.config import SIZES, ModelConfig, NonFiniteError, UserError
 from minilm.corpora.files import Example
-from minilm.data import draws
+from minilm.corpora.splits import encode_texts
+from minilm.corpora.tokens import PreparedText
+from minilm.data import draws, frame
 from minilm.fast.bpe import FastTokenizer
 from minilm.model import Transformer
 from minilm.objectives import IGNORE
@@ -76,7 +78,7 @@ def options(**changes):
 @pytest.fixture(scope="module")
 def finished(toy):
     """The folder of a comparison that was stopped in the middle and went on."""
-    real, count = pretraining.pretrain, []
+    real, count = arms.pretrain, []
 
     def interrupted(*arguments):
         count.append(1)
@@ -85,14 +87,14 @@ def finished(toy):
         return real(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretraining, "pretrain", interrupted)
+        patch.setattr(arms, "pretrain", interrupted)
         with pytest.raises(Stopped, match="--resume"):
             compare.compare(options())
         resume = options(resume=True)
         resume.given = frozenset({"run", "resume"})
         compare.compare(resume)
     assert len(count) == 10  # three arms of three seeds, one of them twice
-    return experiment.Experiment(options(), experiment.Path("runs/toy"), do=False)
+    return experiment.Experiment(options(), experiment.Path("runs/toy"))
 
 
 def test_the_pairs_and_the_arms_are_declared_beforehand():
@@ -110,9 +112,10 @@ def test_the_pairs_and_the_arms_are_declared_beforehand():
 def test_arms_see_the_same_windows_and_mask_the_same_positions():
     tokenizer = FastTokenizer([])
     windows = np.random.default_rng(0).integers(3, 259, (8, 33))
+    rate = lambda step: plan.MASK_RATE * (1 - 0.5 * step / 20)
     batches = {
-        name: [pretraining.arm_batch(arm(name), windows, step, 20, 5, tokenizer.special)
-               for step in range(20)]
+        name: [arms.arm_batch(arm(name), windows, rate(i), draws(5, i, "masks"), tokenizer.special)
+               for i in range(20)]
         for name in ("causal", "masked", "hybrid", "hybrid-1", "hybrid-0", "causal-then-masked",
                      "sparse-causal")
     }  # fmt: skip
@@ -128,17 +131,16 @@ def test_arms_see_the_same_windows_and_mask_the_same_positions():
     assert causal["causal-then-masked"] == [True] * 10 + [False] * 10
     for name in ("sparse-causal", "masked"):
         share = np.mean([batch.targets != IGNORE for batch in batches[name]])
-        assert abs(share - plan.share_of_targets(name)) < 0.03
+        assert abs(share - arm(name).target_share) < 0.03
 
 
-def test_a_bag_of_tokens_knows_nothing_of_swapped_neighbours_and_an_oracle_all():
+def test_swapped_neighbours_are_the_same_tokens_and_an_oracle_knows_which_are_original():
     tokenizer = FastTokenizer([])
     tokens = np.random.default_rng(0).integers(3, 259, 24 * 50)
     swaps = outcomes.make_swaps(tokens, 40, tokenizer.special)
     assert len(swaps.windows) == 40 and swaps.places.min() > 0
-    assert (np.sort(swaps.windows) == np.sort(swaps.exchanged())).all()
-    assert ((swaps.windows != swaps.exchanged()).sum(1) == 2).all()
-    assert set(outcomes.swapped_bag(swaps, np.bincount(tokens, minlength=259))) == {0.5}
+    assert (np.sort(swaps.windows) == np.sort(swaps.exchanged)).all()
+    assert ((swaps.windows != swaps.exchanged).sum(1) == 2).all()
     model = Oracle(swaps.windows)
     for name in ("causal", "masked", "hybrid"):
         model.shift = arm(name).shift
@@ -173,7 +175,10 @@ def test_minimal_pairs_are_read_scored_and_refused_in_one_line(tmp_path):
     pairs = outcomes.read_blimp(folder, tokenizer, 64)
     name, *sides = pairs[0]
     assert name == "subject verb" and len(pairs) == 1
-    assert [tokenizer.decode(side) for side in sides] == ["The cats sleep.", "The cats sleeps."]
+    assert [tokenizer.decode(side[1:-1]) for side in sides] == [
+        "The cats sleep.",
+        "The cats sleeps.",
+    ]
     model = Transformer(ModelConfig(259, 64, 8, 1, 1, 8), seed=3)
     for name in ("causal", "masked", "hybrid"):
         assert outcomes.minimal_pairs(model, arm(name), pairs, tokenizer)[0] in (0.0, 1.0)
@@ -193,26 +198,40 @@ def test_a_pseudo_log_likelihood_hides_the_rest_of_the_word():
             seen.extend(tokens.tolist())
             return super().forward(tokens, causal, is_real, cache)
 
-    text = tokenizer.encode("ab c").astype(np.int64)
+    text = frame(tokenizer.encode("ab c"), 16, tokenizer.special)
     outcomes.pseudo_log_likelihood(Watched(ModelConfig(259, 16, 8, 1, 1, 8)), [text], tokenizer, 0)
-    a, b, blank, c = text.tolist()
+    _, a, b, blank, c, _ = text.tolist()
     assert seen == [[2, 1, 1, blank, c, 2], [2, a, 1, blank, c, 2], [2, a, b, 1, c, 2],
                     [2, a, b, blank, 1, 2]]  # fmt: skip
 
 
-def test_equal_budgets_are_equal(toy):
-    tokenizer = FastTokenizer([])
-    shape = ModelConfig(259, 32, 32, 2, 2, 64)
+@pytest.fixture
+def bench(toy):
+    """What pretrainings share in an experiment."""
     tokens = np.random.default_rng(0).integers(3, 259, 4000).astype(np.uint16)
-    text = pretraining.PreparedText(tokenizer, tokens, tokens[:500], 5.0)
-    swaps = outcomes.make_swaps(tokens, 10, tokenizer.special)
-    machine = Machine(torch.device("cpu"))
-    bench = pretraining.Bench(text, shape, "tiny", None, 4, machine, swaps)
+    text = PreparedText(FastTokenizer([]), tokens, tokens[:500], 5.0)
+    swaps = outcomes.make_swaps(tokens, 10, text.tokenizer.special)
+    return SimpleNamespace(
+        text=text,
+        shape=ModelConfig(259, 32, 32, 2, 2, 64),
+        swaps=swaps,
+        options=options(batch_size=4),
+        machine=Machine(torch.device("cpu")),
+    )
+
+
+def test_a_pretraining_that_diverges_says_where(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(arms, "swapped", lambda *_: {"causal": [np.nan]})
+    with pytest.raises(NonFiniteError, match="after step 2: the validation score"):
+        arms.pretrain(bench, arm("causal"), 0, 12, 0.01, tmp_path / "run", lambda share: None)
+
+
+def test_equal_budgets_are_equal(bench):
     every = [arm(name) for name in ("scratch", "causal", "masked", "sparse-causal")]
-    steps = {kind: pretraining.budgets(bench, every, 600, kind)
+    steps = {kind: arms.budgets(bench, every, 600, kind)
              for kind in ("tokens", "targets", "flops", "seconds")}  # fmt: skip
     assert steps["tokens"] == dict.fromkeys(("causal", "masked", "sparse-causal"), 600)
-    assert abs(steps["targets"]["masked"] * plan.share_of_targets("masked") - 600) < 3
+    assert abs(steps["targets"]["masked"] * arm("masked").target_share - 600) < 3
     assert abs(steps["targets"]["sparse-causal"] * plan.SPARSE - 600) < 1
     assert 600 < steps["flops"]["masked"] < 2 * 600
     assert steps["seconds"]["causal"] % plan.PLACES == 0 and steps["seconds"]["causal"] > 0
@@ -249,7 +268,7 @@ def test_the_texts_of_the_labels_that_are_tested_on_are_not_pretrained_on(toy, t
 def test_the_report_is_drawn_again_without_training_and_nothing_in_it_can_run(finished, capsys):
     before = (finished.folder / "report.html").read_text()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretraining, "pretrain", None)
+        patch.setattr(arms, "pretrain", None)
         compare.compare(options(report=True))
     page = (finished.folder / "report.html").read_text()
     assert page == before
@@ -266,14 +285,15 @@ def test_the_sentences_and_the_rows_are_what_the_jobs_say(finished):
     assert np.allclose(found.tables["labels"]["causal"][1], np.mean(right, axis=0))
     assert found.tables["swapped"][BAG].shape == (1, finished.plan["pairs"])
     assert len(found.verdicts) == 18 and all(v.real is not None for v in found.verdicts)
-    row = next(row for row in found.rows(found.levels["labels"]) if row.name == "masked")
-    low, high = row.interval
-    assert low < row.value < high and row.colour == report.COLOURS["masked"]
+    low, high = found.levels["labels"]["masked"].interval
+    assert low < np.mean(found.tables["labels"]["masked"]) < high
+    drawn = found.dots("title", "note", {"masked": found.levels["labels"]["masked"]}, 50.0)
+    assert f'class="row c{report.COLOURS["masked"]}"' in drawn and "title" in drawn
 
 
 def test_a_sweep_chooses_rates_with_seeds_of_its_own_and_writes_down_how(toy):
-    arms, folder = ["scratch", "masked"], experiment.Path("runs/swept")
-    compare.compare(options(sweep=True, seeds=1, finetunings=1, arms=arms, run=str(folder)))
+    names, folder = ["scratch", "masked"], experiment.Path("runs/swept")
+    compare.compare(options(sweep=True, seeds=1, finetunings=1, arms=names, run=str(folder)))
     found = json.loads((folder / "rates.json").read_text())
     assert found["chosen"]["pretraining"] == {"masked": 0.02}
     assert set(found["chosen"]["finetuning"]) == {"scratch", "masked"}
@@ -283,12 +303,12 @@ def test_a_sweep_chooses_rates_with_seeds_of_its_own_and_writes_down_how(toy):
 
 def test_deleting_a_token_is_measured_by_what_it_does(toy):
     tokenizer = FastTokenizer([])
-    task = labels.Task(["a", "b"], [Example("one two", "b")], None, None, tokenizer, 32)
-    test = task.draw(1, 0)
+    test = encode_texts(tokenizer, [Example("one two", "b")], ["a", "b"], 32)
+    task = SimpleNamespace(classes=["a", "b"], test=test, tokenizer=tokenizer)
     model = Transformer(ModelConfig(259, 32, 8, 1, 1, 8), seed=1)
     classifier = labels.Classifier(model, 2)
     torch.nn.init.normal_(classifier.head.weight, generator=torch.Generator().manual_seed(0))
-    found = labels.deletion(classifier, task._replace(test=test), 0)
+    found = labels.deletion(classifier, task, 0)
     both = [test.tokens[0], np.delete(test.tokens[0], 3)]
     p = labels.probabilities(classifier, both)[:, 1]
     assert found["label"] == "b" and found["tokens"][2] == "e"

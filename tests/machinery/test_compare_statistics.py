@@ -76,10 +76,10 @@ def test_differences_of_the_size_seen_are_found_in_four_of_five(seeds):
 def test_seeds_that_happen_to_agree_leave_an_interval_as_wide_as_the_rows():
     rng = np.random.default_rng(0)
     row = (rng.random(500) < 0.6).astype(float)
-    (found,) = estimates([np.stack([row, row, row])], arms=2)
+    (found,) = estimates({"a": np.stack([row, row, row])}, arms=2).values()
     low, high = found.interval
     assert high - low > 3.9 * (0.24 / 500) ** 0.5
-    (found,) = estimates([np.full((3, 500), 0.5)], arms=2)  # not even the rows differ
+    (found,) = estimates({"a": np.full((3, 500), 0.5)}, arms=2).values()  # not even the rows differ
     assert found.interval[1] > found.interval[0]
 
 
