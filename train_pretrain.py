@@ -18,7 +18,6 @@ def pretrain(config: PretrainConfig):
     from minilm.runs.estimate import estimate, training_flops
     from minilm.runs.pretraining import Pretraining
     from minilm.runs.run import make_model
-    from minilm.runs.samples import show_language_model
 
     # 1. Where to compute; the run: a new folder, or one that goes on; whose weights come first.
     machine = choose_machine(config.device, config.precision)
@@ -63,7 +62,7 @@ def pretrain(config: PretrainConfig):
 
     def show() -> str:
         """A validation text continued, and its masks filled in."""
-        return show_language_model(training.loss.refresh(), tokenizer, validation[0][0], config)
+        return training.show(validation[0][0])
 
     every = -(-config.steps // config.evaluations)
     where = run, machine, evaluate, every

@@ -15,7 +15,6 @@ from minilm.runs import checkpoint, loop
 from minilm.runs.device import Machine
 from minilm.runs.durable import write_file
 from minilm.runs.run import Run, family, new_folder, newest_run
-from minilm.runs.stopping import Stopped
 from minilm.view.run_page import write_run_page
 
 
@@ -117,16 +116,16 @@ ROWS = (
 
 def conclude_pretraining(run: Run, model, spent: dict, flops: float, text) -> None:
     """Write result.json, and say what came out and what to do next."""
-    end = loop.summary(run)
+    used, last, summary = loop.summary(run)
     seconds = max(spent["seconds"], 1e-9)
     result = dict(
-        losses=end.values, step=end.step, steps=end.last, unigram_entropy=text.unigram_entropy,
+        losses=used.values, step=used.step, steps=last, unigram_entropy=text.unigram_entropy,
         parameters=sum(p.numel() for p in model.parameters()), **spent,
         tokens_per_second=spent["tokens"] / seconds, flops_per_second=flops / seconds,
     )  # fmt: skip
     run.finish(result)
-    print(end)
-    values = {**result, **end.values}
+    print(summary)
+    values = {**result, **used.values}
     for name, label, form in ROWS:
         if name in values:
             print(f"  {label:20} {form.format(values[name])}")
@@ -137,15 +136,15 @@ def conclude_pretraining(run: Run, model, spent: dict, flops: float, text) -> No
 def search(trials: list[tuple], run: Run, train) -> tuple:
     """Train each (options, trial run); keep the best checkpoint as the run's own. Returns its
     options and what all trials spent. Goes on where an earlier search was stopped."""
-    decided, found, spent = checkpoint.newest(run.folder), [], Counter()
+    decided, found, spent = checkpoint.newest(run.folder, evaluated=True), [], Counter()
     for options, trial in trials:
         trial.folder.mkdir(parents=True, exist_ok=True)
         if not decided:
             print(f"trying learning rate {options.learning_rate:g} with {options.optimizer}")
             try:
                 spent.update(train(options, trial))
-            except Stopped as stopped:  # what goes on is the search, not the trial
-                raise Stopped(stopped.number, stopped.step, run.folder) from None
+            except loop.Stopped as stopped:  # what goes on is the search, not the trial
+                raise loop.Stopped(stopped.number, stopped.step, run.folder) from None
             best = checkpoint.best(trial.folder)
             write_file(trial.folder / "score.json", json.dumps([best.score, best.spent]).encode())
         found.append((json.loads((trial.folder / "score.json").read_bytes())[0], options, trial))
@@ -155,7 +154,9 @@ def search(trials: list[tuple], run: Run, train) -> tuple:
         print(f"  {1 - score:16.1%}  {options.learning_rate:13g}  {options.optimizer}")
     _, options, winner = found[0]
     if not decided:
-        checkpoint.move(checkpoint.best(winner.folder), run.folder)
+        best = checkpoint.best(winner.folder)
+        checkpoint.save(run.folder, best.step, best.spent, best.earlier, model=best.read("model"))
+        checkpoint.rate(run.folder, best.step, best.score, best.values)
     for _, _, trial in found:  # the weights of the others have done their work
         checkpoint.delete_after(trial.folder, -1)
     return options, dict(spent) or dict(checkpoint.best(run.folder).spent)
@@ -164,8 +165,8 @@ def search(trials: list[tuple], run: Run, train) -> tuple:
 def conclude_finetuning(run: Run, config, spent: dict, task, rows: dict[str, dict]) -> None:
     """Print what each classifier does on the test texts, and write result.json."""
     first = next(iter(rows.values()))
-    end = loop.summary(run)
-    print(f"{end}\n{task.part} part, of the first row in detail:")
+    used, _, summary = loop.summary(run)
+    print(f"{summary}\n{task.part} part, of the first row in detail:")
     print(printable(task.report(first)))
     if task.part == "valid":
         print("these texts chose the checkpoint, so the figures flatter it: give --test")
@@ -180,7 +181,7 @@ def conclude_finetuning(run: Run, config, spent: dict, task, rows: dict[str, dic
     }
     chosen = dict(learning_rate=config.learning_rate, optimizer=config.optimizer)
     tested = len(task.examples[task.part])
-    result = dict(part=task.part, texts=tested, rows=rows, step=end.step)
+    result = dict(part=task.part, texts=tested, rows=rows, step=used.step)
     run.finish({**result, **chosen, **spent})
     print(f"page: {write_run_page(run)}; with its mistakes: python -m minilm view {run.folder}")
     print(f"next: python -m minilm predict {run.folder} {task.example}")

@@ -1,5 +1,5 @@
-"""Pretraining as the loop needs it: a loss, what updates the weights, a batch for each step, and
-the evaluation on validation text."""
+"""Pretraining as the loop needs it: a loss, what updates the weights, a batch for each step; the
+evaluation on validation text, and a sample of it for people to read."""
 
 import functools
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from minilm.fast.compilation import compile_blocks, compiles, eager
 from minilm.fast.loss import fast_nll, gather_targets
 from minilm.fast.muon import fast_orthogonalise
 from minilm.fast.precision import MixedPrecision
+from minilm.generate import fill_masks, sample
 from minilm.metrics import evaluate_language_model
 from minilm.objectives import OBJECTIVES, Batch, evaluation_batches, masked
 from minilm.optim import make_optimizers
@@ -64,6 +65,26 @@ class Pretraining:
             values = evaluate_language_model(model, batches, self.tokenizer.token_bytes)
         losses = [value for name, value in values.items() if name.endswith("_loss")]
         return sum(losses) / len(losses), values
+
+    def show(self, text: np.ndarray) -> str:
+        """The beginning of a text (T,) continued, or tokens of it masked and filled in, whichever
+        the objective trains: lines to print."""
+        model, special = self.loss.refresh(), self.tokenizer.special
+        line = lambda tokens: self.tokenizer.decode(tokens).replace("\n", "⏎")
+        ordinary = (text >= special.ordinary.start) & (text < special.ordinary.stop)
+        tokens, shown = text[ordinary][: min(24, model.config.max_length - 2)], ""
+        with eager():
+            if self.config.objective != "masked":
+                more = list(sample(model, tokens[:8], 24, special))
+                shown += f"\n    continued: {line(tokens[:8])}[{line(more)}]"
+            if self.config.objective != "causal":
+                parts = [line([token]) for token in tokens]
+                tokens[4::6] = special.mask
+                how = dict(causal=False, shift=self.config.shift, top=1)
+                found = fill_masks(model, tokens, special, **how)
+                parts[4::6] = [f"[{line([best[0][0]])}]" for best in found]
+                shown += f"\n    filled in: {''.join(parts)}"
+        return shown
 
 
 def in_chunks(windows: list[np.ndarray], size: int) -> Iterator[np.ndarray]:

@@ -15,10 +15,10 @@ from minilm.fast.compilation import compile_blocks, compiles, eager
 from minilm.fast.loss import ChunkedNLL, fast_nll, gather_targets
 from minilm.fast.muon import fast_orthogonalise
 from minilm.fast.precision import MixedPrecision
-from minilm.fast.prefetch import Prefetch
 from minilm.model import Transformer, attention, visibility
 from minilm.objectives import causal, language_model_nll, masked
 from minilm.optim import orthogonalise
+from minilm.runs.loop import prefetched
 from minilm.tokenizer import SpecialTokens
 from tests.machinery.small import stirred
 
@@ -148,7 +148,7 @@ def test_batches_made_ahead_are_those_of_their_steps_whatever_is_asked():
             made.append(step)
         return [step]
 
-    ahead = Prefetch(batch)
+    ahead = prefetched(batch)
     assert [ahead(step) for step in (0, 1, 2, 7, 8)] == [[0], [1], [2], [7], [8]]
     assert made.count(1) == made.count(2) == 1  # no batch is made twice
 

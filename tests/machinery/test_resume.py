@@ -6,8 +6,8 @@ import pytest
 
 from minilm.config import UserError
 from minilm.runs import checkpoint
+from minilm.runs.loop import Stopped
 from minilm.runs.run import Run
-from minilm.runs.stopping import Stopped
 from tests.machinery.tiny import Training, saved
 
 KINDS = ["causal", "masked", "hybrid", "labels"]
