@@ -49,9 +49,9 @@ def pretrain(config: PretrainConfig):
 
     # 4. How long it takes, where minutes were given; then the run is written down.
     if config.minutes and not config.steps:
-        planned = estimate(model, *rule, training.plan, machine, shape, config.minutes)
-        config = dataclasses.replace(config, steps=planned.steps, minutes=None)
-        training.plan = dataclasses.replace(training.plan, steps=planned.steps)
+        steps, _ = estimate(model, *rule, training.plan, machine, shape, config.minutes)
+        config = dataclasses.replace(config, steps=steps, minutes=None)
+        training.plan = dataclasses.replace(training.plan, steps=steps)
     scripts.write_down(run, config, "pretrain", shape, tokenizer, machine, text=text)
     scripts.introduce(run, config, model, machine, text, training.compiled)
 

@@ -29,5 +29,5 @@ def estimate(config) -> None:
     model = make_model(shape, config.seed, config.family).to(machine.device)
     training = Pretraining(model, config, windows, tokenizer, machine)
     rule = training.loss, training.batch, training.optimizers, training.plan
-    planned = measure.estimate(model, *rule, machine, shape, config.minutes)
+    _, planned = measure.estimate(model, *rule, machine, shape, config.minutes)
     print(f"{config.size}, {config.objective}, {machine.why}\n{planned}", flush=True)
