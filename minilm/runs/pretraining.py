@@ -7,10 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from minilm.data import Windows, draws
-from minilm.fast.compilation import compile_blocks, compiles, eager
+from minilm.fast.compute import MixedPrecision, compile_blocks, compiles, eager
 from minilm.fast.loss import fast_nll, gather_targets
 from minilm.fast.muon import fast_orthogonalise
-from minilm.fast.precision import MixedPrecision
 from minilm.generate import fill_masks, sample
 from minilm.metrics import evaluate_language_model
 from minilm.objectives import OBJECTIVES, Batch, evaluation_batches, masked

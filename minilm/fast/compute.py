@@ -1,13 +1,22 @@
-"""The one place that says which numbers are bfloat16: copies of the weights, which activations and
-products are computed with, and so these. Float32 stay the weights themselves, their gradients once
-they are added up, the optimizer's state, and, inside the kernels, the statistics of layer norm, the
-softmax and the loss."""
+"""How a loss is computed: in which precision, and compiled or not.
+
+bfloat16 are copies of the weights, which activations and products are computed with, and so these.
+Float32 stay the weights themselves, their gradients once they are added up, the optimizer's state,
+and, inside the kernels, the statistics of layer norm, the softmax and the loss.
+
+torch.compile fuses on a card what lies between the products: in the blocks, which all share one
+program, so that it is made in seconds; in the loss; and in Muon."""
 
 import copy
+import functools
+import importlib.util
+import shutil
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from minilm.config import UserError
 
 
 class MixedPrecision:
@@ -37,9 +46,8 @@ class MixedPrecision:
 
     def __call__(self, *batch) -> tuple[Tensor, Tensor]:
         """The formula's (sum of nats, number of targets)."""
-        model = self.refresh()
-        if model is self.model:
-            return self.formula(model, *batch)
+        if self.refresh() is self.model:
+            return self.formula(self.model, *batch)
         return _Computed.apply(self, batch, *self.weights)
 
 
@@ -59,10 +67,40 @@ class _Computed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor, _):
         ctx.loss_sum.backward(grad)
-        found = [half for half in ctx.mixed.copies if half.grad is not None]
+        copies = ctx.mixed.copies
+        found = [half for half in copies if half.grad is not None]
         exact = [torch.empty_like(half, dtype=torch.float32) for half in found]
         torch._foreach_copy_(exact, [half.grad for half in found])
-        by_copy = dict(zip(map(id, found), exact, strict=True))
-        for half in found:
-            half.grad = None
-        return None, None, *(by_copy.get(id(half)) for half in ctx.mixed.copies)
+        by_copy = dict(zip(found, exact, strict=True))
+        ctx.mixed.copy.zero_grad(set_to_none=True)
+        return None, None, *map(by_copy.get, copies)
+
+
+def compiles(wanted: bool | None, device: torch.device) -> bool:
+    """Whether to compile. None: where that pays, which is on CUDA, and the compilers are found.
+    Raises UserError where it was asked for and they are not."""
+    found = any(map(shutil.which, ("cc", "gcc", "clang", "cl")))
+    found &= device.type == "cpu" or importlib.util.find_spec("triton") is not None
+    if wanted and not found:
+        raise UserError(f"--compile: torch.compile needs a C compiler (and triton on CUDA), and "
+                        f"finds none on {device}: leave the flag out")  # fmt: skip
+    return found and device.type == "cuda" if wanted is None else wanted
+
+
+def compile_blocks(model, **how) -> None:
+    """Compile the blocks of a Transformer, or of the one inside a model with a head; it happens
+    when they are first used. how: options of torch.compile."""
+    for block in getattr(model, "transformer", model).blocks:
+        block.compile(**how)
+
+
+@functools.cache
+def compile_once(function, dynamic: bool):
+    """torch.compile(function), one for all who ask."""
+    return torch.compile(function, dynamic=dynamic)
+
+
+def eager():
+    """A context in which compiled blocks run as written: evaluating and sampling, whose shapes are
+    all different, compile nothing."""
+    return torch.compiler.set_stance("force_eager")
