@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from minilm import tokenizer as book
 from minilm.fast import bpe
@@ -56,18 +55,6 @@ def test_the_fast_tokenizer_gives_the_books_ids():
     assert np.array_equal(
         fast.encode_with_offsets(texts[0])[1], plain.encode_with_offsets(texts[0])[1]
     )
-
-
-@pytest.mark.parametrize(
-    "snippets", [("'", "l", "re", "a" * 30, " "), ("'ll", "\ud800", "!", "\n")]
-)
-def test_a_text_is_cut_into_blocks_only_where_a_piece_ends(snippets, monkeypatch):
-    fast = bpe.FastTokenizer.train(TEXTS, 400)
-    rng = random.Random(1)
-    for size in (*range(150, 250), 2**14):
-        monkeypatch.setattr(bpe, "BLOCK", size)
-        text = "".join(rng.choices(snippets, k=300))
-        assert np.array_equal(fast.encode(text), Tokenizer.encode(fast, text))
 
 
 def test_no_more_pieces_are_remembered_than_fit(monkeypatch):
