@@ -49,21 +49,20 @@ class Machine:
         return self.total(value if self.rank == 0 else 0.0)[0]
 
     def add_up(self, tensors: list[torch.Tensor]) -> None:
-        """Replace each tensor, of one dtype, by its sum over the processes."""
+        """Replace each tensor, of one dtype, by its sum over the processes, in one go."""
         if self.world > 1:
             flat = parameters_to_vector(tensors)
-            dist.all_reduce(flat)  # once, whatever their number
+            dist.all_reduce(flat)
             vector_to_parameters(flat, tensors)
 
     def first(self, prepare):
         """Call prepare() in the first process, then in the others, which find its work done. What
         stops the first stops all; it alone says why."""
         result = error = None
-        if self.rank == 0:
-            try:
-                result = prepare()
-            except UserError as raised:
-                error = raised
+        try:
+            result = prepare() if self.rank == 0 else None
+        except UserError as raised:
+            error = raised
         if self.total(float(error is not None))[0]:
             raise error or SystemExit(UserError.status)
         return result if self.rank == 0 else prepare()
@@ -77,17 +76,16 @@ def choose_machine(device: str = "auto", precision: str = "auto") -> Machine:
     if device not in found:
         raise UserError(f"--device {device}: torch finds none here, only {', '.join(found)}")
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if device == "cuda" and world > 1:
+    if world > 1 and device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         torch.cuda.set_device(device)
-    chosen = torch.device(device)
-    keep_freed_memory()
     if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    dtype, why = choose_precision(precision, chosen)
-    machine = Machine(chosen, torch.float32, f"{why} on {chosen}", rank, world)
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    keep_freed_memory()
+    dtype, why = choose_precision(precision, torch.device(device))
+    machine = Machine(torch.device(device), dtype, f"{why} on {device}", rank, world)
     is_bfloat16 = machine.agree(float(dtype == torch.bfloat16))
-    return dataclasses.replace(machine, dtype=torch.bfloat16) if is_bfloat16 else machine
+    return dataclasses.replace(machine, dtype=torch.bfloat16 if is_bfloat16 else torch.float32)
 
 
 def keep_freed_memory() -> None:

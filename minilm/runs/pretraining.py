@@ -20,10 +20,8 @@ from minilm.training import Plan
 
 
 class Pretraining:
-    """A Transformer, on a machine's device, and how the options (`PretrainConfig`) train it.
-
-    loss, optimizers, plan and batch are what `loop.train` takes.
-    """
+    """A Transformer, on a machine's device, and how the options (`PretrainConfig`) train it: loss,
+    optimizers, plan and batch are what `loop.train` takes."""
 
     def __init__(self, model, config, windows: Windows, tokenizer, machine: Machine):
         self.config, self.windows, self.tokenizer = config, windows, tokenizer
@@ -32,11 +30,9 @@ class Pretraining:
         self.loss = MixedPrecision(model, formula, machine.dtype)
         if self.compiled:
             compile_blocks(self.loss.copy)
+        rule = config.optimizer, config.learning_rate, config.weight_decay
         orthogonalise = functools.partial(fast_orthogonalise, compiled=self.compiled)
-        self.optimizers = make_optimizers(
-            model, config.optimizer, config.learning_rate, config.weight_decay,
-            orthogonalise=orthogonalise,
-        )  # fmt: skip
+        self.optimizers = make_optimizers(model, *rule, orthogonalise=orthogonalise)
         self.plan = Plan(config.steps or 1000, warmup=0.03, cooldown=0.4, seed=config.seed)
         self.objective = OBJECTIVES[config.objective]
         if config.objective == "masked":

@@ -81,9 +81,8 @@ class Run:
 
     def claim(self, resume: bool) -> None:
         """Keep other processes from writing here, until `release` or the end of this process.
-
-        Raises UserError where another process holds it, where there is a run already that this one
-        would write over (or none to resume), or where nothing can be written."""
+        Raises UserError where one holds it, where a run would be written over (or there is none to
+        resume), or where nothing can be written."""
         if resume:
             _there_is_one = self.config
         try:
@@ -121,8 +120,8 @@ class Run:
 
     def metrics(self) -> list[dict]:
         """The lines of metrics.jsonl, for curves and tables: {"step", "loss" or "score", ...}. Ends
-        before the first that cannot be read, and says so; a last one without an end is what a crash
-        leaves. What decides anything is in the checkpoints' manifests."""
+        before the first that is damaged, and says so; one without an end is what a crash leaves.
+        What decides anything is in the checkpoints' manifests."""
         path, lines = self.folder / "metrics.jsonl", []
         content = read_bounded(path, LARGEST_METRICS) if path.exists() else b""
         for text in content.split(b"\n")[:-1]:
@@ -132,8 +131,7 @@ class Run:
                 if type(line["step"]) is not int or not all(map(math.isfinite, numbers)):
                     raise ValueError("not a finite number")
             except Exception as error:  # whatever is wrong with it
-                print(f"{path}: line {len(lines) + 1} is damaged and not used, nor is what follows "
-                      f"it: {error}", file=sys.stderr)  # fmt: skip
+                print(f"{path} is damaged from line {len(lines) + 1} on: {error}", file=sys.stderr)
                 break
             lines.append(line)
         return lines
@@ -154,25 +152,24 @@ class Run:
         """The shape of the model, changed in places (a longer max_length, some dropout)."""
         config = self.config
         try:
-            return family(config["family"])[1](**{**config["model"], **changes})
+            return family(config["family"])[1](**config["model"] | changes)
         except TypeError as error:
             raise UserError(f"{self.folder / 'config.json'} is damaged ({error})") from None
 
     def transformer(self, **changes) -> Transformer:
-        """The pretrained Transformer, from the best checkpoint, its shape changed in places. Raises
-        UserError where this is not a pretraining run, or its weights cannot be used."""
+        """The pretrained Transformer, from the best checkpoint, its shape changed in places."""
         self.of_kind("pretrain")
         return self._with_weights(lambda body: body, **changes)
 
     def classifier(self) -> tuple[nn.Module, dict]:
-        """The fine-tuned network, from the best checkpoint, and the run's config. Raises
-        UserError where this is not a fine-tuning run, or its weights cannot be used."""
+        """The fine-tuned network, from the best checkpoint, and the run's config."""
         config = self.of_kind("finetune")
         head = lambda body: with_head(body, config["flags"], len(config["classes"]))
         return self._with_weights(head), config
 
     def _with_weights(self, head, **changes) -> nn.Module:
-        """head(a model of the run's shape and family), with the weights of the best checkpoint."""
+        """head(a model of the run's shape), with the best weights. Raises UserError where there are
+        none, or they do not fit."""
         shape, best = self.model_config(**changes), checkpoint.best(self.folder)
         weights = best.read("model")
         try:

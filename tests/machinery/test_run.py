@@ -179,7 +179,7 @@ def test_metrics_end_before_what_is_damaged_and_are_cut_back_to_a_step(tmp_path,
     for bad in (b"\0", b"[]", b'{"step": "2"}', b'{"loss": 1}', b'{"step": NaN}', b"\xff", b"{}"):
         path.write_bytes(b'{"step": 1, "loss": 2.0}\n' + bad + b'\n{"step": 3}\n')
         assert made.metrics() == [{"step": 1, "loss": 2.0}]
-        assert "line 2 is damaged and not used" in capsys.readouterr().err
+        assert "metrics.jsonl is damaged from line 2 on" in capsys.readouterr().err
     path.write_bytes(b'{"step": 1}\n{"st')  # what a kill leaves
     assert made.metrics() == [{"step": 1}] and not capsys.readouterr().err
     made.cut_metrics(1, scored=True)
