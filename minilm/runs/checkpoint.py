@@ -68,16 +68,16 @@ def save(run: Path, step: int, spent: dict, scores: list | None = None, **states
     not finite, UserError where the disk refuses; then nothing is written."""
     if bad := _not_finite(states):
         raise NonFiniteError(f"{bad} is not finite, so it is not saved")
-    contents = {}
+    contents, files = {}, {}
     for name, state in states.items():
         torch.save(state, buffer := io.BytesIO())
         contents[f"{name}.pt"] = buffer.getbuffer()
-    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        files[f"{name}.pt"] = hashlib.sha256(buffer.getbuffer()).hexdigest()
     facts = dict(run=run_id(run), step=step, score=None, values={}, spent=spent)
     contents["manifest.json"] = _seal(facts | dict(earlier=scores or [], files=files))
     final = _folder(run, step)
     beside = final.with_suffix(".part")
-    with writing(final, sum(map(len, contents.values()))):
+    with writing(final):
         for left_over in run.glob("step-*.*"):  # by a crash
             shutil.rmtree(left_over, ignore_errors=True)
         try:

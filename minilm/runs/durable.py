@@ -33,7 +33,7 @@ def write_file(path: Path, content) -> None:
     """Write a file and wait until the disk has it; the old content stays until then. Raises
     UserError where the disk refuses."""
     beside = path.with_name(path.name + ".new")
-    with writing(path, len(content)):
+    with writing(path):
         try:
             with open(beside, "wb") as file:
                 file.write(content)
@@ -47,8 +47,8 @@ def write_file(path: Path, content) -> None:
 
 def sync(path: Path) -> None:
     """Wait until the disk has the content of a file, or knows the names in a folder."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows does it by itself
+    if os.name == "nt" and path.is_dir():  # where it cannot be done
+        return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
@@ -57,12 +57,10 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: Path, size: int = 0) -> Iterator[None]:
-    """What the disk refuses within this context becomes a UserError; `size`: the bytes needed."""
+def writing(path: Path) -> Iterator[None]:
+    """What the disk refuses within this context becomes a UserError."""
     try:
         yield
     except OSError as error:
-        needs = f", which takes {size:,} bytes" * (size > 0)
-        raise UserError(f"{path} cannot be written{needs} ({error.strerror or error}): nothing "
-                        f"older is lost; make room, or get the right to write"
-                        ) from None  # fmt: skip
+        raise UserError(f"{path} cannot be written ({error.strerror or error}): nothing older is "
+                        f"lost; make room, or get the right to write") from None  # fmt: skip

@@ -114,9 +114,8 @@ class Run:
     def log(self, step: int, **values) -> None:
         """Append a line to metrics.jsonl: texts and finite numbers."""
         path = self.folder / "metrics.jsonl"
-        line = json.dumps({"step": step, **values}, allow_nan=False) + "\n"
-        with writing(path, len(line)), open(path, "a", encoding="utf-8", newline="\n") as file:
-            file.write(line)
+        with writing(path), open(path, "a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
 
     def metrics(self) -> list[dict]:
         """The lines of metrics.jsonl, for curves and tables: {"step", "loss" or "score", ...}. Ends

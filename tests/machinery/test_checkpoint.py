@@ -266,7 +266,7 @@ def test_whatever_the_disk_refuses_ruins_nothing_and_is_said(tmp_path, monkeypat
             continue
         said += 1
         assert kept in ([2, 3], [2, 3, 4]) and not list(run.glob("*.part"))
-        for words in (run / "step-00000004", os.strerror(errno.ENOSPC), "bytes"):
+        for words in (run / "step-00000004", os.strerror(errno.ENOSPC)):
             assert str(words) in str(outcome)
     assert said >= 14
 
@@ -275,7 +275,7 @@ def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "file"
     durable.write_file(path, b"old")
     for fail_at in range(3):  # writing, syncing, renaming
-        with monkeypatch.context() as patch, pytest.raises(UserError, match="takes 3 bytes"):
+        with monkeypatch.context() as patch, pytest.raises(UserError, match="file cannot be written"):
             Disk(patch, fail_at, OSError(errno.EIO, "broken"))
             durable.write_file(path, b"new")
         assert everything(tmp_path) == {path: b"old"}
