@@ -56,8 +56,7 @@ class _Pairs:
         """The key of the pair that occurs most often; None if none occurs twice."""
         while self.heap:
             minus_count, key = heapq.heappop(self.heap)
-            count = self.counts[key]
-            if count == -minus_count:
+            if (count := self.counts[key]) == -minus_count:
                 return key
             if count >= 2:  # counts only fall: this came up too early
                 heapq.heappush(self.heap, (-count, key))

@@ -27,8 +27,6 @@ import torch
 from minilm.config import NonFiniteError, UserError
 from minilm.runs.durable import read_bounded, sha256_of, sync, write_file, writing
 
-LARGEST = 2**24  # bytes of a manifest or a config.json, a fraction of a second to read
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -129,7 +127,7 @@ def delete_after(run: Path, step: int) -> None:
 def run_id(run: Path) -> str | None:
     """The id that config.json gives a run, which its checkpoints carry; None where it has none."""
     with contextlib.suppress(OSError, UserError, ValueError, LookupError, TypeError):
-        return json.loads(read_bounded(run / "config.json", LARGEST))["id"]
+        return json.loads(read_bounded(run / "config.json"))["id"]
 
 
 def _not_finite(state, name: str = "a number") -> str | None:
@@ -189,7 +187,7 @@ def _seal(facts: dict) -> bytes:
 
 def _unseal(folder: Path) -> dict:
     """Read a manifest. Raises ValueError, or another error, where it is not as it was written."""
-    content = read_bounded(folder / "manifest.json", LARGEST)
+    content = read_bounded(folder / "manifest.json")
     facts = {name: value for name, value in json.loads(content).items() if name != "sha256"}
     if _seal(facts) != content:
         raise ValueError("manifest.json is not what was saved")

@@ -113,10 +113,8 @@ def choose_precision(precision: str, device: torch.device) -> tuple[torch.dtype,
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """FLOP/s of this machine's matrix products: the best of three, in about 0.1 seconds.
-
-    The matrices grow until one product takes a hundredth of a second, for a processor without
-    bfloat16 may be a hundred times slower at it than at float32."""
+    """FLOP/s of this machine's matrix products: the best of three, in about 0.1 seconds. They grow
+    until one takes a hundredth of a second: bfloat16 may be a hundred times slower than float32."""
     for size in (128, 256, 512, 1024, 2048, 4096, 8192):
         a = torch.ones(size, size, dtype=dtype, device=device)
         multiply = lambda a=a: (a @ a, synchronize(device))

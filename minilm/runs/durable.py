@@ -9,8 +9,10 @@ from pathlib import Path
 
 from minilm.config import UserError
 
+LARGEST = 2**26  # bytes of a file of JSON, which are read in about a second
 
-def read_bounded(path: str | Path, most: int) -> bytes:
+
+def read_bounded(path: str | Path, most: int = LARGEST) -> bytes:
     """What a regular file of at most `most` bytes holds. Raises UserError where it is not one."""
     if not Path(path).is_file():  # a pipe has no end
         raise UserError(f"{path} is not there, or no regular file")

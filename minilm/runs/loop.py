@@ -1,8 +1,6 @@
-"""The book's loop as a run needs it: resumed, logged, evaluated, saved and stopped.
-
-Nothing is lost by that and nothing changed: an interrupted and resumed run ends with the bits of
-one that was never interrupted, and an evaluation leaves no trace in the training.
-"""
+"""The book's loop as a run needs it: resumed, logged, evaluated, saved and stopped. An interrupted
+and resumed run ends with the bits of one that was never interrupted, and an evaluation leaves no
+trace in the training."""
 
 import contextlib
 import math
@@ -121,10 +119,9 @@ def train(
     may fail. With `patience`, stop after that many evaluations without a better score. `progress`:
     instead of a bar of its own. Returns what the run has spent: {"tokens", "targets", "seconds"}.
 
-    Every evaluation comes after a save, so that it can be broken off at once: a run that goes on
-    from a checkpoint without a score begins with the evaluation that is due. Ctrl-C and SIGTERM
-    save, then raise Stopped. Raises NonFiniteError where a loss, a gradient, a weight or a score is
-    not finite, UserError where the disk refuses."""
+    An evaluation comes after a save, so that it can be broken off at once: a run that goes on from
+    there begins with it. Ctrl-C and SIGTERM save, then raise Stopped. Raises NonFiniteError where a
+    loss, a gradient, a weight or a score is not finite, UserError where the disk refuses."""
     done, scores, spent, scored = _resume(run, model, optimizers)
     if first := machine.rank == 0:
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -169,14 +166,14 @@ def train(
             if is_due() and not scored:
                 evaluate_now()
             read = dict(tokens=0, targets=0)
-            loop, began = steps(model, loss, batch, optimizers, plan, machine, done, read), None
+            loop = steps(model, loss, batch, optimizers, plan, machine, done, read)
+            began = time.perf_counter()
             while done < plan.steps:
                 found = [score for _, score in scores]
                 best = found.index(min(found)) if found else 0
                 if patience and len(found) - best > patience:
                     progress.say(f"no better for {patience} evaluations: stopping early")
                     break
-                began = began or time.perf_counter()
                 done, mean = next(loop)
                 if not (done % read_every == 0 or is_due() or (stop.number and machine.world == 1)):
                     continue
@@ -188,7 +185,6 @@ def train(
                 tokens, targets, stopping = map(int, new)
                 spent.update(tokens=tokens, targets=targets, seconds=time.perf_counter() - began)
                 read.update(tokens=0, targets=0)
-                began = None
                 progress.update(done, value, tokens)
                 if first and (done == 1 or done % log_every == 0):
                     run.log(done, loss=value, **spent)
@@ -201,6 +197,7 @@ def train(
                     raise Stopped(stop.number, done, run.folder)
                 if is_due():
                     evaluate_now()
+                began = time.perf_counter()
         except NonFiniteError as error:
             if not first:
                 raise

@@ -23,7 +23,7 @@ from minilm.fast.attention import use_fast_attention
 from minilm.huggingface.families import FAMILIES
 from minilm.model import Transformer
 from minilm.runs import checkpoint
-from minilm.runs.durable import read_bounded, sync, write_file, writing
+from minilm.runs.durable import LARGEST, read_bounded, sync, write_file, writing
 from minilm.runs.task import with_head
 from minilm.runs.tokenizer_file import load_tokenizer, to_json
 
@@ -34,7 +34,6 @@ except ImportError:  # Windows, where nothing keeps two processes apart
 
 FORMAT = 3  # of the folder
 RUNS = Path("runs")
-LARGEST_METRICS = 2**28  # bytes; a run of a week writes a thousandth of it
 SCHEMA = dict(id=str, kind=str, family=str, model=dict, flags=dict, tokenizer=str)
 
 
@@ -52,7 +51,7 @@ class Run:
         if not path.exists():
             raise UserError(f"{self.folder} is not a run: it has no config.json")
         try:
-            config = dict(json.loads(read_bounded(path, checkpoint.LARGEST)))
+            config = dict(json.loads(read_bounded(path)))
         except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{path} is damaged ({error}): use another run") from None
         if (there := config.get("format")) != FORMAT:
@@ -104,7 +103,7 @@ class Run:
         write_file(self.folder / "tokenizer.json", to_json(tokenizer).encode())
         facts = dict(format=FORMAT, id=secrets.token_hex(8), tokenizer=tokenizer.fingerprint)
         content = json.dumps(facts | config, indent=2).encode()
-        if len(content) > checkpoint.LARGEST:
+        if len(content) > LARGEST:
             raise UserError(f"config.json would have {len(content):,} bytes: give fewer labels")
         write_file(self.folder / "config.json", content)  # last: now it is a run
         with writing(self.folder):
@@ -122,7 +121,7 @@ class Run:
         before the first that is damaged, and says so; one without an end is what a crash leaves.
         What decides anything is in the checkpoints' manifests."""
         path, lines = self.folder / "metrics.jsonl", []
-        content = read_bounded(path, LARGEST_METRICS) if path.exists() else b""
+        content = read_bounded(path) if path.exists() else b""
         for text in content.split(b"\n")[:-1]:
             try:
                 line = json.loads(text)

@@ -8,8 +8,6 @@ from minilm.fast.bpe import FastTokenizer
 from minilm.runs.durable import read_bounded
 from minilm.tokenizer import PATTERN, SPECIAL_TOKENS, Tokenizer
 
-LARGEST_FILE = 2**26  # bytes: a larger file is no tokenizer of ours, and may not fit into memory
-
 # GPT-2's visible stand-in for each byte, for JSON: its own character, or one from U+0100 on.
 _VISIBLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
 _HIDDEN = sorted(set(range(256)) - set(_VISIBLE))
@@ -27,7 +25,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """The tokenizer that `to_json` wrote: a FastTokenizer, or a ForeignTokenizer. Raises UserError,
     and never returns a tokenizer that differs from the one saved."""
     try:
-        content = json.loads(read_bounded(path, LARGEST_FILE))
+        content = json.loads(read_bounded(path))
         if content.keys() == {"foreign", "roles"}:
             from minilm.huggingface.tokenizers import ForeignTokenizer
 

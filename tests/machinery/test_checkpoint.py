@@ -275,7 +275,10 @@ def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "file"
     durable.write_file(path, b"old")
     for fail_at in range(3):  # writing, syncing, renaming
-        with monkeypatch.context() as patch, pytest.raises(UserError, match="file cannot be written"):
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(UserError, match="file cannot be written"),
+        ):
             Disk(patch, fail_at, OSError(errno.EIO, "broken"))
             durable.write_file(path, b"new")
         assert everything(tmp_path) == {path: b"old"}
