@@ -31,8 +31,7 @@ class Stopped(UserError):
     """Ctrl-C or SIGTERM, after everything was saved."""
 
     def __init__(self, number: int | None, step: int, folder: Path):
-        super().__init__(f"stopped at step {step}, which is saved in {folder}: go on with "
-                         f"--run {folder} --resume")  # fmt: skip
+        super().__init__(f"stopped: step {step} is saved, go on with --run {folder} --resume")
         self.number, self.step = number, step
         self.status = 128 + (number or signal.SIGTERM)
 
@@ -216,8 +215,8 @@ def _resume(run: Run, model, optimizers) -> tuple[int, list, Counter, bool]:
         for optimizer, state in zip(optimizers, saved.read("optimizers"), strict=True):
             optimizer.load_state_dict(state)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-        raise UserError(f"{saved.folder} does not fit the model and optimizer of this run: it is "
-                        f"of another version, so start a new run") from None  # fmt: skip
+        raise UserError(f"{saved.folder} does not fit the model and optimizer of this run: train a "
+                        f"new one") from None  # fmt: skip
     return saved.step, saved.scores, Counter(saved.spent), saved.score is not None
 
 

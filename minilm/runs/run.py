@@ -65,8 +65,7 @@ class Run:
     def of_kind(self, kind: str) -> dict:
         """config.json. Raises UserError where it is not that of a run of this kind."""
         if (there := self.config["kind"]) != kind:
-            raise UserError(f"{self.folder} is a {there} run; this needs a {kind} run, which "
-                            f"train_{kind}.py makes")  # fmt: skip
+            raise UserError(f"{self.folder} is a {there} run; this needs a {kind} run")
         return self.config
 
     @property

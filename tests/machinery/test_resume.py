@@ -98,7 +98,7 @@ def test_a_stop_in_an_evaluation_does_not_wait_for_its_end(
     with monkeypatch.context() as patch:
         if when == "just before":
             patch.setattr(checkpoint, "save", save_and_stop)
-        with pytest.raises(Stopped, match="step 2, which is saved") as stopped:
+        with pytest.raises(Stopped, match="step 2 is saved") as stopped:
             Training(evaluate=evaluate).run(tmp_path)
     assert stopped.value.status == 128 + number
     assert checkpoint.newest(tmp_path).score is None
