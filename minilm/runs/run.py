@@ -23,7 +23,7 @@ from minilm.fast.attention import use_fast_attention
 from minilm.huggingface.families import FAMILIES
 from minilm.model import Transformer
 from minilm.runs import checkpoint
-from minilm.runs.durable import LARGEST, read_bounded, sync, write_file, writing
+from minilm.runs.durable import read_bounded, sync, write_file, writing
 from minilm.runs.task import with_head
 from minilm.runs.tokenizer_file import load_tokenizer, to_json
 
@@ -101,10 +101,8 @@ class Run:
         """Write down what the run is: `config` has kind, family, model, flags (and classes)."""
         write_file(self.folder / "tokenizer.json", to_json(tokenizer).encode())
         facts = dict(format=FORMAT, id=secrets.token_hex(8), tokenizer=tokenizer.fingerprint)
-        content = json.dumps(facts | config, indent=2).encode()
-        if len(content) > LARGEST:
-            raise UserError(f"config.json would have {len(content):,} bytes: give fewer labels")
-        write_file(self.folder / "config.json", content)  # last: now it is a run
+        content = json.dumps(facts | config, indent=2)
+        write_file(self.folder / "config.json", content.encode())  # last: now it is a run
         with writing(self.folder):
             sync(self.folder)
             sync(self.folder.resolve().parent)

@@ -52,10 +52,8 @@ def everything(run):
 
 def test_what_is_read_is_what_was_saved(tmp_path):
     checkpoint.save(tmp_path, 7, SPENT, [[3, 2.0]], **states(7))
-    assert (
-        checkpoint.newest(tmp_path).scores == [[3, 2.0]]
-        and checkpoint.newest(tmp_path, evaluated=True) is None
-    )
+    assert checkpoint.newest(tmp_path).scores == [[3, 2.0]]
+    assert checkpoint.newest(tmp_path, evaluated=True) is None
     checkpoint.rate(tmp_path, 7, 1.0, {"loss": 1.0})
     found = checkpoint.newest(tmp_path)
     assert holds_what_was_saved(found) and found.scores == [[3, 2.0], [7, 1.0]]
@@ -70,12 +68,8 @@ def test_the_newest_two_and_the_best_are_kept_and_the_later_of_equals_is_best(
         save(tmp_path, step, score=score)
     monkeypatch.undo()
     assert steps_in(tmp_path) == [3, 6, 7] == [int(p.name[5:]) for p in sorted(tmp_path.iterdir())]
-    found = (
-        checkpoint.newest(tmp_path),
-        checkpoint.best(tmp_path),
-        checkpoint.newest(tmp_path, evaluated=True),
-    )
-    assert [c.step for c in found] == [7, 3, 6]
+    assert checkpoint.newest(tmp_path).step == 7 and checkpoint.best(tmp_path).step == 3
+    assert checkpoint.newest(tmp_path, evaluated=True).step == 6
 
 
 def test_a_checkpoint_of_another_run_is_refused_and_those_after_a_step_can_be_deleted(tmp_path):
@@ -275,10 +269,7 @@ def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "file"
     durable.write_file(path, b"old")
     for fail_at in range(3):  # writing, syncing, renaming
-        with (
-            monkeypatch.context() as patch,
-            pytest.raises(UserError, match="file cannot be written"),
-        ):
+        with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot be written"):
             Disk(patch, fail_at, OSError(errno.EIO, "broken"))
             durable.write_file(path, b"new")
         assert everything(tmp_path) == {path: b"old"}

@@ -26,9 +26,8 @@ from tests.machinery.tiny import CPU, SHAPE, Training, saved
 
 def planned(training, **options):
     t = training
-    return estimate(
-        t.model, t.loss, t.batch, t.optimizers, t.plan, CPU, SHAPE, measure=0, **options
-    )
+    where = t.plan, CPU, SHAPE
+    return estimate(t.model, t.loss, t.batch, t.optimizers, *where, measure=0, **options)
 
 
 def test_an_estimate_leaves_no_trace_in_the_training(tmp_path):

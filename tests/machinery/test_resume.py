@@ -143,9 +143,8 @@ def test_a_damaged_metrics_file_changes_neither_the_weights_nor_early_stopping(
     path = tmp_path / "metrics.jsonl"
     text = path.read_text(encoding="utf-8")
     path.unlink()
+    damaged = {"empty": "", "nonsense": "{}\n\0\n", "another score": text.replace(": 3", ": 0")}
     if damage != "missing":
-        path.write_text(
-            {"empty": "", "nonsense": "{}\n\0\n"}.get(damage, text.replace(": 3", ": 0"))
-        )
+        path.write_text(damaged[damage])
     Training(patience=8).run(tmp_path)
     assert saved(tmp_path)[0] == whole["hybrid"][0] and saved(tmp_path)[2:] == whole["hybrid"][2:]
