@@ -20,14 +20,12 @@ from minilm.config import UserError
 
 
 class MixedPrecision:
-    """A loss whose activations and products are computed in another dtype than that of the weights.
+    """A loss whose activations and products are computed in another dtype than that of the weights,
+    by a copy of the model (with the same dtype there is none):
 
         loss = MixedPrecision(model, formula, torch.bfloat16)
         loss_sum, count = loss(*batch)    # formula(copy of the model, *batch)
-        loss_sum.backward()               # fills the gradients of `model`
-
-    A copy of the model in that dtype computes, after its weights were copied anew. With the dtype
-    that the weights have, no copy is needed, and the formula's own graph is used."""
+        loss_sum.backward()               # fills the gradients of `model`"""
 
     def __init__(self, model: nn.Module, formula, dtype: torch.dtype = torch.float32):
         self.model, self.formula, self.copy = model, formula, model
@@ -77,8 +75,8 @@ class _Computed(torch.autograd.Function):
 
 
 def compiles(wanted: bool | None, device: torch.device) -> bool:
-    """Whether to compile. None: where that pays, which is on CUDA, and the compilers are found.
-    Raises UserError where it was asked for and they are not."""
+    """Whether to compile; None: on CUDA, where it pays, where the compilers are there. Raises
+    UserError where they are not, but it was asked for."""
     found = any(map(shutil.which, ("cc", "gcc", "clang", "cl")))
     found &= device.type == "cpu" or importlib.util.find_spec("triton") is not None
     if wanted and not found:
@@ -88,8 +86,8 @@ def compiles(wanted: bool | None, device: torch.device) -> bool:
 
 
 def compile_blocks(model, **how) -> None:
-    """Compile the blocks of a Transformer, or of the one inside a model with a head; it happens
-    when they are first used. how: options of torch.compile."""
+    """Compile the blocks of a Transformer, or of the one inside a model with a head, when they are
+    first used. how: options of torch.compile."""
     for block in getattr(model, "transformer", model).blocks:
         block.compile(**how)
 
@@ -101,6 +99,5 @@ def compile_once(function, dynamic: bool):
 
 
 def eager():
-    """A context in which compiled blocks run as written: evaluating and sampling, whose shapes are
-    all different, compile nothing."""
+    """A context in which compiled blocks run as written: for evaluation, with its many shapes."""
     return torch.compiler.set_stance("force_eager")

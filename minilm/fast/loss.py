@@ -67,8 +67,7 @@ class ChunkedNLL(torch.autograd.Function):
 
 
 def whole_nll(hidden: Tensor, E: Tensor, targets: Tensor) -> Tensor:
-    """The same in one piece, for a card with memory; compiled, the float32 copy of the logits stays
-    inside one kernel."""
+    """The same in one piece, for a card; compiled, the float32 logits stay inside one kernel."""
     return token_nll(F.linear(hidden, E), targets)[0]
 
 

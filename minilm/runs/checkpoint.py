@@ -1,5 +1,5 @@
-"""A checkpoint is a folder, step-00000200/, and what is in it can be trusted: a crash at any moment
-leaves the older ones whole, and none that looks whole but is not.
+"""A checkpoint is a folder, step-00000200/. A crash at any moment leaves the older ones whole, and
+none that looks whole but is not.
 
 1. Write beside, into a folder that ends in .part, which nobody reads, and sync each file.
 2. Hash what is in memory, so that damage on the way to the disk shows; the manifest comes last.
@@ -8,8 +8,7 @@ leaves the older ones whole, and none that looks whole but is not.
 5. Only then rotate: delete older checkpoints, all but the newest two and the best.
 
 Loading hashes the files, passes over a checkpoint that is damaged and says so. The scores that
-decide (which is best, when to stop early) are read from manifests, never from metrics.jsonl.
-"""
+decide (which is best, when to stop early) are read from manifests, never from metrics.jsonl."""
 
 import contextlib
 import hashlib
@@ -103,8 +102,8 @@ def rate(run: Path, step: int, score: float, values: dict) -> None:
 
 
 def newest(run: Path, evaluated: bool = False) -> Checkpoint | None:
-    """The newest whole checkpoint, to go on from (`evaluated`: of those with a score). Says which
-    are damaged; raises UserError where one was written by another run."""
+    """The newest whole checkpoint, to go on from (`evaluated`: with a score). Says which are
+    damaged; raises UserError where one was written by another run."""
     found = _whole(run, lambda c: -c.step)
     return next((c for c in found if c.score is not None or not evaluated), None)
 
@@ -154,8 +153,7 @@ def _manifests(run: Path, say=lambda *_, **__: None) -> list[Checkpoint]:
 
 
 def _whole(run: Path, rank) -> Iterator[Checkpoint]:
-    """The checkpoints whose every file is as it was written, by rank. Hashes no more of them than
-    are asked for."""
+    """The checkpoints whose every file is as it was written, by rank, hashed when asked for."""
     found, own = _manifests(run, print), run_id(run)
     if foreign := next((c.folder for c in found if c.run != own), None):
         raise UserError(f"{foreign} was written by another run: move it out of {run}")

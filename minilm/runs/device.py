@@ -57,7 +57,7 @@ class Machine:
 
     def first(self, prepare):
         """Call prepare() in the first process, then in the others, which find its work done. What
-        stops the first stops all; it alone says why."""
+        stops the first stops all, but it alone says why."""
         result = error = None
         try:
             result = prepare() if self.rank == 0 else None
@@ -89,8 +89,7 @@ def choose_machine(device: str = "auto", precision: str = "auto") -> Machine:
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc to keep freed memory for the next step: faster than to get it from the system anew,
-    which clears every page of it."""
+    """Ask glibc to keep freed memory for the next step: the system would clear it first."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(-3, 2**30) or mallopt(-3, 2**25)  # M_MMAP_THRESHOLD; the most of an older glibc

@@ -30,12 +30,9 @@ def estimate(
     model, loss: training.Loss, batch, optimizers: list, plan: training.Plan, machine: Machine,
     config: ModelConfig, minutes: float | None = None, measure: float = 4.0,
 ) -> tuple[int, str]:  # fmt: skip
-    """The steps of `plan`, or as many as fit into `minutes`, and what they take, as lines to print;
-    the evaluations, a few per cent of the time, are not in it. The arguments are `loop.train`'s,
-    before the first step; `measure`: for about how many seconds.
-
-    Weights and optimizers are afterwards as they were. Raises UserError where more memory is needed
-    than there is."""
+    """The steps of `plan`, or as many as fit into `minutes`, and what they take, as lines to print,
+    without evaluations. The arguments are `loop.train`'s, before the first step, and as they were
+    afterwards; `measure`: for how many seconds. Raises UserError where the memory is too small."""
     rounds = one_of_each_kind(batch, plan.steps // 2)  # where a rate that falls is at its mean
     rows, length = rounds[0][0][0].shape  # of a micro-batch
     memory = require_memory(config, machine, rows * length, length)
@@ -73,9 +70,8 @@ def one_of_each_kind(batch, step: int) -> list[list[tuple]]:
 
 def measured(model, loss, rounds, optimizers, plan, machine, seconds: float) -> tuple:
     """Train for about `seconds`, in rounds of one step of each kind, and put everything back. The
-    median round counts, and the first never: it compiles, and finds memory not yet at hand.
-
-    Returns the seconds that the first took more, and a step's mean seconds, tokens and targets."""
+    median round counts, and the first never: it compiles, and finds memory not yet at hand. Returns
+    the seconds that the first took more, and a step's mean seconds, tokens and targets."""
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     read, times, n = dict(tokens=0, targets=0), [], len(rounds)
     plan = dataclasses.replace(plan, steps=10**9)  # of which the first few only warm up
@@ -95,7 +91,7 @@ def measured(model, loss, rounds, optimizers, plan, machine, seconds: float) -> 
 
 def require_memory(config: ModelConfig, machine: Machine, positions=0, length=0) -> int:
     """The bytes that training needs at once, with micro-batches of so many positions in windows of
-    `length`. Raises UserError where the device has less; nothing needs to be built for that."""
+    `length`, counted before anything is built. Raises UserError where the device has less."""
     needed = 4e8 + 16 * least_parameters(config)  # Python and torch; weight, gradient, two moments
     # What the forward pass keeps for the backward pass, which needs as much again, in each block:
     # inputs and outputs of norms, products and attention, and its weights.

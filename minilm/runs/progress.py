@@ -10,8 +10,8 @@ from minilm.cli.terminal import printable
 
 
 class Progress:
-    """A bar where the output is a terminal, a plain line every few seconds where it is not. A
-    display that fails (a closed terminal, a broken pipe) is given up."""
+    """A bar where the output is a terminal, else a plain line every few seconds. A display that
+    fails (a closed terminal, a broken pipe) is given up."""
 
     def __init__(self, steps: int, start: int = 0, shown: bool = True):
         self.steps, self.step, self.shown = steps, start, shown

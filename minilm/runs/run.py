@@ -3,8 +3,7 @@
 config.json      its kind, its flags with all defaults filled in, the model's family and shape
 tokenizer.json   its tokenizer
 metrics.jsonl    one line an event, appended; cut back to the checkpoint on resume
-step-00000200/   checkpoints: see `checkpoint.py`
-"""
+step-00000200/   checkpoints: see `checkpoint.py`"""
 
 import contextlib
 import itertools
@@ -114,9 +113,8 @@ class Run:
             file.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
 
     def metrics(self) -> list[dict]:
-        """The lines of metrics.jsonl, for curves and tables: {"step", "loss" or "score", ...}. Ends
-        before the first that is damaged, and says so; one without an end is what a crash leaves.
-        What decides anything is in the checkpoints' manifests."""
+        """The lines of metrics.jsonl, for curves and tables: {"step", "loss" or "score", ...}, up to
+        the first that is damaged, which is said; one without an end is what a crash leaves."""
         path, lines = self.folder / "metrics.jsonl", []
         content = read_bounded(path) if path.exists() else b""
         for text in content.split(b"\n")[:-1]:
@@ -132,8 +130,7 @@ class Run:
         return lines
 
     def cut_metrics(self, step: int, scored: bool) -> None:
-        """Drop the lines after a step, which a resumed run writes again; also that with the step's
-        own score, unless its checkpoint was scored."""
+        """Drop what a resumed run writes again: the lines after a step, and a score not saved."""
         last = step, scored
         kept = [line for line in self.metrics() if (line["step"], "score" in line) <= last]
         text = "".join(json.dumps(line) + "\n" for line in kept)
@@ -163,8 +160,7 @@ class Run:
         return self._with_weights(head), config
 
     def _with_weights(self, head, **changes) -> nn.Module:
-        """head(a model of the run's shape), with the best weights. Raises UserError where there are
-        none, or they do not fit."""
+        """head(a model of the run's shape), with the best weights. Raises UserError without any."""
         shape, best = self.model_config(**changes), checkpoint.best(self.folder)
         weights = best.read("model")
         try:
