@@ -113,7 +113,7 @@ class Run:
             file.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
 
     def metrics(self) -> list[dict]:
-        """The lines of metrics.jsonl, for curves and tables: {"step", "loss" or "score", ...}, up to
+        """The lines of metrics.jsonl, for curves: {"step", "loss" or "score", ...}, up to
         the first that is damaged, which is said; one without an end is what a crash leaves."""
         path, lines = self.folder / "metrics.jsonl", []
         content = read_bounded(path) if path.exists() else b""
