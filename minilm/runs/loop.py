@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from torch import Tensor, nn
@@ -36,28 +37,26 @@ class Stopped(UserError):
         self.status = 128 + (number or signal.SIGTERM)
 
 
-class StopSignal:
+@contextlib.contextmanager
+def noting_signals():
     """Within this context the first SIGINT or SIGTERM is only noted as `number`, or raises
     KeyboardInterrupt where that may be `at_once`; a second one acts as if this were not here."""
+    stop = SimpleNamespace(number=None, at_once=False)
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    restore = lambda: [signal.signal(s, handler) for s, handler in before.items()]
 
-    number: int | None = None
-    at_once = False
-
-    def __enter__(self):
-        self.before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-        for s in self.before:
-            signal.signal(s, self._note)
-        return self
-
-    def _note(self, number, frame):
-        self.number = number
-        self.__exit__()
-        if self.at_once:
+    def note(number, frame) -> None:
+        stop.number = number
+        restore()
+        if stop.at_once:
             raise KeyboardInterrupt
 
-    def __exit__(self, *_):
-        for s, handler in self.before.items():
-            signal.signal(s, handler)
+    try:
+        for s in before:
+            signal.signal(s, note)
+        yield stop
+    finally:
+        restore()
 
 
 def share_out(arrays: tuple, machine: Machine, accumulate: int) -> list[tuple]:
@@ -158,7 +157,7 @@ def train(
             with contextlib.suppress(Exception):  # nor does a page to look at
                 write_run_page(run)
 
-    with StopSignal() as stop, contextlib.closing(progress):
+    with noting_signals() as stop, contextlib.closing(progress):
         try:
             if done == plan.steps and scored:
                 progress.say(f"{run.folder} was finished before: all {done} steps are done")
