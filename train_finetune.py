@@ -14,9 +14,8 @@ def finetune(config: FinetuneConfig):
     import dataclasses
 
     from minilm.cli import scripts
-    from minilm.fast.compilation import compile_blocks, compiles, eager
+    from minilm.fast.compute import MixedPrecision, compile_blocks, compiles, eager
     from minilm.fast.muon import fast_orthogonalise
-    from minilm.fast.precision import MixedPrecision
     from minilm.huggingface.folders import pretrained_run
     from minilm.optim import make_optimizers
     from minilm.runs import checkpoint, loop

@@ -17,7 +17,6 @@ def pretrain(config: PretrainConfig):
     from minilm.runs.estimate import estimate, training_flops
     from minilm.runs.pretraining import Pretraining
     from minilm.runs.run import make_model
-    from minilm.runs.samples import show_language_model
 
     # 1. Where to compute; the run: a new folder, or one that goes on; whose weights come first.
     machine = choose_machine(config.device, config.precision)
@@ -46,9 +45,9 @@ def pretrain(config: PretrainConfig):
 
     # 4. How long it takes, where minutes were given; then the run is written down.
     if config.minutes and not config.steps:
-        planned = estimate(model, *rule, training.plan, machine, shape, config.minutes)
-        config = dataclasses.replace(config, steps=planned.steps, minutes=None)
-        training.plan = dataclasses.replace(training.plan, steps=planned.steps)
+        steps, _ = estimate(model, *rule, training.plan, machine, shape, config.minutes)
+        config = dataclasses.replace(config, steps=steps, minutes=None)
+        training.plan = dataclasses.replace(training.plan, steps=steps)
     facts = dict(kind="pretrain", family=config.family, train_tokens=len(text.train),
                  unigram_entropy=text.unigram_entropy)  # fmt: skip
     scripts.write_down(run, config, shape, tokenizer, machine, text.train, **facts)
@@ -61,7 +60,7 @@ def pretrain(config: PretrainConfig):
 
     def show() -> str:
         """A validation text continued, and its masks filled in."""
-        return show_language_model(training.loss.refresh(), tokenizer, validation[0][0], config)
+        return training.show(validation[0][0])
 
     every = -(-config.steps // config.evaluations)
     where = run, machine, evaluate, every

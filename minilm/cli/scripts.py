@@ -122,16 +122,16 @@ ROWS = (  # at the end of a pretraining
 
 def conclude_pretraining(run: Run, model, spent: dict, flops: float, text) -> None:
     """Write result.json, and say what came out and what to do next."""
-    end = loop.summary(run)
+    used, last, summary = loop.summary(run)
     seconds = max(spent["seconds"], 1e-9)
     result = dict(
-        losses=end.values, step=end.step, steps=end.last, unigram_entropy=text.unigram_entropy,
+        losses=used.values, step=used.step, steps=last, unigram_entropy=text.unigram_entropy,
         parameters=sum(p.numel() for p in model.parameters()), **spent,
         tokens_per_second=spent["tokens"] / seconds, flops_per_second=flops / seconds,
     )  # fmt: skip
     run.finish(result)
-    print(end)
-    values = {**result, **end.values}
+    print(summary)
+    values = {**result, **used.values}
     for name, label, form in ROWS:
         if name in values:
             print(f"  {label:20} {form.format(values[name])}")
@@ -177,8 +177,8 @@ def search(config, what: list[tuple[float, str]], run: Run, train) -> tuple:
 def conclude_finetuning(run: Run, config, spent: dict, task, rows: dict[str, dict]) -> None:
     """Print what each classifier does on the test texts, and write result.json."""
     first = next(iter(rows.values()))
-    end = loop.summary(run)
-    print(f"{end}\n{task.part} part, of the first row in detail:")
+    used, _, summary = loop.summary(run)
+    print(f"{summary}\n{task.part} part, of the first row in detail:")
     print(printable(task.report(first)))
     if task.part == "valid":
         print("these texts chose the checkpoint, so the figures flatter it: give --test")
@@ -189,7 +189,7 @@ def conclude_finetuning(run: Run, config, spent: dict, task, rows: dict[str, dic
         print(f"{name:{width}}", *cells, sep="  ")
         numbers[name] = {key: value for key, value in row.items() if isinstance(value, int | float)}
     run.finish(dict(
-        part=task.part, texts=len(task.examples[task.part]), rows=numbers, step=end.step,
+        part=task.part, texts=len(task.examples[task.part]), rows=numbers, step=used.step,
         learning_rate=config.learning_rate, optimizer=config.optimizer, **spent,
     ))  # fmt: skip
     print(f"page: {write_run_page(run)}; with its mistakes: python -m minilm view {run.folder}")
@@ -210,5 +210,5 @@ def estimate(config) -> None:
     model = make_model(shape, config.seed, config.family).to(machine.device)
     training = Pretraining(model, config, windows, tokenizer, machine)
     rule = training.loss, training.batch, training.optimizers, training.plan
-    planned = measure(model, *rule, machine, shape, config.minutes)
+    _, planned = measure(model, *rule, machine, shape, config.minutes)
     print(f"{config.size}, {config.objective}, {machine.why}\n{planned}", flush=True)

@@ -29,8 +29,8 @@ from minilm.corpora.tokens import prepare
 from minilm.model import Transformer
 from minilm.runs.device import Machine, choose_machine
 from minilm.runs.durable import write_file
+from minilm.runs.loop import Stopped
 from minilm.runs.run import Run, newest_run
-from minilm.runs.stopping import Stopped
 
 RATES = Path(__file__).with_name("rates.json")  # both scripts' defaults; --sweep finds others
 FACTORS = (0.5, 1.0, 2.0, 4.0)  # of the size's learning rate, tried by --sweep

@@ -13,7 +13,7 @@ from minilm.config import UserError
 from minilm.corpora import named, python_docs
 from minilm.corpora.decoding import EmptyFile, note
 from minilm.corpora.files import Example, check_exists, files_in, kind, read_documents
-from minilm.runs.bounded import sha256_of
+from minilm.runs.durable import sha256_of
 
 __all__ = ["NAMES", "Example", "documents", "fingerprint", "labelled"]
 

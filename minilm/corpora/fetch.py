@@ -18,7 +18,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from minilm.config import UserError
-from minilm.runs.bounded import sha256_of
+from minilm.runs.durable import sha256_of
 
 MOST = 2**24  # bytes of a download whose size is not known
 

@@ -22,8 +22,7 @@ from minilm.corpora.decoding import note
 from minilm.corpora.splitting import fraction
 from minilm.corpora.workers import parallel
 from minilm.fast.bpe import FastTokenizer
-from minilm.runs.bounded import read_bounded, sha256_of
-from minilm.runs.durable import sync, writing
+from minilm.runs.durable import read_bounded, sha256_of, sync, writing
 from minilm.runs.tokenizer_file import load_tokenizer, to_json
 from minilm.tokenizer import Tokenizer
 

@@ -16,15 +16,9 @@ CAUSAL = "causal"  # stands for the mask of a causal window without padding
 def fast_visibility(length, start, causal, is_real=None, device=None, **more):
     """As `visibility`, but what to add to the scores, 0 or FAR, and on CUDA the word CAUSAL where a
     kernel knows that mask by itself."""
-    on_cuda = device is not None and torch.device(device).type == "cuda"
-    if (
-        on_cuda
-        and causal
-        and is_real is None
-        and start == 0
-        and length > 1
-        and all(value is None for value in more.values())
-    ):
+    whole = causal and start == 0 and length > 1
+    whole &= all(value is None for value in (is_real, *more.values()))
+    if whole and torch.device(device or "cpu").type == "cuda":
         return CAUSAL
     mask = visibility(length, start, causal, is_real, device, **more)
     return None if mask is None else as_term(mask, torch.get_default_dtype())

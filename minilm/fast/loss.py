@@ -2,14 +2,13 @@
 a training step's largest tensor by far, are never all there at once on a CPU, and fused into one
 kernel on CUDA."""
 
-import functools
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from minilm.fast.compute import compile_once
 from minilm.model import Transformer
 from minilm.objectives import IGNORE, Batch, token_nll
 
@@ -17,8 +16,8 @@ ROUND = {"cpu": 64, "cuda": 1024}  # N becomes a multiple of it
 
 
 def gather_targets(batch: Batch, device: torch.device) -> tuple:
-    """(inputs (B, T), index (N,) or None, targets (N,), causal): where the targets are, so that the
-    device need not be asked. index counts through the (B · T) positions; None stands for all.
+    """(inputs (B, T), index (N,) or None, targets (N,), causal): where among the (B · T) positions
+    the targets are, so that the device need not be asked; None: everywhere.
 
     Masking chooses another number of positions at each step, but for each size of a product in
     bfloat16 a CPU's library builds and keeps code, and a compiler compiles anew. So N is filled up
@@ -68,14 +67,8 @@ class ChunkedNLL(torch.autograd.Function):
 
 
 def whole_nll(hidden: Tensor, E: Tensor, targets: Tensor) -> Tensor:
-    """The same in one piece, for a card with memory, to be compiled."""
+    """The same in one piece, for a card; compiled, the float32 logits stay inside one kernel."""
     return token_nll(F.linear(hidden, E), targets)[0]
-
-
-@functools.cache
-def compiled_nll():
-    """`whole_nll`, compiled: the float32 copy of the logits stays inside one kernel."""
-    return torch.compile(whole_nll, dynamic=True)
 
 
 def fast_nll(
@@ -87,7 +80,8 @@ def fast_nll(
         hidden = hidden.index_select(0, index)  # (N, D)
     if type(model).logits is not Transformer.logits:  # another family's head stands before E
         return token_nll(model.logits(hidden), targets)
-    piece = compiled_nll() if compiled else ChunkedNLL.apply
-    if hidden.device.type != "cpu" and not compiled:
-        piece = whole_nll
-    return piece(hidden, model.embedding.weight, targets), (targets != IGNORE).sum()
+    if compiled:
+        nll = compile_once(whole_nll, dynamic=True)
+    else:
+        nll = ChunkedNLL.apply if hidden.device.type == "cpu" else whole_nll
+    return nll(hidden, model.embedding.weight, targets), (targets != IGNORE).sum()

@@ -1,10 +1,9 @@
 """Muon's iteration sooner: on a CPU on the small Gram matrix, on CUDA in bfloat16, compiled."""
 
-import functools
-
 import torch
 from torch import Tensor
 
+from minilm.fast.compute import compile_once
 from minilm.optim import orthogonalise
 
 
@@ -26,17 +25,11 @@ def gram_orthogonalise(G: Tensor) -> Tensor:
     return Q @ X if wide is X else X @ Q  # Q is symmetric
 
 
-@functools.cache
-def compiled_orthogonalise():
-    """`orthogonalise`, compiled."""
-    return torch.compile(orthogonalise, dynamic=False)
-
-
 def fast_orthogonalise(G: Tensor, compiled: bool = False) -> Tensor:
     """Either of the two, by the device. G (B, m, n) float32. Returns G's shape, float32."""
     if G.device.type != "cuda":
         return gram_orthogonalise(G)
+    iterate = compile_once(orthogonalise, dynamic=False) if compiled else orthogonalise
     tall = G.shape[1] > G.shape[2]
-    X = (G.mT if tall else G).bfloat16()
-    X = (compiled_orthogonalise() if compiled else orthogonalise)(X).to(G.dtype)
+    X = iterate((G.mT if tall else G).bfloat16()).to(G.dtype)
     return X.mT if tall else X

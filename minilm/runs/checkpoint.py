@@ -1,5 +1,5 @@
-"""A checkpoint is a folder, step-00000200/, and what is in it can be trusted: a crash at any moment
-leaves the older ones whole, and none that looks whole but is not.
+"""A checkpoint is a folder, step-00000200/. A crash at any moment leaves the older ones whole, and
+none that looks whole but is not.
 
 1. Write beside, into a folder that ends in .part, which nobody reads, and sync each file.
 2. Hash what is in memory, so that damage on the way to the disk shows; the manifest comes last.
@@ -8,8 +8,7 @@ leaves the older ones whole, and none that looks whole but is not.
 5. Only then rotate: delete older checkpoints, all but the newest two and the best.
 
 Loading hashes the files, passes over a checkpoint that is damaged and says so. The scores that
-decide (which is best, when to stop early) are read from manifests, never from metrics.jsonl.
-"""
+decide (which is best, when to stop early) are read from manifests, never from metrics.jsonl."""
 
 import contextlib
 import hashlib
@@ -25,10 +24,7 @@ from pathlib import Path
 import torch
 
 from minilm.config import NonFiniteError, UserError
-from minilm.runs.bounded import read_bounded, sha256_of
-from minilm.runs.durable import sync, write_file, writing
-
-LARGEST = 2**24  # bytes of a manifest or a config.json, a fraction of a second to read
+from minilm.runs.durable import read_bounded, sha256_of, sync, write_file, writing
 
 
 @dataclass(frozen=True)
@@ -50,8 +46,8 @@ class Checkpoint:
         return self.earlier + [[self.step, self.score]] * (self.score is not None)
 
     def read(self, name: str):
-        """The state saved under a name, on the CPU: nothing but tensors and plain values is read.
-        Raises UserError where the file holds anything else, or a number that is not finite."""
+        """The state saved under a name, on the CPU: nothing but tensors and plain values. Raises
+        UserError where the file holds anything else, or a number that is not finite."""
         path = self.folder / f"{name}.pt"
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -65,27 +61,26 @@ class Checkpoint:
 
 def save(run: Path, step: int, spent: dict, scores: list | None = None, **states) -> None:
     """Write a checkpoint into a run folder: named states (nested dicts and lists of tensors and
-    numbers); `scores`: [step, score] of each evaluation so far. Raises NonFiniteError where a
-    tensor is not finite, UserError where the disk refuses; then nothing is written."""
+    numbers), and [step, score] of each evaluation so far. Raises NonFiniteError where a tensor is
+    not finite, UserError where the disk refuses; then nothing is written."""
     if bad := _not_finite(states):
         raise NonFiniteError(f"{bad} is not finite, so it is not saved")
-    buffers = {f"{name}.pt": io.BytesIO() for name in states}
-    for state, buffer in zip(states.values(), buffers.values(), strict=True):
-        torch.save(state, buffer)
-    contents = {name: buffer.getbuffer() for name, buffer in buffers.items()}
-    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    facts = dict(run=run_id(run), step=step, score=None, values={}, spent=spent,
-                 earlier=scores or [], files=files)  # fmt: skip
+    contents, files = {}, {}
+    for name, state in states.items():
+        torch.save(state, buffer := io.BytesIO())
+        contents[f"{name}.pt"] = buffer.getbuffer()
+        files[f"{name}.pt"] = hashlib.sha256(buffer.getbuffer()).hexdigest()
+    facts = dict(run=run_id(run), step=step, score=None, values={}, spent=spent)
+    contents["manifest.json"] = _seal(facts | dict(earlier=scores or [], files=files))
     final = _folder(run, step)
     beside = final.with_suffix(".part")
-    with writing(final, sum(map(len, contents.values()))):
+    with writing(final):
         for left_over in run.glob("step-*.*"):  # by a crash
             shutil.rmtree(left_over, ignore_errors=True)
         try:
             beside.mkdir()
             for name, content in contents.items():
                 write_file(beside / name, content)
-            write_file(beside / "manifest.json", _seal(facts))
             sync(beside)
             _delete(final)  # there is one only where it was damaged
             os.replace(beside, final)
@@ -101,18 +96,20 @@ def save(run: Path, step: int, spent: dict, scores: list | None = None, **states
 
 def rate(run: Path, step: int, score: float, values: dict) -> None:
     """Note in a checkpoint what its evaluation said; a lower score is better."""
-    _change(_folder(run, step), score=score, values=values)
+    folder = _folder(run, step)
+    write_file(folder / "manifest.json", _seal(_unseal(folder) | dict(score=score, values=values)))
+    sync(folder)
 
 
 def newest(run: Path, evaluated: bool = False) -> Checkpoint | None:
-    """The newest whole checkpoint, to go on from (`evaluated`: of those whose score is known to be
-    finite). Says which are damaged; raises UserError where one was written by another run."""
+    """The newest whole checkpoint, to go on from (`evaluated`: with a score). Says which are
+    damaged; raises UserError where one was written by another run."""
     found = _whole(run, lambda c: -c.step)
     return next((c for c in found if c.score is not None or not evaluated), None)
 
 
 def best(run: Path) -> Checkpoint:
-    """The whole checkpoint with the lowest score, to use (without any score, the newest). Raises
+    """The whole checkpoint with the lowest score (without any score, the newest), to use. Raises
     UserError where there is none, or one was written by another run."""
     if found := next(_whole(run, _rank), None):
         return found
@@ -126,26 +123,18 @@ def delete_after(run: Path, step: int) -> None:
             _delete(folder)
 
 
-def move(checkpoint: Checkpoint, run: Path) -> None:
-    """Make a checkpoint one of another run."""
-    _change(checkpoint.folder, run=run_id(run))
-    with writing(run / checkpoint.folder.name):
-        os.replace(checkpoint.folder, run / checkpoint.folder.name)
-        sync(run)
-
-
 def run_id(run: Path) -> str | None:
     """The id that config.json gives a run, which its checkpoints carry; None where it has none."""
     with contextlib.suppress(OSError, UserError, ValueError, LookupError, TypeError):
-        return json.loads(read_bounded(run / "config.json", LARGEST))["id"]
+        return json.loads(read_bounded(run / "config.json"))["id"]
 
 
 def _not_finite(state, name: str = "a number") -> str | None:
     """The name of a tensor, in nested dicts and lists, that is not finite."""
     if isinstance(state, torch.Tensor):
         return None if torch.isfinite(state).all() else name
-    parts = state.items() if isinstance(state, dict) else ()
-    parts = enumerate(state) if isinstance(state, list | tuple) else parts
+    parts = enumerate(state) if isinstance(state, list | tuple) else ()
+    parts = state.items() if isinstance(state, dict) else parts
     return next(filter(None, (_not_finite(part, str(key)) for key, part in parts)), None)
 
 
@@ -164,19 +153,15 @@ def _manifests(run: Path, say=lambda *_, **__: None) -> list[Checkpoint]:
 
 
 def _whole(run: Path, rank) -> Iterator[Checkpoint]:
-    """The checkpoints whose every file is as it was written, by rank. Hashes no more of them than
-    are asked for."""
+    """The checkpoints whose every file is as it was written, by rank, hashed when asked for."""
     found, own = _manifests(run, print), run_id(run)
     if foreign := next((c.folder for c in found if c.run != own), None):
         raise UserError(f"{foreign} was written by another run: move it out of {run}")
-    for checkpoint in sorted(found, key=rank):
-        files = checkpoint.files.items()
-        changed = [name for name, sha256 in files if sha256_of(checkpoint.folder / name) != sha256]
-        if changed:
-            print(f"{checkpoint.folder} is damaged and not used: {changed[0]} is not what was "
-                  f"saved", file=sys.stderr)  # fmt: skip
+    for c in sorted(found, key=rank):
+        if all(sha256_of(c.folder / name) == sha256 for name, sha256 in c.files.items()):
+            yield c
         else:
-            yield checkpoint
+            print(f"{c.folder} is damaged and not used", file=sys.stderr)
 
 
 def _rank(checkpoint: Checkpoint) -> tuple:
@@ -192,11 +177,6 @@ def _delete(folder: Path) -> None:
         shutil.rmtree(old)
 
 
-def _change(folder: Path, **facts) -> None:
-    write_file(folder / "manifest.json", _seal(_unseal(folder) | facts))
-    sync(folder)
-
-
 def _seal(facts: dict) -> bytes:
     """A manifest, with the sha256 of what it says."""
     sha256 = hashlib.sha256(json.dumps(facts, allow_nan=False).encode()).hexdigest()
@@ -205,7 +185,7 @@ def _seal(facts: dict) -> bytes:
 
 def _unseal(folder: Path) -> dict:
     """Read a manifest. Raises ValueError, or another error, where it is not as it was written."""
-    content = read_bounded(folder / "manifest.json", LARGEST)
+    content = read_bounded(folder / "manifest.json")
     facts = {name: value for name, value in json.loads(content).items() if name != "sha256"}
     if _seal(facts) != content:
         raise ValueError("manifest.json is not what was saved")

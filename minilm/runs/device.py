@@ -5,11 +5,13 @@ import ctypes
 import dataclasses
 import os
 import time
+import timeit
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from minilm.config import UserError
 
@@ -26,11 +28,13 @@ class Machine:
 
     def tensors(self, values) -> list:
         """NumPy arrays as tensors on the device, without waiting for it; anything else as it is."""
-        found = [torch.from_numpy(v) if isinstance(v, np.ndarray) else v for v in values]
+        return [self._tensor(v) if isinstance(v, np.ndarray) else v for v in values]
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
         if self.device.type == "cuda":  # which copies beside its work from pinned memory only
-            found = [v.pin_memory() if isinstance(v, torch.Tensor) else v for v in found]
-        return [v.to(self.device, non_blocking=True) if isinstance(v, torch.Tensor) else v
-                for v in found]  # fmt: skip
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
 
     def total(self, *values: float) -> list[float]:
         """Each value summed over the processes."""
@@ -45,23 +49,20 @@ class Machine:
         return self.total(value if self.rank == 0 else 0.0)[0]
 
     def add_up(self, tensors: list[torch.Tensor]) -> None:
-        """Replace each tensor, of one dtype, by its sum over the processes."""
+        """Replace each tensor, of one dtype, by its sum over the processes, in one go."""
         if self.world > 1:
-            flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-            dist.all_reduce(flat)  # once, whatever their number
-            parts = flat.split([tensor.numel() for tensor in tensors])
-            for tensor, part in zip(tensors, parts, strict=True):
-                tensor.copy_(part.view_as(tensor))
+            flat = parameters_to_vector(tensors)
+            dist.all_reduce(flat)
+            vector_to_parameters(flat, tensors)
 
     def first(self, prepare):
         """Call prepare() in the first process, then in the others, which find its work done. What
-        stops the first stops all; it alone says why."""
+        stops the first stops all, but it alone says why."""
         result = error = None
-        if self.rank == 0:
-            try:
-                result = prepare()
-            except UserError as raised:
-                error = raised
+        try:
+            result = prepare() if self.rank == 0 else None
+        except UserError as raised:
+            error = raised
         if self.total(float(error is not None))[0]:
             raise error or SystemExit(UserError.status)
         return result if self.rank == 0 else prepare()
@@ -70,35 +71,29 @@ class Machine:
 def choose_machine(device: str = "auto", precision: str = "auto") -> Machine:
     """Choose a device and a precision ("auto", "float32", "bfloat16"), and join the other processes
     if `torchrun` started this one. Raises UserError for a device that is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        device = next((name for name, found in there.items() if found), "cpu")
-    elif not there.get(device, device == "cpu"):
-        found = ", ".join(["cpu", *(name for name in there if there[name])])
-        raise UserError(f"--device {device}: torch finds none here; this machine has {found}")
+    found = [name for name in ("cuda", "mps", "cpu") if getattr(torch, name).is_available()]
+    device = found[0] if device == "auto" else device
+    if device not in found:
+        raise UserError(f"--device {device}: torch finds none here, only {', '.join(found)}")
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if device == "cuda" and world > 1:
+    if world > 1 and device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         torch.cuda.set_device(device)
-    chosen = torch.device(device)
-    keep_freed_memory()
     if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    dtype, why = choose_precision(precision, chosen)
-    machine = Machine(chosen, torch.float32, f"{why} on {chosen}", rank, world)
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    keep_freed_memory()
+    dtype, why = choose_precision(precision, torch.device(device))
+    machine = Machine(torch.device(device), dtype, f"{why} on {device}", rank, world)
     is_bfloat16 = machine.agree(float(dtype == torch.bfloat16))
-    return dataclasses.replace(machine, dtype=torch.bfloat16) if is_bfloat16 else machine
+    return dataclasses.replace(machine, dtype=torch.bfloat16 if is_bfloat16 else torch.float32)
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc to keep freed memory for the next step instead of giving it back to the system,
-    which would clear every page of it again: faster steps. Other C libraries do not mind."""
-    mmap_threshold, trim_threshold = -3, -1  # of mallopt in <malloc.h>
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        if not libc.mallopt(mmap_threshold, 2**30):
-            libc.mallopt(mmap_threshold, 2**25)  # the most that an older glibc takes
-        libc.mallopt(trim_threshold, 2**31 - 1)
+    """Ask glibc to keep freed memory for the next step: the system would clear it first."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(-3, 2**30) or mallopt(-3, 2**25)  # M_MMAP_THRESHOLD; the most of an older glibc
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def choose_precision(precision: str, device: torch.device) -> tuple[torch.dtype, str]:
@@ -109,37 +104,25 @@ def choose_precision(precision: str, device: torch.device) -> tuple[torch.dtype,
         return torch.float32, "float32"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # on a busy machine, two would mostly measure how they wait
-    try:
-        ratio = matrix_rate(torch.bfloat16, device) / matrix_rate(torch.float32, device)
-    finally:
-        torch.set_num_threads(threads)
+    ratio = matrix_rate(torch.bfloat16, device) / matrix_rate(torch.float32, device)
+    torch.set_num_threads(threads)
     if ratio > 1.2:
         return torch.bfloat16, f"bfloat16, {ratio:.1f} times as fast as float32,"
     return torch.float32, f"float32 (bfloat16 would be {ratio:.2g} times as fast)"
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """FLOP/s of this machine's matrix products: the best of three, in about 0.1 seconds.
-
-    The matrices grow until one product takes a hundredth of a second, for a processor without
-    bfloat16 may be a hundred times slower at it than at float32."""
+    """FLOP/s of this machine's matrix products: the best of three, in about 0.1 seconds. They grow
+    until one takes a hundredth of a second: bfloat16 may be a hundred times slower than float32."""
     for size in (128, 256, 512, 1024, 2048, 4096, 8192):
         a = torch.ones(size, size, dtype=dtype, device=device)
-        best = min(_seconds(a) for _ in range(3))
+        multiply = lambda a=a: (a @ a, synchronize(device))
+        best = min(timeit.repeat(multiply, number=1, repeat=3, timer=time.perf_counter))
         if best > 0.01:
             break
     return 2 * size**3 / best
 
 
-def _seconds(a: torch.Tensor) -> float:
-    synchronize(a.device)
-    start = time.perf_counter()
-    a @ a
-    synchronize(a.device)
-    return time.perf_counter() - start
-
-
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was given, so that a clock can be read."""
-    if device.type in ("cuda", "mps"):
-        getattr(torch, device.type).synchronize()
+    getattr(torch, device.type).synchronize()

@@ -1,20 +1,41 @@
-"""Files that are whole or not there. A file system promises two things: what was synced stays, and
-a rename happens wholly or not at all. Everything here is made of these two."""
+"""Files: read within bounds, and written so that they are whole or not there. A file system
+promises two things: what was synced stays, and a rename happens wholly or not at all."""
 
 import contextlib
+import hashlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from minilm.config import UserError
+
+LARGEST = 2**26  # bytes of a file of JSON, which are read in about a second
+
+
+def read_bounded(path: str | Path, most: int = LARGEST) -> bytes:
+    """What a regular file of at most `most` bytes holds. Raises UserError where it is not one."""
+    if not Path(path).is_file():  # a pipe has no end
+        raise UserError(f"{path} is not there, or no regular file")
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise UserError(f"{path} is larger than {most:,} bytes")
+    return content
+
+
+def sha256_of(path: Path) -> str | None:
+    """The sha256 of what a regular file holds, in hexadecimal; None where there is none."""
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_file(path: Path, content) -> None:
     """Write a file and wait until the disk has it; the old content stays until then. Raises
     UserError where the disk refuses."""
     beside = path.with_name(path.name + ".new")
-    with writing(path, len(content)):
+    with writing(path):
         try:
             with open(beside, "wb") as file:
                 file.write(content)
@@ -27,31 +48,21 @@ def write_file(path: Path, content) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until the disk has the content of a file, or knows the names in a folder (Windows does
-    the latter by itself)."""
-    if os.name != "nt" or not path.is_dir():
-        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    """Wait until the disk has the content of a file, or knows the names in a folder."""
+    if os.name == "nt" and path.is_dir():  # where it cannot be done
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
-def writing(path: Path, size: int = 0) -> Iterator[None]:
-    """What the disk refuses within this context becomes a UserError that names the path and the
-    bytes it needs (0: not known)."""
+def writing(path: Path) -> Iterator[None]:
+    """What the disk refuses within this context becomes a UserError."""
     try:
         yield
     except OSError as error:
-        needs = f", which takes {size:,} bytes" * (size > 0)
-        raise UserError(f"{path} cannot be written{needs} ({error.strerror or error}): nothing "
-                        f"older is lost; make room, or get the right to write"
-                        ) from None  # fmt: skip
-
-
-def require_room(folder: Path, size: int) -> None:
-    """Raise UserError where a disk has less than `size` bytes free."""
-    if (free := shutil.disk_usage(folder).free) < size:
-        raise UserError(f"{folder}: up to {size:,} bytes are needed for its checkpoints, {free:,} "
-                        f"are free: make room, or use another disk with --run")  # fmt: skip
+        raise UserError(f"{path} cannot be written ({error.strerror or error}): nothing older is "
+                        f"lost; make room, or get the right to write") from None  # fmt: skip

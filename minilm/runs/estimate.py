@@ -1,13 +1,12 @@
 """How long will it take, and can this machine do it? What is planned is counted; how fast it goes
 is measured for a few seconds, by training steps as `loop.train` does them."""
 
-import contextlib
 import dataclasses
 import itertools
+import math
 import os
 import statistics
 import time
-from dataclasses import dataclass
 
 import torch
 
@@ -27,43 +26,13 @@ def training_flops(config: ModelConfig, tokens: int, targets: int, length: int) 
     return 6.0 * (tokens * config.n_layers * a_layer + targets * config.vocab_size * D)
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What a planned run takes; its evaluations, a few per cent of the time, are not in it."""
-
-    parameters: int
-    steps: int
-    tokens: int
-    flops: float
-    start: float  # seconds that the first steps take more than others: compiling, getting memory
-    seconds: float  # in all
-    memory: int  # bytes that must fit at once
-    matrix_rate: float  # FLOP/s of this machine's matrix products
-
-    def __str__(self):
-        rate, minutes = self.flops / self.seconds, self.seconds / 60
-        rows = {
-            "parameters": f"{self.parameters:,}",
-            "steps": f"{self.steps:,} of {self.tokens // self.steps:,} tokens",
-            "FLOPs": f"{self.flops:.2e}",
-            "memory": f"{_size(self.memory)} at once: it fits here",
-            "speed": f"{self.tokens / self.seconds:,.0f} tokens/s, {rate / 1e9:,.0f} GFLOP/s, "
-            f"{rate / self.matrix_rate:.0%} of what matrix products reach here",
-            "time": (f"{minutes:.1f} minutes" if minutes < 60 else f"{minutes / 60:.1f} hours")
-            + f", of which {self.start:.0f} seconds to get started",
-        }
-        return "\n".join(f"  {name:12}{value}" for name, value in rows.items())
-
-
 def estimate(
     model, loss: training.Loss, batch, optimizers: list, plan: training.Plan, machine: Machine,
     config: ModelConfig, minutes: float | None = None, measure: float = 4.0,
-) -> Estimate:  # fmt: skip
-    """What training takes (the arguments of `loop.train`, before the first step) with `plan`, or
-    with as many steps as fit into `minutes`. `measure`: for about how many seconds.
-
-    Weights and optimizers are afterwards as they were. Raises UserError where more memory is needed
-    than there is."""
+) -> tuple[int, str]:  # fmt: skip
+    """The steps of `plan`, or as many as fit into `minutes`, and what they take, as lines to print,
+    without evaluations. The arguments are `loop.train`'s, before the first step, and as they were
+    afterwards; `measure`: for how many seconds. Raises UserError where the memory is too small."""
     rounds = one_of_each_kind(batch, plan.steps // 2)  # where a rate that falls is at its mean
     rows, length = rounds[0][0][0].shape  # of a micro-batch
     memory = require_memory(config, machine, rows * length, length)
@@ -72,11 +41,22 @@ def estimate(
     if machine.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated(machine.device)
     steps = max(10, int((minutes * 60 - start) / seconds)) if minutes else plan.steps
-    parameters = sum(p.numel() for p in model.parameters())
-    flops = training_flops(config, steps * tokens, steps * targets, length)
-    rate = matrix_rate(machine.dtype, machine.device)
-    seconds = start + steps * seconds
-    return Estimate(parameters, steps, int(steps * tokens), flops, start, seconds, memory, rate)
+    seconds = start + steps * seconds  # from here on, of all steps
+    rate = training_flops(config, steps * tokens, steps * targets, length) / seconds
+    share = rate / matrix_rate(machine.dtype, machine.device)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    takes = f"{seconds / 60:.1f} minutes" if seconds < 3600 else f"{seconds / 3600:.1f} hours"
+    return (
+        steps,
+        f"""\
+  parameters  {parameters:,}
+  steps       {steps:,} of {tokens:,.0f} tokens
+  FLOPs       {rate * seconds:.2e}
+  memory      {memory / 1e9:.1f} GB at once: it fits here
+  speed       {steps * tokens / seconds:,.0f} tokens/s, {rate / 1e9:,.0f} GFLOP/s, \
+{share:.0%} of what matrix products reach here
+  time        {takes}, of which {start:.0f} seconds to get started""",
+    )
 
 
 def one_of_each_kind(batch, step: int) -> list[list[tuple]]:
@@ -90,24 +70,20 @@ def one_of_each_kind(batch, step: int) -> list[list[tuple]]:
 
 def measured(model, loss, rounds, optimizers, plan, machine, seconds: float) -> tuple:
     """Train for about `seconds`, in rounds of one step of each kind, and put everything back. The
-    median round counts, and the first never: it compiles, and finds memory not yet at hand.
-
-    Returns the seconds that the first took more, and a step's mean seconds, tokens and targets."""
+    median round counts, and the first never: it compiles, and finds memory not yet at hand. Returns
+    the seconds that the first took more, and a step's mean seconds, tokens and targets."""
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     read, times, n = dict(tokens=0, targets=0), [], len(rounds)
     plan = dataclasses.replace(plan, steps=10**9)  # of which the first few only warm up
-    arguments = model, loss, lambda step: rounds[step % n], optimizers, plan, machine
-    steps = loop.steps(*arguments, start=0, read=read)
-    try:
-        while len(times) < 2 or sum(times) < seconds:
-            began, _round = time.perf_counter(), list(itertools.islice(steps, n))
-            synchronize(machine.device)
-            times.append(machine.agree(time.perf_counter() - began))
-    finally:
-        model.load_state_dict(weights)
-        for optimizer in optimizers:
-            optimizer.state.clear()
-            optimizer.zero_grad(set_to_none=True)
+    batch = lambda step: rounds[step % n]
+    steps = loop.steps(model, loss, batch, optimizers, plan, machine, start=0, read=read)
+    while len(times) < 2 or sum(times) < seconds:
+        began, _round = time.perf_counter(), list(itertools.islice(steps, n))
+        synchronize(machine.device)
+        times.append(machine.agree(time.perf_counter() - began))
+    model.load_state_dict(weights)
+    for optimizer in optimizers:
+        optimizer.state.clear()
     tokens, targets = machine.total(*map(float, read.values()))
     median, count = statistics.median(times[1:]), n * len(times)
     return max(0.0, times[0] - median), median / n, tokens / count, targets / count
@@ -115,7 +91,7 @@ def measured(model, loss, rounds, optimizers, plan, machine, seconds: float) -> 
 
 def require_memory(config: ModelConfig, machine: Machine, positions=0, length=0) -> int:
     """The bytes that training needs at once, with micro-batches of so many positions in windows of
-    `length`. Raises UserError where the device has less; nothing needs to be built for that."""
+    `length`, counted before anything is built. Raises UserError where the device has less."""
     needed = 4e8 + 16 * least_parameters(config)  # Python and torch; weight, gradient, two moments
     # What the forward pass keeps for the backward pass, which needs as much again, in each block:
     # inputs and outputs of norms, products and attention, and its weights.
@@ -123,22 +99,17 @@ def require_memory(config: ModelConfig, machine: Machine, positions=0, length=0)
     a_block = 11 * config.d_model + 2 * config.d_ff + weights
     needed += 2 * machine.dtype.itemsize * positions * config.n_layers * a_block
     needed += 3 * 4 * min(positions, 1024) * config.vocab_size  # a chunk of the logits
-    there = memory_of(machine.device)
-    if there is not None and needed > there:
-        raise UserError(f"this run needs about {_size(needed)} of memory, and there are "
-                        f"{_size(there)}: give a smaller --size or --batch-size, or a larger "
+    if needed > (there := memory_of(machine.device)):
+        raise UserError(f"this run needs about {needed / 1e9:.1f} GB of memory, and there are "
+                        f"{there / 1e9:.1f} GB: give a smaller --size or --batch-size, or a larger "
                         f"--accumulate")  # fmt: skip
     return int(needed)
 
 
-def memory_of(device: torch.device) -> int | None:
-    """The bytes of memory that the device has; None where the platform does not say (Windows)."""
+def memory_of(device: torch.device) -> float:
+    """The bytes of memory that the device has."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
-    with contextlib.suppress(AttributeError, ValueError, OSError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return None
-
-
-def _size(n: float) -> str:
-    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.0f} MB"
+    if not hasattr(os, "sysconf"):  # Windows
+        return math.inf
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,30 +1,62 @@
-"""The book's loop as a run needs it: resumed, logged, evaluated, saved and stopped.
-
-Nothing is lost by that and nothing changed: an interrupted and resumed run ends with the bits of
-one that was never interrupted, and an evaluation leaves no trace in the training.
-"""
+"""The book's loop as a run needs it: resumed, logged, evaluated, saved and stopped. An interrupted
+and resumed run ends with the bits of one that was never interrupted, and an evaluation leaves no
+trace in the training."""
 
 import contextlib
 import math
+import shutil
+import signal
 import time
+from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from torch import Tensor, nn
 
 from minilm import training
 from minilm.config import NonFiniteError, UserError
-from minilm.fast.prefetch import Prefetch
 from minilm.runs import checkpoint
 from minilm.runs.device import Machine
-from minilm.runs.durable import require_room, sync
+from minilm.runs.durable import sync
 from minilm.runs.progress import Progress
 from minilm.runs.run import Run
-from minilm.runs.stopping import Stopped, StopSignal
 from minilm.view.run_page import write_run_page
 
 READ_EVERY = {"cuda": 10}  # steps; to read a loss is to wait for the device, which a CPU never does
+
+
+class Stopped(UserError):
+    """Ctrl-C or SIGTERM, after everything was saved."""
+
+    def __init__(self, number: int | None, step: int, folder: Path):
+        super().__init__(f"stopped: step {step} is saved, go on with --run {folder} --resume")
+        self.number, self.step = number, step
+        self.status = 128 + (number or signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def noting_signals():
+    """Within this context the first SIGINT or SIGTERM is only noted as `number`, or raises
+    KeyboardInterrupt where that may be `at_once`; a second one acts as if this were not here."""
+    stop = SimpleNamespace(number=None, at_once=False)
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    restore = lambda: [signal.signal(s, handler) for s, handler in before.items()]
+
+    def note(number, frame) -> None:
+        stop.number = number
+        restore()
+        if stop.at_once:
+            raise KeyboardInterrupt
+
+    try:
+        for s in before:
+            signal.signal(s, note)
+        yield stop
+    finally:
+        restore()
 
 
 def share_out(arrays: tuple, machine: Machine, accumulate: int) -> list[tuple]:
@@ -36,6 +68,20 @@ def share_out(arrays: tuple, machine: Machine, accumulate: int) -> list[tuple]:
     rows = np.arange(machine.rank, len(arrays[0]), machine.world)
     return [tuple(a[part] if isinstance(a, np.ndarray) else a for a in arrays)
             for part in np.array_split(rows, min(accumulate, len(rows)))]  # fmt: skip
+
+
+def prefetched(batch: Callable[[int], list]) -> Callable[[int], list]:
+    """batch(step), made while the device computes the step before it: the same, for it is a
+    function of the step alone."""
+    pool, waiting = ThreadPoolExecutor(1, thread_name_prefix="batches"), {}
+
+    def ahead(step: int) -> list:
+        future = waiting.pop(step, None)
+        waiting.clear()
+        waiting[step + 1] = pool.submit(batch, step + 1)
+        return future.result() if future else batch(step)
+
+    return ahead
 
 
 def steps(model, loss, batch, optimizers, plan, machine: Machine, start: int, read: dict):
@@ -53,7 +99,7 @@ def steps(model, loss, batch, optimizers, plan, machine: Machine, start: int, re
         return loss_sum, count
 
     if machine.device.type == "cuda":
-        on_device = Prefetch(on_device)
+        on_device = prefetched(on_device)
     how = dict(add_up=machine.add_up, check=machine.device.type not in READ_EVERY)
     return training.train(model, counted, on_device, optimizers, plan, start, machine.rank, **how)
 
@@ -71,153 +117,136 @@ def train(
     may fail. With `patience`, stop after that many evaluations without a better score. `progress`:
     instead of a bar of its own. Returns what the run has spent: {"tokens", "targets", "seconds"}.
 
-    Every evaluation comes after a save, so that it can be broken off at once: a run that goes on
-    from a checkpoint without a score begins with the evaluation that is due. Ctrl-C and SIGTERM
-    save, then raise Stopped. Raises NonFiniteError where a loss, a gradient, a weight or a score is
-    not finite, UserError where the disk refuses."""
-    saved, first = checkpoint.newest(run.folder), machine.rank == 0
-    done, scores, spent, scored = 0, [], dict(tokens=0, targets=0, seconds=0.0), True
-    if saved:
-        _load(saved, model, optimizers)
-        done, scores, spent = saved.step, saved.scores, dict(saved.spent)
-        scored = saved.score is not None
-    if first:
+    An evaluation comes after a save, so that it can be broken off at once: a run that goes on from
+    there begins with it. Ctrl-C and SIGTERM save, then raise Stopped. Raises NonFiniteError where a
+    loss, a gradient, a weight or a score is not finite, UserError where the disk refuses."""
+    done, scores, spent, scored = _resume(run, model, optimizers)
+    if first := machine.rank == 0:
         run.folder.mkdir(parents=True, exist_ok=True)
-        # Four checkpoints at a time, each the weights and what the optimizers note of them.
         weights = sum(parameter.nbytes for parameter in model.parameters())
-        require_room(run.folder, (2 if saved else 4) * 3 * weights)
+        _require_room(run.folder, (2 if done else 4) * 3 * weights)  # checkpoints; two moments, too
         run.cut_metrics(done, scored)
     read_every = READ_EVERY.get(machine.device.type, 1)
     log_every = max(read_every, plan.steps // 200)
     progress = progress or Progress(plan.steps, done, shown=first)
+    is_due = lambda: done % evaluate_every == 0 or done == plan.steps
 
-    def due(step: int) -> bool:
-        return step % evaluate_every == 0 or step == plan.steps
-
-    def evaluate_now(step: int) -> None:
+    def evaluate_now() -> None:
         """Note a score in the checkpoint of this step, which was saved before."""
         try:
-            with stop.at_once(machine.world == 1):
-                score, values = evaluate()
+            stop.at_once = machine.world == 1
+            if stop.at_once and stop.number:  # it came after the save
+                raise KeyboardInterrupt
+            score, values = evaluate()
+            stop.at_once = False
         except KeyboardInterrupt:
-            raise Stopped(stop.number, step, run.folder) from None
+            raise Stopped(stop.number, done, run.folder) from None
         if not all(map(math.isfinite, (score, *values.values()))):
             raise NonFiniteError(f"the validation score is {score} ({values})")
-        scores.append([step, score])
+        scores.append([done, score])
         progress.best = f", best validation {min(value for _, value in scores):.3f}"
         try:
             sample = show() if show else ""
         except Exception as error:  # what only shows ends no training
             sample = f"\n    no sample: {type(error).__name__}: {error}"
-        progress.say(f"step {step}/{plan.steps}  validation: {_listed(values)}{sample}")
+        progress.say(f"step {done}/{plan.steps}  validation: {_listed(values)}{sample}")
         if first:
-            run.log(step, score=score, **values, **spent, sample=sample)
+            run.log(done, score=score, **values, **spent, sample=sample)
             sync(run.folder / "metrics.jsonl")
-            checkpoint.rate(run.folder, step, score, values)
+            checkpoint.rate(run.folder, done, score, values)
             with contextlib.suppress(Exception):  # nor does a page to look at
                 write_run_page(run)
 
-    with (
-        StopSignal() as stop,
-        contextlib.closing(progress),
-        _advice(run, optimizers, progress, first),
-    ):
-        if done == plan.steps and scored:
-            progress.say(f"{run.folder} was finished before: all {done} steps are done")
-        if due(done) and not scored:
-            evaluate_now(done)
-        read = dict(tokens=0, targets=0)
-        loop, began = steps(model, loss, batch, optimizers, plan, machine, done, read), None
-        while done < plan.steps:
-            best = min(scores, key=lambda pair: pair[1], default=None)
-            if patience and scores and len(scores) - 1 - scores.index(best) >= patience:
-                progress.say(f"no better for {patience} evaluations: stopping early")
-                break
-            began = began or time.perf_counter()
-            done, mean = next(loop)
-            if not (done % read_every == 0 or due(done) or (stop.number and machine.world == 1)):
-                continue
-            value = mean.item()  # waits for the device
-            if not math.isfinite(value):
-                raise NonFiniteError(f"the loss is {value}. Try a lower --learning-rate, or "
-                                     f"--precision float32")  # fmt: skip
-            new = machine.total(*map(float, (*read.values(), stop.number or 0)))
-            tokens, targets, stopping = map(int, new)
-            seconds, began = time.perf_counter() - began, None
-            spent = {name: spent[name] + more for name, more in
-                     dict(tokens=tokens, targets=targets, seconds=seconds).items()}  # fmt: skip
-            read.update(tokens=0, targets=0)
-            progress.update(done, value, tokens)
-            if first and (done == 1 or done % log_every == 0):
-                run.log(done, loss=value, **spent)
-            if first and (due(done) or stopping):
-                states = [o.state_dict() for o in optimizers]
-                what = dict(model=model.state_dict(), optimizers=states)
-                sync(run.folder / "metrics.jsonl")
-                checkpoint.save(run.folder, done, spent, scores, **what)
-            if stopping:
-                raise Stopped(stop.number, done, run.folder)
-            if due(done):
-                evaluate_now(done)
-    return spent
+    with noting_signals() as stop, contextlib.closing(progress):
+        try:
+            if done == plan.steps and scored:
+                progress.say(f"{run.folder} was finished before: all {done} steps are done")
+            if is_due() and not scored:
+                evaluate_now()
+            read = dict(tokens=0, targets=0)
+            loop = steps(model, loss, batch, optimizers, plan, machine, done, read)
+            began = time.perf_counter()
+            while done < plan.steps:
+                found = [score for _, score in scores]
+                best = found.index(min(found)) if found else 0
+                if patience and len(found) - best > patience:
+                    progress.say(f"no better for {patience} evaluations: stopping early")
+                    break
+                done, mean = next(loop)
+                if not (done % read_every == 0 or is_due() or (stop.number and machine.world == 1)):
+                    continue
+                value = mean.item()  # waits for the device
+                if not math.isfinite(value):
+                    raise NonFiniteError(f"the loss is {value}. Try a lower --learning-rate, or "
+                                         f"--precision float32")  # fmt: skip
+                new = machine.total(*map(float, (*read.values(), stop.number or 0)))
+                tokens, targets, stopping = map(int, new)
+                spent.update(tokens=tokens, targets=targets, seconds=time.perf_counter() - began)
+                read.update(tokens=0, targets=0)
+                progress.update(done, value, tokens)
+                if first and (done == 1 or done % log_every == 0):
+                    run.log(done, loss=value, **spent)
+                if first and (is_due() or stopping):
+                    sync(run.folder / "metrics.jsonl")
+                    states = [optimizer.state_dict() for optimizer in optimizers]
+                    what = dict(model=model.state_dict(), optimizers=states)
+                    checkpoint.save(run.folder, done, spent, scores, **what)
+                if stopping:
+                    raise Stopped(stop.number, done, run.folder)
+                if is_due():
+                    evaluate_now()
+                began = time.perf_counter()
+        except NonFiniteError as error:
+            if not first:
+                raise
+            raise _advised(error, done, run, optimizers) from None
+    return dict(spent)
 
 
-def _load(saved: checkpoint.Checkpoint, model, optimizers) -> None:
+def _resume(run: Run, model, optimizers) -> tuple[int, list, Counter, bool]:
+    """Load the newest checkpoint. Returns the step, the scores, what was spent, and whether that
+    step was evaluated."""
+    saved = checkpoint.newest(run.folder)
+    if saved is None:
+        return 0, [], Counter(tokens=0, targets=0, seconds=0.0), True
     try:
         model.load_state_dict(saved.read("model"))
         for optimizer, state in zip(optimizers, saved.read("optimizers"), strict=True):
             optimizer.load_state_dict(state)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-        raise UserError(f"{saved.folder} does not fit the model and optimizer of this run: it is "
-                        f"of another version, so start a new run") from None  # fmt: skip
+        raise UserError(f"{saved.folder} does not fit the model and optimizer of this run: train a "
+                        f"new one") from None  # fmt: skip
+    return saved.step, saved.scores, Counter(saved.spent), saved.score is not None
 
 
-@contextlib.contextmanager
-def _advice(run: Run, optimizers, progress: Progress, first: bool):
-    """Add to a NonFiniteError what a person needs to go on. What was saved after the last good
-    checkpoint goes, so that --resume starts from that one."""
-    try:
-        yield
-    except NonFiniteError as error:
-        if not first:
-            raise
-        rate = max(group["lr"] for o in optimizers for group in o.param_groups)
-        good = checkpoint.newest(run.folder, evaluated=True)
-        checkpoint.delete_after(run.folder, good.step if good else -1)
-        last = good.folder if good else "none yet"
-        raise NonFiniteError(f"after step {progress.step}: {error}. The learning rate was {rate:g}"
-                             f"; the last good checkpoint is {last}") from None  # fmt: skip
+def _require_room(folder: Path, size: int) -> None:
+    if (free := shutil.disk_usage(folder).free) < size:
+        raise UserError(f"{folder}: up to {size:,} bytes are needed for its checkpoints, {free:,} "
+                        f"are free: make room, or use another disk with --run")  # fmt: skip
+
+
+def _advised(error: NonFiniteError, step: int, run: Run, optimizers) -> NonFiniteError:
+    """The error, with what a person needs to go on. What was saved after the last good checkpoint
+    goes, so that --resume starts from that one."""
+    rate = max(group["lr"] for o in optimizers for group in o.param_groups)
+    good = checkpoint.newest(run.folder, evaluated=True)
+    checkpoint.delete_after(run.folder, good.step if good else -1)
+    return NonFiniteError(f"after step {step}: {error}. The learning rate was {rate:g}; the last "
+                          f"good checkpoint is {good.folder if good else 'none yet'}")  # fmt: skip
 
 
 def _listed(values: dict) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in values.items())
 
 
-class Summary(NamedTuple):
-    """What came out of a run."""
-
-    step: int  # of the checkpoint that is used from now on: the best
-    score: float | None
-    values: dict  # what its evaluation measured
-    last: int  # the step at which the run ended
-    passes: float | None  # how often the text was read; None where config.json does not say
-    worse_since: int | None  # the step after which no evaluation was as good; None: it is the last
-
-    def __str__(self):
-        text = f"used from now on: step {self.step} of {self.last}, {_listed(self.values)}"
-        if self.passes:
-            text += f"\nthe text was read {self.passes:.1f} times"
-        if self.worse_since:
-            text += f"\nvalidation has got worse since step {self.worse_since}: more text, more "
-            text += "--dropout or fewer steps would help"
-        return text
-
-
-def summary(run: Run) -> Summary:
-    """Which checkpoint of a run is used, and how the run went: from its manifests alone. `passes`
-    needs "train_tokens" in config.json. Raises UserError where there is no checkpoint."""
+def summary(run: Run) -> tuple[checkpoint.Checkpoint, int, str]:
+    """The checkpoint that is used from now on, the step at which the run ended, and both as lines
+    to print. Raises UserError where there is no checkpoint."""
     used, last = checkpoint.best(run.folder), checkpoint.newest(run.folder)
-    tokens = run.config.get("train_tokens")
-    passes = last.spent["tokens"] / tokens if tokens else None
-    worse_since = used.step if last.scores and last.scores[-1][0] > used.step else None
-    return Summary(used.step, used.score, used.values, last.step, passes, worse_since)
+    text = f"used from now on: step {used.step} of {last.step}, {_listed(used.values)}"
+    if tokens := run.config.get("train_tokens"):
+        text += f"\nthe text was read {last.spent['tokens'] / tokens:.1f} times"
+    if last.scores and last.scores[-1][0] > used.step:
+        text += f"\nvalidation has got worse since step {used.step}: more text, more --dropout or "
+        text += "fewer steps would help"
+    return used, last.step, text

@@ -1,5 +1,5 @@
-"""Pretraining as the loop needs it: a loss, what updates the weights, a batch for each step, and
-the evaluation on validation text."""
+"""Pretraining as the loop needs it: a loss, what updates the weights, a batch for each step; the
+evaluation on validation text, and a sample of it for people to read."""
 
 import functools
 from collections.abc import Iterator
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from minilm.data import Windows, draws
-from minilm.fast.compilation import compile_blocks, compiles, eager
+from minilm.fast.compute import MixedPrecision, compile_blocks, compiles, eager
 from minilm.fast.loss import fast_nll, gather_targets
 from minilm.fast.muon import fast_orthogonalise
-from minilm.fast.precision import MixedPrecision
+from minilm.generate import fill_masks, sample
 from minilm.metrics import evaluate_language_model
 from minilm.objectives import OBJECTIVES, Batch, evaluation_batches, masked
 from minilm.optim import make_optimizers
@@ -20,10 +20,8 @@ from minilm.training import Plan
 
 
 class Pretraining:
-    """A Transformer, on a machine's device, and how the options (`PretrainConfig`) train it.
-
-    loss, optimizers, plan and batch are what `loop.train` takes.
-    """
+    """A Transformer, on a machine's device, and how the options (`PretrainConfig`) train it: loss,
+    optimizers, plan and batch are what `loop.train` takes."""
 
     def __init__(self, model, config, windows: Windows, tokenizer, machine: Machine):
         self.config, self.windows, self.tokenizer = config, windows, tokenizer
@@ -32,11 +30,9 @@ class Pretraining:
         self.loss = MixedPrecision(model, formula, machine.dtype)
         if self.compiled:
             compile_blocks(self.loss.copy)
+        rule = config.optimizer, config.learning_rate, config.weight_decay
         orthogonalise = functools.partial(fast_orthogonalise, compiled=self.compiled)
-        self.optimizers = make_optimizers(
-            model, config.optimizer, config.learning_rate, config.weight_decay,
-            orthogonalise=orthogonalise,
-        )  # fmt: skip
+        self.optimizers = make_optimizers(model, *rule, orthogonalise=orthogonalise)
         self.plan = Plan(config.steps or 1000, warmup=0.03, cooldown=0.4, seed=config.seed)
         self.objective = OBJECTIVES[config.objective]
         if config.objective == "masked":
@@ -64,6 +60,26 @@ class Pretraining:
             values = evaluate_language_model(model, batches, self.tokenizer.token_bytes)
         losses = [value for name, value in values.items() if name.endswith("_loss")]
         return sum(losses) / len(losses), values
+
+    def show(self, text: np.ndarray) -> str:
+        """The beginning of a text (T,) continued, or tokens of it masked and filled in, whichever
+        the objective trains: lines to print."""
+        model, special = self.loss.refresh(), self.tokenizer.special
+        line = lambda tokens: self.tokenizer.decode(tokens).replace("\n", "⏎")
+        ordinary = (text >= special.ordinary.start) & (text < special.ordinary.stop)
+        tokens, shown = text[ordinary][: min(24, model.config.max_length - 2)], ""
+        with eager():
+            if self.config.objective != "masked":
+                more = list(sample(model, tokens[:8], 24, special))
+                shown += f"\n    continued: {line(tokens[:8])}[{line(more)}]"
+            if self.config.objective != "causal":
+                parts = [line([token]) for token in tokens]
+                tokens[4::6] = special.mask
+                how = dict(causal=False, shift=self.config.shift, top=1)
+                found = fill_masks(model, tokens, special, **how)
+                parts[4::6] = [f"[{line([best[0][0]])}]" for best in found]
+                shown += f"\n    filled in: {''.join(parts)}"
+        return shown
 
 
 def in_chunks(windows: list[np.ndarray], size: int) -> Iterator[np.ndarray]:

@@ -10,18 +10,15 @@ from minilm.cli.terminal import printable
 
 
 class Progress:
-    """A bar where the output is a terminal, a plain line every few seconds where it is not. A
-    display that fails (a closed terminal, a broken pipe) is given up."""
+    """A bar where the output is a terminal, else a plain line every few seconds. A display that
+    fails (a closed terminal, a broken pipe) is given up."""
 
     def __init__(self, steps: int, start: int = 0, shown: bool = True):
         self.steps, self.step, self.shown = steps, start, shown
         self.tokens, self.losses, self.best, self.last_line = 0, [], "", -60.0
-        self.begun, self.bar = time.perf_counter(), tqdm(disable=True)
-        self._try(self._open)
-
-    def _open(self) -> None:
-        how = dict(unit="step", leave=False, disable=None)  # None: where this is no terminal
-        self.bar = tqdm(total=self.steps, initial=self.step, **how)
+        self.begun, how = time.perf_counter(), dict(total=steps, unit="step", leave=False)
+        bar = self._try(tqdm, initial=start, disable=None, **how)  # None: where this is no terminal
+        self.bar = bar or tqdm(disable=True)
 
     def update(self, step: int, loss: float, tokens: int) -> None:
         """Show that steps were done up to this one, whose loss is given, and `tokens` read."""
@@ -39,17 +36,15 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a text without breaking the bar."""
-        self._try(tqdm.write, printable(text), file=sys.stdout)
-        self._try(lambda: sys.stdout.flush())
+        self._try(lambda: (tqdm.write(printable(text), file=sys.stdout), sys.stdout.flush()))
 
     def close(self) -> None:
         """Remove the bar."""
         self._try(self.bar.close)
 
-    def _try(self, show, *args, **options) -> None:
+    def _try(self, show, *args, **options):
         try:
-            if self.shown:
-                show(*args, **options)
+            return show(*args, **options) if self.shown else None
         except Exception:  # whatever the terminal cannot do
             self.shown = False
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from minilm.config import NonFiniteError, UserError
-from minilm.runs import checkpoint, durable
+from minilm.runs import checkpoint, durable, loop
 
 SPENT = dict(tokens=5, targets=3, seconds=0.5)
 
@@ -52,10 +52,8 @@ def everything(run):
 
 def test_what_is_read_is_what_was_saved(tmp_path):
     checkpoint.save(tmp_path, 7, SPENT, [[3, 2.0]], **states(7))
-    assert (
-        checkpoint.newest(tmp_path).scores == [[3, 2.0]]
-        and checkpoint.newest(tmp_path, evaluated=True) is None
-    )
+    assert checkpoint.newest(tmp_path).scores == [[3, 2.0]]
+    assert checkpoint.newest(tmp_path, evaluated=True) is None
     checkpoint.rate(tmp_path, 7, 1.0, {"loss": 1.0})
     found = checkpoint.newest(tmp_path)
     assert holds_what_was_saved(found) and found.scores == [[3, 2.0], [7, 1.0]]
@@ -70,15 +68,11 @@ def test_the_newest_two_and_the_best_are_kept_and_the_later_of_equals_is_best(
         save(tmp_path, step, score=score)
     monkeypatch.undo()
     assert steps_in(tmp_path) == [3, 6, 7] == [int(p.name[5:]) for p in sorted(tmp_path.iterdir())]
-    found = (
-        checkpoint.newest(tmp_path),
-        checkpoint.best(tmp_path),
-        checkpoint.newest(tmp_path, evaluated=True),
-    )
-    assert [c.step for c in found] == [7, 3, 6]
+    assert checkpoint.newest(tmp_path).step == 7 and checkpoint.best(tmp_path).step == 3
+    assert checkpoint.newest(tmp_path, evaluated=True).step == 6
 
 
-def test_moved_to_another_run_a_checkpoint_is_one_of_its_own(tmp_path):
+def test_a_checkpoint_of_another_run_is_refused_and_those_after_a_step_can_be_deleted(tmp_path):
     trial, run = tmp_path / "trial", tmp_path / "run"
     for i, folder in enumerate((trial, run)):
         folder.mkdir()
@@ -89,12 +83,9 @@ def test_moved_to_another_run_a_checkpoint_is_one_of_its_own(tmp_path):
     for used in (checkpoint.newest, checkpoint.best):
         with pytest.raises(UserError, match="step-00000001 was written by another run"):
             used(run)
-    shutil.rmtree(run / "step-00000001")
-    checkpoint.move(checkpoint.best(trial), run)
-    assert checkpoint.best(run).score == 0.5 and steps_in(run) == [1] and steps_in(trial) == [2, 3]
     (trial / "step-00000003" / "model.pt").write_bytes(b"")
     checkpoint.delete_after(trial, 2)
-    assert steps_in(trial) == [2]
+    assert steps_in(trial) == [1, 2]
     checkpoint.delete_after(trial, -1)
     assert [path.name for path in trial.iterdir()] == ["config.json"]
 
@@ -269,7 +260,7 @@ def test_whatever_the_disk_refuses_ruins_nothing_and_is_said(tmp_path, monkeypat
             continue
         said += 1
         assert kept in ([2, 3], [2, 3, 4]) and not list(run.glob("*.part"))
-        for words in (run / "step-00000004", os.strerror(errno.ENOSPC), "bytes"):
+        for words in (run / "step-00000004", os.strerror(errno.ENOSPC)):
             assert str(words) in str(outcome)
     assert said >= 14
 
@@ -278,7 +269,7 @@ def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "file"
     durable.write_file(path, b"old")
     for fail_at in range(3):  # writing, syncing, renaming
-        with monkeypatch.context() as patch, pytest.raises(UserError, match="takes 3 bytes"):
+        with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot be written"):
             Disk(patch, fail_at, OSError(errno.EIO, "broken"))
             durable.write_file(path, b"new")
         assert everything(tmp_path) == {path: b"old"}
@@ -286,6 +277,6 @@ def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path, monkeypatch):
 
 def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    durable.require_room(tmp_path, 1000)
+    loop._require_room(tmp_path, 1000)
     with pytest.raises(UserError, match="1,001 bytes are needed for its checkpoints, 1,000 are"):
-        durable.require_room(tmp_path, 1001)
+        loop._require_room(tmp_path, 1001)

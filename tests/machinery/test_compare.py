@@ -22,7 +22,7 @@ from minilm.fast.bpe import FastTokenizer
 from minilm.model import Transformer
 from minilm.objectives import IGNORE
 from minilm.runs.device import Machine
-from minilm.runs.stopping import Stopped
+from minilm.runs.loop import Stopped
 from minilm.view import charts
 from minilm.view.pages import text_of
 

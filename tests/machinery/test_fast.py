@@ -9,16 +9,15 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from minilm.config import ModelConfig, UserError
-from minilm.fast import compilation
+from minilm.fast import compute
 from minilm.fast.attention import CAUSAL, fast_attention, fast_visibility, use_fast_attention
-from minilm.fast.compilation import compile_blocks, compiles, eager
+from minilm.fast.compute import MixedPrecision, compile_blocks, compiles, eager
 from minilm.fast.loss import ChunkedNLL, fast_nll, gather_targets
 from minilm.fast.muon import fast_orthogonalise
-from minilm.fast.precision import MixedPrecision
-from minilm.fast.prefetch import Prefetch
 from minilm.model import Transformer, attention, visibility
 from minilm.objectives import causal, language_model_nll, masked
 from minilm.optim import orthogonalise
+from minilm.runs.loop import prefetched
 from minilm.tokenizer import SpecialTokens
 from tests.machinery.small import stirred
 
@@ -148,13 +147,13 @@ def test_batches_made_ahead_are_those_of_their_steps_whatever_is_asked():
             made.append(step)
         return [step]
 
-    ahead = Prefetch(batch)
+    ahead = prefetched(batch)
     assert [ahead(step) for step in (0, 1, 2, 7, 8)] == [[0], [1], [2], [7], [8]]
     assert made.count(1) == made.count(2) == 1  # no batch is made twice
 
 
 def test_compiling_needs_a_compiler_and_says_so_in_one_line(monkeypatch):
-    monkeypatch.setattr(compilation.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compute.shutil, "which", lambda name: None)
     assert not compiles(None, CPU) and not compiles(False, CPU)
     assert not compiles(None, torch.device("cuda"))
     with pytest.raises(UserError, match="needs a C compiler"):
@@ -162,8 +161,8 @@ def test_compiling_needs_a_compiler_and_says_so_in_one_line(monkeypatch):
 
 
 def test_by_default_a_card_compiles_and_a_cpu_does_not(monkeypatch):
-    monkeypatch.setattr(compilation.shutil, "which", lambda name: "/usr/bin/cc")
-    monkeypatch.setattr(compilation.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(compute.shutil, "which", lambda name: "/usr/bin/cc")
+    monkeypatch.setattr(compute.importlib.util, "find_spec", lambda name: object())
     assert compiles(None, torch.device("cuda")) and not compiles(None, CPU)
     assert compiles(True, CPU) and not compiles(False, torch.device("cuda"))
 

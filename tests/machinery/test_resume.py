@@ -6,8 +6,8 @@ import pytest
 
 from minilm.config import UserError
 from minilm.runs import checkpoint
+from minilm.runs.loop import Stopped
 from minilm.runs.run import Run
-from minilm.runs.stopping import Stopped
 from tests.machinery.tiny import Training, saved
 
 KINDS = ["causal", "masked", "hybrid", "labels"]
@@ -98,7 +98,7 @@ def test_a_stop_in_an_evaluation_does_not_wait_for_its_end(
     with monkeypatch.context() as patch:
         if when == "just before":
             patch.setattr(checkpoint, "save", save_and_stop)
-        with pytest.raises(Stopped, match="step 2, which is saved") as stopped:
+        with pytest.raises(Stopped, match="step 2 is saved") as stopped:
             Training(evaluate=evaluate).run(tmp_path)
     assert stopped.value.status == 128 + number
     assert checkpoint.newest(tmp_path).score is None
@@ -143,9 +143,8 @@ def test_a_damaged_metrics_file_changes_neither_the_weights_nor_early_stopping(
     path = tmp_path / "metrics.jsonl"
     text = path.read_text(encoding="utf-8")
     path.unlink()
+    damaged = {"empty": "", "nonsense": "{}\n\0\n", "another score": text.replace(": 3", ": 0")}
     if damage != "missing":
-        path.write_text(
-            {"empty": "", "nonsense": "{}\n\0\n"}.get(damage, text.replace(": 3", ": 0"))
-        )
+        path.write_text(damaged[damage])
     Training(patience=8).run(tmp_path)
     assert saved(tmp_path)[0] == whole["hybrid"][0] and saved(tmp_path)[2:] == whole["hybrid"][2:]
