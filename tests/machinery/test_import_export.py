@@ -16,7 +16,7 @@ from minilm.heads import Classifier
 from minilm.huggingface.families import FAMILIES, GPT2Config
 from minilm.huggingface.folders import export_run, import_folder, pretrained_run
 from minilm.huggingface.tokenizers import BERT_ROLES, BYTE_OF, read_tokenizer
-from minilm.huggingface.weights import TYPES, to_theirs, write_shape
+from minilm.huggingface.weights import to_theirs, write_shape
 from minilm.runs import checkpoint
 from minilm.runs.run import Run
 from minilm.tokenizer import Tokenizer
@@ -193,7 +193,7 @@ def folder_of_gpt2(folder, change=lambda config, tensors: None, rows=257):
     model = shaken(FAMILIES["gpt2"][0](shape))
     config, tensors = (
         write_shape("gpt2", shape),
-        to_theirs(TYPES["gpt2"], model.state_dict(), shape),
+        to_theirs("gpt2", model.state_dict(), shape),
     )
     change(config, tensors)
     folder.mkdir(exist_ok=True)
