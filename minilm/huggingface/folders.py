@@ -91,7 +91,7 @@ def export_run(run: Run, folder: Path) -> str:
     does, or the folder is in use."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder: name a new one")
-    config, tokenizer, head = run.config, run.tokenizer, {}
+    config, tokenizer, settings, head = run.config, run.tokenizer, {}, {}
     classes, flags, family = config.get("classes"), config["flags"], config["family"]
     if flags.get("task", "classify") != "classify":
         raise UserError(f"{run.folder} learnt to {flags['task']}: only classifiers and language "
@@ -102,35 +102,31 @@ def export_run(run: Run, folder: Path) -> str:
         if family == "modernbert" or classifier.pooling != "mean":
             one = "with --pooling mean, from a run of the family ours, bert or gpt2"
             raise UserError(f"{run.folder} has no counterpart in transformers: fine-tune one {one}")
+        task, place = "ForTokenClassification", "score" if family == "ours" else "classifier"
+        head = {f"{place}.{key}": W for key, W in classifier.head.state_dict().items()}
+        settings["id2label"] = dict(enumerate(classes))
+        settings["label2id"] = {label: i for i, label in enumerate(classes)}
     else:
         model, causal = run.transformer(), flags["objective"] != "masked"  # a hybrid continues
+        task = "ForCausalLM" if causal or family in ("ours", "gpt2") else "ForMaskedLM"
+        task = task if getattr(model.config, "head", True) else "Model"
     name = {"ours": "persimmon", "modernbert": "modernbert" + "-decoder" * causal}.get(
         family, family
     )
-    kind, weights, special = hf.TYPES[name], model.state_dict(), tokenizer.special
-    settings = hf.write_shape(name, model.config) | dict(
-        dtype="float32", pad_token_id=special.pad, bos_token_id=special.bos,
-        eos_token_id=special.eos, cls_token_id=special.bos, sep_token_id=special.eos,
-    )  # fmt: skip
+    kind, special = hf.TYPES[name], tokenizer.special
+    ids = dict(pad=special.pad, bos=special.bos, eos=special.eos, cls=special.bos, sep=special.eos)
+    settings |= {f"{role}_token_id": i for role, i in ids.items()}
+    settings |= hf.write_shape(name, model.config) | dict(dtype="float32")
+    settings["architectures"] = [kind["classes"] + kind.get(task, task)]
     if name == "bert":
         settings |= dict(type_vocab_size=1, is_decoder=causal)
     elif "causal" in kind and not causal:
         settings["is_causal"] = False  # transformers lets a decoder see in both directions, too
+    weights = model.state_dict()
     if classes:
-        task = "ForTokenClassification"
-        place = "score" if name == "persimmon" else "classifier"
-        head = {f"{place}.{key}": W for key, W in classifier.head.state_dict().items()}
         weights = {key: W for key, W in weights.items() if not key.startswith("head.")}
-        settings["id2label"] = {str(i): label for i, label in enumerate(classes)}
-        settings["label2id"] = {label: i for i, label in enumerate(classes)}
-    elif not getattr(model.config, "head", True):
-        task = "Model"
-    else:
-        task = "ForCausalLM" if causal or "causal" in kind else "ForMaskedLM"
-    older = name in ("bert", "gpt2") and task == "ForCausalLM"
-    settings["architectures"] = [kind["classes"] + ("LMHeadModel" if older else task)]
     tensors = hf.to_theirs(name, weights, model.config) | head
-    packed = tokenizers.import_library("safetensors.torch").save(tensors, metadata={"format": "pt"})
+    packed = tokenizers.import_library("safetensors.torch").save(tensors, {"format": "pt"})
     content, roles = tokenizer_files(tokenizer, model.config.max_length, causal and not classes)
     files = {"tokenizer.json": content, "tokenizer_config.json": roles, "config.json": settings}
     with writing(folder):
@@ -138,8 +134,8 @@ def export_run(run: Run, folder: Path) -> str:
     write_file(folder / "model.safetensors", packed)
     for file, said in files.items():
         write_file(folder / file, json.dumps(said, ensure_ascii=False, indent=1).encode())
-    opens = f"AutoModel{task.removesuffix('Model')}"
-    return (OPENS + CLASSIFIES * bool(classes)).format(opens, folder.as_posix())
+    lines = OPENS + CLASSIFIES * bool(classes)
+    return lines.format(f"AutoModel{task.removesuffix('Model')}", folder.as_posix())
 
 
 def tokenizer_files(tokenizer, max_length: int, continues: bool) -> tuple[dict, dict]:

@@ -16,12 +16,13 @@ from minilm.huggingface.tokenizers import damage, import_library
 # a.c, joined to one of ours. Our own model is a case of Persimmon (Elsen et al. 2023), whose biases
 # are zero here.
 _TABLE = """
-ours     bert            gpt2          modernbert  persimmon
-family   bert            gpt2          modernbert  ours
-classes  Bert            GPT2          ModernBert  Persimmon
-causal   -               yes           -           yes
-base     bert.           transformer.  model.      model.
-layer    encoder.layer.  h.            layers.     layers.
+ours         bert            gpt2          modernbert  persimmon
+family       bert            gpt2          modernbert  ours
+classes      Bert            GPT2          ModernBert  Persimmon
+ForCausalLM  LMHeadModel     LMHeadModel   -           -
+causal       -               yes           -           yes
+base         bert.           transformer.  model.      model.
+layer        encoder.layer.  h.            layers.     layers.
 
 embedding       embeddings.word_embeddings           wte   embeddings.tok_embeddings  embed_tokens
 positions       embeddings.position_embeddings       wpe   -                          -
@@ -74,10 +75,8 @@ FIXED = {  # what config.json must say, if it says it
     "ours": dict(hidden_act="relu2", qk_layernorm=True, layer_norm_eps=1e-5, rope_parameters=_ROPE,
                  **_ROPE),
 }  # fmt: skip
-UNUSED = {  # tensors within the base that take no part in what we compute
-    "bert": r"pooler\.|position_ids$",
-    "gpt2": r"attn\.(masked_)?bias$",  # tables of who may see whom
-}
+# Tensors that take no part in what we compute, such as tables of who may see whom.
+UNUSED = r"pooler\.|position_ids$|attn\.(masked_)?bias$"
 _REPEATED = ("lm_head.weight", "decoder.weight", "cls.predictions.decoder.weight")
 TIED = dict.fromkeys(_REPEATED, "embedding.weight") | {"cls.predictions.decoder.bias": "head.bias"}
 SENTENCE_TYPES = "bert.embeddings.token_type_embeddings.weight"
@@ -148,9 +147,9 @@ def _turned(kind: dict, ours: str, tensor: Tensor, n_heads: int, back: bool = Fa
     return tensor.contiguous()
 
 
-def to_ours(
-    name: str, tensors: dict[str, Tensor], config: ModelConfig
-) -> tuple[ModelConfig, dict[str, Tensor], list[str]]:
+def to_ours(name: str, tensors: dict[str, Tensor], config: ModelConfig) -> tuple[
+    ModelConfig, dict[str, Tensor], list[str]
+]:  # fmt: skip
     """Our state_dict from the tensors of a model type. Returns the shape (with no head where theirs
     has none for tokens), the weights, and the names of what was left out: another task's head.
 
@@ -181,13 +180,13 @@ def to_ours(
             ours["positions.weight"] += left.pop(SENTENCE_TYPES)[0].view(config.d_model)
     head = []
     for key, tensor in left.items():
-        zero = family == "ours" and key.endswith(".bias") and not tensor.any()
+        unused = re.search(UNUSED, key) or (key.endswith(".bias") and not tensor.any())
         if (same := ours.get(TIED.get(key))) is not None:
             if not torch.equal(tensor.to(same), same):
                 raise UserError(f"the tensor {key} is not {TIED[key]} again, which we cannot have")
         elif not key.startswith(base):
             head.append(key)
-        elif not zero and not re.search(UNUSED.get(family, r"^$"), key):
+        elif not unused:
             raise UserError(f"the tensor {key} has no place in our {family}")
     return config, ours, sorted(head)
 
