@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from minilm.config import UserError
 from minilm.huggingface.families import FAMILIES, ModernBertConfig
-from minilm.huggingface.weights import TYPES, read_shape, to_ours, to_theirs
+from minilm.huggingface.weights import TYPES, read_shape, to_ours, to_theirs, write_shape
 from minilm.objectives import IGNORE, language_model_nll
 from tests.machinery.small_hf import CAUSAL, config_of, small_model
 
@@ -55,9 +55,7 @@ def theirs_of(kind, causal, dtype, monkeypatch):
 @each_direction
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-4), (torch.float64, 1e-10)])
 @torch.no_grad()
-def test_hidden_states_and_logits_are_those_of_transformers(
-    kind, causal, dtype, error, monkeypatch
-):
+def test_hidden_states_and_logits_are_those_of_theirs(kind, causal, dtype, error, monkeypatch):
     theirs = theirs_of(kind, causal, dtype, monkeypatch)
     ours = ours_of(theirs, kind)
     for is_real in (None, IS_REAL):
@@ -183,3 +181,13 @@ def test_only_every_third_layer_of_modernbert_sees_beyond_the_window():
 def test_a_shape_that_cannot_be_is_refused_in_one_line(change):
     with pytest.raises(UserError, match=next(iter(change))):
         replace(ModernBertConfig(11, 12, 6, 2, 1, 5), **change)
+
+
+def test_modernberts_older_files_say_the_same_in_numbers():
+    config = write_shape(
+        "modernbert", shape := ModernBertConfig(11, 12, 6, 4, 1, 5, global_every=2)
+    )
+    tables = [config.pop(name) for name in ("layer_types", "rope_parameters")]
+    assert read_shape(config) == shape and len(tables[0]) == 4
+    del config["global_attn_every_n_layers"], config["global_rope_theta"]
+    assert read_shape(config | dict(layer_types=tables[0], rope_parameters=tables[1])) == shape
