@@ -24,8 +24,8 @@ class GPT2Config(ModelConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in vars(self).keys() - ModelConfig.__dataclass_fields__.keys():
-            value, least = getattr(self, name), name == "global_every"
+        for name, value in vars(self).items():
+            least = 1 if name == "global_every" else 0
             if not isinstance(value, int | float) or not least <= value <= 2**30:
                 raise UserError(f"{name} is {value!r}, which cannot be")
 

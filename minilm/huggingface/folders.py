@@ -104,15 +104,15 @@ def export_run(run: Run, folder: Path) -> str:
             raise UserError(f"{run.folder} has no counterpart in transformers: fine-tune one {one}")
         task, place = "ForTokenClassification", "score" if family == "ours" else "classifier"
         head = {f"{place}.{key}": W for key, W in classifier.head.state_dict().items()}
+        model.head = None  # BERT's, which predicts tokens
         settings["id2label"] = dict(enumerate(classes))
         settings["label2id"] = {label: i for i, label in enumerate(classes)}
     else:
         model, causal = run.transformer(), flags["objective"] != "masked"  # a hybrid continues
         task = "ForCausalLM" if causal or family in ("ours", "gpt2") else "ForMaskedLM"
         task = task if getattr(model.config, "head", True) else "Model"
-    name = {"ours": "persimmon", "modernbert": "modernbert" + "-decoder" * causal}.get(
-        family, family
-    )
+    name = "persimmon" if family == "ours" else family
+    name += "-decoder" * (family == "modernbert" and causal)
     kind, special = hf.TYPES[name], tokenizer.special
     ids = dict(pad=special.pad, bos=special.bos, eos=special.eos, cls=special.bos, sep=special.eos)
     settings |= {f"{role}_token_id": i for role, i in ids.items()}
@@ -122,10 +122,7 @@ def export_run(run: Run, folder: Path) -> str:
         settings |= dict(type_vocab_size=1, is_decoder=causal)
     elif "causal" in kind and not causal:
         settings["is_causal"] = False  # transformers lets a decoder see in both directions, too
-    weights = model.state_dict()
-    if classes:
-        weights = {key: W for key, W in weights.items() if not key.startswith("head.")}
-    tensors = hf.to_theirs(name, weights, model.config) | head
+    tensors = hf.to_theirs(name, model.state_dict(), model.config) | head
     packed = tokenizers.import_library("safetensors.torch").save(tensors, {"format": "pt"})
     content, roles = tokenizer_files(tokenizer, model.config.max_length, causal and not classes)
     files = {"tokenizer.json": content, "tokenizer_config.json": roles, "config.json": settings}

@@ -15,7 +15,7 @@ import numpy as np
 from minilm.config import UserError
 from minilm.runs.bounded import read_bounded
 from minilm.runs.tokenizer_file import STAND_IN, load_tokenizer
-from minilm.tokenizer import MAX_VOCAB_SIZE, SpecialTokens
+from minilm.tokenizer import MAX_VOCAB_SIZE, SpecialTokens, Tokenizer
 
 LARGEST = 2**26  # bytes of a JSON file; ModernBERT's tokenizer.json has 3.6 million
 PARTS = {  # which of Hugging Face's special tokens is which of ours, the preferred one first
@@ -30,8 +30,8 @@ OUR_ROLES |= dict(pad_token="<pad>", mask_token="<mask>")
 BYTE_OF = {character: byte for byte, character in STAND_IN.items()}  # as GPT-2 writes bytes
 
 
-class ForeignTokenizer:
-    """Text to the ids of somebody else's vocabulary and back; the interface of `Tokenizer`.
+class ForeignTokenizer(Tokenizer):
+    """Text to the ids of somebody else's vocabulary and back.
 
     content: of a tokenizer.json; roles: the names of the cls_token, the mask_token, ... A model may
     have more rows than `vocab_size`, padded to a multiple of 64; no token has those ids.
@@ -96,17 +96,6 @@ class ForeignTokenizer:
         encoding = self._library.encode(text, add_special_tokens=False)
         spans = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
         return np.array(encoding.ids, dtype=np.uint16), spans
-
-    def decode_bytes(self, ids) -> bytes:
-        """The bytes that `ids` stand for. Raises UserError for an id that no token has."""
-        ids = np.asarray(ids, dtype=np.int64).tolist()
-        if wrong := [i for i in ids if i not in self.names]:
-            raise UserError(f"token id {wrong[0]}: this vocabulary has 0 to {self.vocab_size - 1}")
-        return b"".join(self.token_bytes[i] for i in ids)
-
-    def decode(self, ids) -> str:
-        """The text of `ids`; bytes that are no text become U+FFFD."""
-        return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def to_json(self) -> str:
         """The tokenizer.json of a run: what the constructor takes, as {"foreign", "roles"}."""
