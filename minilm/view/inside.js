@@ -24,14 +24,15 @@ const note = (column) => column.appendChild(el("p", { className: "note" }));
 // What a view recorded for position i, in the pass that hides a token if it made a difference.
 const recorded = (values, i) => values[state.hidden]?.[i] ?? values[0][i];
 
+function columnOf(id, title) {
+  const column = el("div", { className: "column" }, el("h3", {}, title));
+  return document.getElementById(id).appendChild(column);
+}
+
 // One panel: a column for each view, filled by make(view, column), which returns its update.
 function panel(id, make) {
-  for (const view of views) {
-    const title = view.name + (view.trained ? "" : " (not trained)");
-    const column = el("div", { className: "column" }, el("h3", {}, title));
-    document.getElementById(id).append(column);
-    updates.push(make(view, column));
-  }
+  for (const view of views)
+    updates.push(make(view, columnOf(id, view.name + (view.trained ? "" : " (not trained)"))));
 }
 
 // The text, each token a button shaded by a weight from 0 to 1. Returns draw(weight, title).
@@ -100,15 +101,9 @@ panel("predictions", (view, column) => {
     if (next) next(recorded(view.top, state.at + 1), tokens[state.at + 1]);
   };
 });
-{
-  const column = el("div", { className: "column" }, el("h3", {}, "unigrams"));
-  document.getElementById("predictions").append(column);
-  if (!data.unigrams) note(column).textContent = "the text it was trained on is not here to count";
-  else {
-    const anywhere = bars(column, "anywhere");
-    updates.push(() => anywhere(data.unigrams, tokens[state.at]));
-  }
-}
+const anywhere = bars(columnOf("predictions", "unigrams"),
+  data.unigrams ? "anywhere" : "the text it was trained on is not here to count");
+updates.push(() => anywhere(data.unigrams, tokens[state.at]));
 
 // A map of rows x columns bytes (255: all the weight) as a picture whose pixels are its cells, as
 // opaque as the square root of their weight. Positions go down, or across where rows are fewer.

@@ -3,6 +3,7 @@ from ordinary forward passes of the book's model, which is not changed for it.""
 
 import base64
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -104,13 +105,12 @@ class Recorder:
         for hide in range(len(self.tokens) - 1):  # 0 is <doc>: to "hide" it is to hide nothing
             hidden, weights, states = self.run(self.tokens, True, hide)
             nats, best = self.predictions(hidden[hide:-1], self.tokens[hide + 1 :])
-            surprisal.append([None] * (hide + 1) + nats)
+            surprisal.append([None] * (hide + 1) + [round(x, 3) for x in nats])
             top.append([None] * (hide + 1) + best)
             if hide == 0:
                 lens = [[None, *layer] for layer in self.lens(states[:, :-1], self.tokens[1:])]
-                maps = _packed(weights)
-        return dict(name="causal", surprisal=surprisal, top=top, lens=lens, attention=maps,
-                    mask=self.mask(True), shift=1)  # fmt: skip
+                whole = dict(name="causal", lens=lens, attention=_packed(weights), shift=1)
+        return dict(**whole, surprisal=surprisal, top=top, mask=self.mask(True))
 
     def bidirectional(self) -> dict:
         """Every position sees all others; each token is predicted in a pass in which it alone is
@@ -127,9 +127,9 @@ class Recorder:
         lens = self.lens(states.transpose(0, 1), self.tokens[1:-1])
         _, weights, _ = self.run(self.tokens, False)
         return dict(
-            name="bidirectional", surprisal=[[None, *nats, None]], top=[[None, *best, None]],
-            lens=[[None, *layer, None] for layer in lens], attention=_packed(weights),
-            rows=_packed(rows), mask=self.mask(False), shift=self.shift,
+            name="bidirectional", surprisal=[[None, *(round(x, 3) for x in nats), None]],
+            top=[[None, *best, None]], lens=[[None, *layer, None] for layer in lens],
+            attention=_packed(weights), rows=_packed(rows), mask=self.mask(False), shift=self.shift,
         )  # fmt: skip
 
     def mask(self, causal: bool) -> str:
@@ -138,21 +138,20 @@ class Recorder:
         mask = visibility(T, 0, causal)
         return _packed(torch.ones(T, T) if mask is None else mask.float())
 
-    def predictions(self, hidden: Tensor, targets: Tensor) -> tuple[list, list]:
-        """- log P(target) in nats, and the likeliest tokens, of hidden (N, D), targets (N,)."""
+    def predictions(self, hidden: Tensor, targets: Tensor, n: int = TOP) -> tuple[list, list]:
+        """- log P(target) in nats, and the n likeliest tokens, of hidden (N, D), targets (N,)."""
         log_p = self.model.logits(hidden).float().log_softmax(-1)  # (N, V)
         nats = -log_p.gather(1, targets[:, None])[:, 0]
-        return [round(x, 3) for x in nats.tolist()], [self.top(row.exp(), TOP) for row in log_p]
+        return nats.tolist(), [self.top(row.exp(), n) for row in log_p]
 
     def lens(self, states: Tensor, targets: Tensor) -> list[list[dict]]:
         """What the model would predict if it ended after each layer: logits(norm(state)).
 
         states (L + 1, N, D). For each and each position the likeliest tokens, and P of targets."""
-        p = self.model.logits(self.model.norm(states)).float().softmax(-1)  # (L + 1, N, V)
-        places = range(len(targets))
+        layers = [self.predictions(x, targets, LENS_TOP) for x in self.model.norm(states)]
         return [
-            [dict(top=self.top(layer[t], LENS_TOP), p=_short(layer[t, targets[t]])) for t in places]
-            for layer in p
+            [dict(top=top, p=_short(math.exp(-nats))) for nats, top in zip(*layer, strict=True)]
+            for layer in layers
         ]
 
     def top(self, p: Tensor, n: int) -> list[tuple[str, float]]:
