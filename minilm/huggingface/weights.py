@@ -12,9 +12,9 @@ from minilm.config import ModelConfig, UserError
 from minilm.huggingface.families import FAMILIES
 from minilm.huggingface.tokenizers import damage, import_library
 
-# What each of their types calls what is ours in the first column. -: there is none; a.b|c: a.b and
-# a.c, joined to one of ours. Our own model is a case of Persimmon (Elsen et al. 2023), whose biases
-# are zero here.
+# What each of their types calls what is ours in the first column, in config.json and of tensors. -:
+# there is none; a.b|c: a.b and a.c, joined to one of ours; no column: as BERT. Our own model is a
+# case of Persimmon (Elsen et al. 2023), whose biases are zero here.
 _TABLE = """
 ours         bert            gpt2          modernbert  persimmon
 family       bert            gpt2          modernbert  ours
@@ -23,6 +23,17 @@ ForCausalLM  LMHeadModel     LMHeadModel   -           -
 causal       -               yes           -           yes
 base         bert.           transformer.  model.      model.
 layer        encoder.layer.  h.            layers.     layers.
+
+vocab_size         vocab_size               vocab_size          vocab_size
+max_length         max_position_embeddings  n_positions         max_position_embeddings
+d_model            hidden_size              n_embd              hidden_size
+n_layers           num_hidden_layers        n_layer             num_hidden_layers
+n_heads            num_attention_heads      n_head              num_attention_heads
+d_ff               intermediate_size        n_inner             intermediate_size
+epsilon            layer_norm_eps           layer_norm_epsilon  norm_eps
+global_every       -                        -                   global_attn_every_n_layers
+rotary_base        -                        -                   global_rope_theta
+local_rotary_base  -                        -                   local_rope_theta
 
 embedding       embeddings.word_embeddings           wte   embeddings.tok_embeddings  embed_tokens
 positions       embeddings.position_embeddings       wpe   -                          -
@@ -42,29 +53,14 @@ up      intermediate.dense              mlp.c_fc     mlp.Wi     mlp.dense_h_to_4
 down    output.dense                    mlp.c_proj   mlp.Wo     mlp.dense_4h_to_h
 """
 _HEADER, *_ROWS = [line.split() for line in _TABLE.splitlines() if line]
-TYPES = {
-    name: {row[0]: row[i] for row in _ROWS if row[i] != "-"} for i, name in enumerate(_HEADER) if i
-}
+TYPES: dict[str, dict[str, str]] = {name: {} for name in _HEADER[1:]}
+for _ours, *_theirs in _ROWS:
+    for _name, _called in zip(TYPES, [*_theirs, _theirs[0]], strict=False):
+        TYPES[_name] |= {_ours: _called} if _called != "-" else {}
 TYPES["modernbert-decoder"] = TYPES["modernbert"] | {
     "classes": "ModernBertDecoder", "causal": "yes", "qkv": "attn.q_proj|k_proj|v_proj",
     "head.dense": "lm_head.dense", "head.norm": "lm_head.norm",
 }  # fmt: skip
-KEYS = {  # what config.json calls a field of the shape, by family
-    "bert": dict(
-        vocab_size="vocab_size", max_length="max_position_embeddings", d_model="hidden_size",
-        n_layers="num_hidden_layers", n_heads="num_attention_heads", d_ff="intermediate_size",
-        epsilon="layer_norm_eps",
-    ),
-    "gpt2": dict(
-        vocab_size="vocab_size", max_length="n_positions", d_model="n_embd", n_layers="n_layer",
-        n_heads="n_head", d_ff="n_inner", epsilon="layer_norm_epsilon",
-    ),
-}  # fmt: skip
-KEYS["ours"] = KEYS["bert"]
-KEYS["modernbert"] = KEYS["bert"] | dict(  # its newer files have tables beside, or instead
-    epsilon="norm_eps", global_every="global_attn_every_n_layers", rotary_base="global_rope_theta",
-    local_rotary_base="local_rope_theta",
-)  # fmt: skip
 _ROPE = dict(rope_type="default", rope_theta=10_000.0, partial_rotary_factor=1.0)
 FIXED = {  # what config.json must say, if it says it
     "bert": dict(hidden_act="gelu"),
@@ -91,14 +87,14 @@ def read_shape(config: dict) -> ModelConfig:
             raise UserError(f"model_type {name!r} cannot be imported: only {', '.join(TYPES)} can")
         kind = TYPES[name]
         made = FAMILIES[kind["family"]][1]
-        keys = {field.name: KEYS[kind["family"]].get(field.name) for field in fields(made)}
+        keys = {field.name: kind.get(field.name) for field in fields(made)}
         shape = {ours: config[key] for ours, key in keys.items() if config.get(key) is not None}
         if name == "gpt2":
             shape.setdefault("d_ff", 4 * shape["d_model"])
         if kind["family"] == "modernbert":
+            # Its newer files say in tables what older ones say in numbers.
             if rest := (config.get("layer_types") or [])[1:]:
-                sees_all = "full_attention" in rest
-                shape["global_every"] = rest.index("full_attention") + 1 if sees_all else 2**20
+                shape["global_every"] = [*rest, "full_attention"].index("full_attention") + 1
             if ropes := config.get("rope_parameters"):
                 shape |= {ours: ropes[layer]["rope_theta"] for layer, ours in BASES.items()}
             shape["local_window"] = config.get("local_attention", 128) // 2 - ("causal" in kind)
@@ -112,9 +108,9 @@ def read_shape(config: dict) -> ModelConfig:
 def write_shape(name: str, config: ModelConfig) -> dict:
     """The config.json, of this model type, that asks for this shape."""
     kind = TYPES[name]
-    keys, shape = KEYS[kind["family"]], asdict(config)
     said = dict(model_type=name, tie_word_embeddings=True) | FIXED[kind["family"]]
-    said |= {keys[ours]: shape[ours] for ours in shape if ours in keys}
+    shape = {ours: value for ours, value in asdict(config).items() if ours != "head"}
+    said |= {kind[ours]: value for ours, value in shape.items() if ours in kind}
     if kind["family"] == "modernbert":
         layers = [*BASES]
         said["layer_types"] = [layers[i % config.global_every > 0] for i in range(config.n_layers)]
