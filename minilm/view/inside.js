@@ -37,16 +37,13 @@ function panel(id, make) {
 
 // The text, each token a button shaded by a weight from 0 to 1. Returns draw(weight, title).
 function strip(column, label) {
-  const buttons = tokens.map(({ name }) => el("button", { className: "token c0" }, name));
+  const buttons = tokens.map(({ name }, i) => el("button", {
+    className: "token c0",
+    onpointerenter: (event) => event.pointerType === "mouse" && point(i),
+    // A finger cannot hover: its first tap points, its second one hides.
+    onclick: (event) => event.pointerType === "touch" && state.at !== i ? point(i) : hide(i),
+  }, name));
   column.append(el("div", { className: "tokens", role: "group", "aria-label": label }, ...buttons));
-  buttons.forEach((button, i) => {
-    button.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && point(i));
-    button.addEventListener("click", (event) => {
-      // A finger cannot hover: its first tap points, its second one hides.
-      if (event.pointerType === "touch" && state.at !== i) point(i);
-      else hide(i);
-    });
-  });
   return (weight, title) => buttons.forEach((button, i) => {
     button.style.setProperty("--w", Math.min(1, weight(i)).toFixed(3));
     button.classList.toggle("at", i === state.at);
@@ -109,8 +106,8 @@ updates.push(() => anywhere(data.unigrams, tokens[state.at]));
 // opaque as the square root of their weight. Positions go down, or across where rows are fewer.
 function picture(rows, columns, label) {
   const canvas = el("canvas", { width: columns, height: rows, role: "img", ariaLabel: label });
-  canvas.addEventListener("pointermove", ({ offsetX, offsetY }) => point(Math.floor(
-    T * (rows < T ? offsetX / canvas.clientWidth : offsetY / canvas.clientHeight))));
+  canvas.onpointermove = ({ offsetX, offsetY }) => point(Math.floor(
+    T * (rows < T ? offsetX / canvas.clientWidth : offsetY / canvas.clientHeight)));
   return [el("div", { className: "map" }, canvas), (bytes) => {
     const context = canvas.getContext("2d"), image = context.createImageData(columns, rows);
     const [r, g, b] = getComputedStyle(document.body).getPropertyValue("--map").split(" ");
@@ -128,7 +125,7 @@ panel("attention", (view, column) => {
     const layer = Math.floor(i / heads), head = i % heads;
     const label = `layer ${layer + 1}, head ${head + 1}`, [map, draw] = picture(T, T, label);
     const button = el("button", { className: "head", title: label }, map);
-    button.addEventListener("click", () => show(false, Object.assign(state, { layer, head })));
+    button.onclick = () => show(false, Object.assign(state, { layer, head }));
     grid.append(button);
     maps.push({ button, draw, layer, head });
   }

@@ -69,7 +69,10 @@ def inside(model, tokenizer, text: str, shift: int, objective: str, unigrams=Non
     record = Recorder(model, tokenizer, ids, shift)
     with torch.inference_mode():
         views = [record.causal(), record.bidirectional()]
-    views[0]["trained"], views[1]["trained"] = objective != "masked", objective != "causal"
+    for view, causal in zip(views, (True, False), strict=True):
+        mask = visibility(len(ids), 0, causal)
+        view["mask"] = _packed(torch.ones(len(ids), len(ids)) if mask is None else mask.float())
+        view["trained"] = objective != ("masked" if causal else "causal")
     merges = getattr(tokenizer, "merges", [])  # of the last ids, as they were learnt
     merges = dict(enumerate(merges, tokenizer.vocab_size - len(merges)))
     tokens = [
@@ -110,7 +113,7 @@ class Recorder:
             if hide == 0:
                 lens = [[None, *layer] for layer in self.lens(states[:, :-1], self.tokens[1:])]
                 whole = dict(name="causal", lens=lens, attention=_packed(weights), shift=1)
-        return dict(**whole, surprisal=surprisal, top=top, mask=self.mask(True))
+        return dict(**whole, surprisal=surprisal, top=top)
 
     def bidirectional(self) -> dict:
         """Every position sees all others; each token is predicted in a pass in which it alone is
@@ -129,14 +132,8 @@ class Recorder:
         return dict(
             name="bidirectional", surprisal=[[None, *(round(x, 3) for x in nats), None]],
             top=[[None, *best, None]], lens=[[None, *layer, None] for layer in lens],
-            attention=_packed(weights), rows=_packed(rows), mask=self.mask(False), shift=self.shift,
+            attention=_packed(weights), rows=_packed(rows), shift=self.shift,
         )  # fmt: skip
-
-    def mask(self, causal: bool) -> str:
-        """What each position may see, as a picture."""
-        T = len(self.tokens)
-        mask = visibility(T, 0, causal)
-        return _packed(torch.ones(T, T) if mask is None else mask.float())
 
     def predictions(self, hidden: Tensor, targets: Tensor, n: int = TOP) -> tuple[list, list]:
         """- log P(target) in nats, and the n likeliest tokens, of hidden (N, D), targets (N,)."""
