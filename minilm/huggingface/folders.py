@@ -50,7 +50,7 @@ def find_folder(name: str) -> Path:
     neither, or `huggingface_hub`, which asks the hub, is not installed."""
     if Path(name).is_dir():
         return Path(name)
-    with tokenizers.damage(f"{name}: no such folder, and the hub gives none"):
+    with tokenizers.damage(f"{name}: no such folder, and huggingface_hub finds none"):
         hub = importlib.import_module("huggingface_hub")
         wanted = [*FILES, "*token*.json", "vocab.*", "merges.txt"]
         return Path(hub.snapshot_download(name, allow_patterns=wanted))

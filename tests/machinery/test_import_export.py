@@ -314,7 +314,7 @@ def test_the_hub_is_asked_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "snapshot_download", download)
     assert pretrained_run("hf:someone/small-gpt2").folder == Path("runs/small-gpt2")
     monkeypatch.setattr(hub, "snapshot_download", lambda name, allow_patterns: 1 / 0)
-    with pytest.raises(UserError, match="no such folder, and the hub gives none"):
+    with pytest.raises(UserError, match="no such folder, and huggingface_hub finds none"):
         pretrained_run("hf:someone/else")
 
 
