@@ -47,12 +47,10 @@ def make_run(folder, family, objective=None, tokenizer=TOKENIZER, **tuned):
     if family == "modernbert":
         shape = replace(shape, local_window=4)  # so that it matters in a short text
     model = shaken(Classifier(made(shape), 3, tuned["pooling"]) if tuned else made(shape))
-    facts = dict(kind="finetune" if tuned else "pretrain", family=family, model=asdict(shape))
-    facts |= (
-        dict(flags=tuned, classes=["a", "b", "c"])
-        if tuned
-        else dict(flags=dict(objective=objective))
+    facts = dict(
+        kind="pretrain", family=family, model=asdict(shape), flags=dict(objective=objective)
     )
+    facts |= dict(kind="finetune", flags=tuned, classes=["a", "b", "c"]) if tuned else {}
     folder.mkdir()
     run = Run(folder)
     run.create(facts, tokenizer)
