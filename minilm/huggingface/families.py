@@ -6,7 +6,7 @@ ModernBert  Warner et al. 2024, arXiv 2412.13663, section 2.1; called with causa
             decoder, Ettin (Weller et al. 2025, arXiv 2507.11412)
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +24,10 @@ class GPT2Config(ModelConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for field in fields(self)[len(fields(ModelConfig)) :]:  # those that a subclass adds
-            value, least = getattr(self, field.name), field.name == "global_every"
-            kinds = (int, float) if field.type is float else field.type
-            if not isinstance(value, kinds) or not least <= value <= 2**30:
-                raise UserError(f"{field.name} is {value!r}: give another {field.type.__name__}")
+        for name, value in vars(self).items():
+            least = 1 if name == "global_every" else 0
+            if not isinstance(value, int | float) or not least <= value <= 2**30:
+                raise UserError(f"{name} is {value!r}, which cannot be")
 
 
 @dataclass(frozen=True)
@@ -211,9 +210,8 @@ class ModernBert(Transformer):
         position = torch.arange(start + T, device=tokens.device)
         distance = (position[here, None] - position).abs()[None, None]  # (1, 1, T, start + T)
         near = distance <= self.config.local_window
-        near = near if mask is None else near & mask
         everything = mask, (self.cos[here], self.sin[here])
-        nearby = near, (self.local_cos[here], self.local_sin[here])
+        nearby = near if mask is None else near & mask, (self.local_cos[here], self.local_sin[here])
         x = self.dropout(self.embed(tokens, start))  # (B, T, D)
         for i, block in enumerate(self.blocks):
             mask, rotation = nearby if i % self.config.global_every else everything

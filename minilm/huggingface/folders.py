@@ -1,14 +1,16 @@
 """A Hugging Face folder as a run, which everything else then uses as if it had been trained here;
 and a run as a folder that Hugging Face's transformers opens with no code of ours."""
 
+import importlib
+import itertools
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from minilm.config import UserError
+from minilm.huggingface import tokenizers
 from minilm.huggingface import weights as hf
-from minilm.huggingface.tokenizers import import_library, read_json, read_tokenizer
 from minilm.runs import checkpoint
 from minilm.runs.durable import write_file, writing
 from minilm.runs.run import RUNS, Run
@@ -16,6 +18,12 @@ from minilm.runs.tokenizer_file import to_json
 from minilm.tokenizer import SPECIAL_TOKENS
 
 FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
+OPENS = """from transformers import {0}, AutoTokenizer
+model = {0}.from_pretrained("{1}")
+tokenizer = AutoTokenizer.from_pretrained("{1}")"""
+CLASSIFIES = """
+inputs = tokenizer("A text.", return_tensors="pt", truncation=True)
+model(**inputs).logits.mean(1).softmax(-1)  # in the order of model.config.id2label"""
 
 
 def pretrained_run(name: str | Path) -> Run:
@@ -26,17 +34,15 @@ def pretrained_run(name: str | Path) -> Run:
     name = str(name).removeprefix("hf:")
     folder = find_folder(name)
     source = [str(folder.resolve())]  # and sizes and times, to see whether it has changed
-    for path in (folder / file for file in FILES if (folder / file).exists()):
-        source += [path.stat().st_size, path.stat().st_mtime_ns]
-    called = (folder if Path(name).is_dir() else Path(name)).resolve().name or "imported"
-    i = 1
-    while True:
+    for path in map(folder.joinpath, FILES):
+        source += [path.stat().st_size, path.stat().st_mtime_ns] if path.exists() else []
+    called = Path(name).resolve().name or "imported"
+    for i in itertools.count(1):
         run = Run(RUNS / f"{called}{f'-{i}' * (i > 1)}")
         if not (run.folder / "config.json").exists():
             return import_folder(folder, run, source)
         if run.config.get("imported") == source and any(run.folder.glob("step-*")):
             return run
-        i += 1
 
 
 def find_folder(name: str) -> Path:
@@ -44,23 +50,20 @@ def find_folder(name: str) -> Path:
     neither, or `huggingface_hub`, which asks the hub, is not installed."""
     if Path(name).is_dir():
         return Path(name)
-    try:
-        hub = import_library("huggingface_hub")
+    with tokenizers.damage(f"{name}: no such folder, and huggingface_hub finds none"):
+        hub = importlib.import_module("huggingface_hub")
         wanted = [*FILES, "*token*.json", "vocab.*", "merges.txt"]
         return Path(hub.snapshot_download(name, allow_patterns=wanted))
-    except Exception as error:  # of many kinds: no such name, no network, no right to read it
-        reason = " ".join(str(error).split())[:150]
-        raise UserError(f"{name}: no such folder, and the hub gives none ({reason})") from None
 
 
 def import_folder(folder: Path, run: Run, source: list | None = None) -> Run:
     """Write the model and tokenizer of a Hugging Face folder as a run. Says which tensors it leaves
     out. Raises UserError where they cannot be ours, or where there is a run already."""
     try:
-        config = read_json(folder / "config.json")
-        shape, kind = hf.read_shape(config), hf.TYPES[config["model_type"]]
-        shape, weights, left_out = hf.to_ours(kind, hf.read_tensors(folder), shape)
-        tokenizer = read_tokenizer(folder)
+        config = tokenizers.read_json(folder / "config.json")
+        shape, name = hf.read_shape(config), config["model_type"]
+        shape, weights, left_out = hf.to_ours(name, hf.read_tensors(folder), shape)
+        tokenizer = tokenizers.read_tokenizer(folder)
         if (n := tokenizer.vocab_size) > shape.vocab_size:
             raise UserError(f"the tokenizer has {n} tokens, the model {shape.vocab_size}")
     except UserError as error:
@@ -69,11 +72,11 @@ def import_folder(folder: Path, run: Run, source: list | None = None) -> Run:
         print(f"{folder}: without its head ({', '.join(left_out)})", file=sys.stderr)
     if not getattr(shape, "head", True):
         print(f"{folder}: fine-tune it; it has nothing that predicts tokens", file=sys.stderr)
-    causal = kind.causal or bool(config.get("is_decoder"))
+    causal = "causal" in hf.TYPES[name] or config.get("is_decoder")
     flags = dict(objective="causal" if causal else "masked", max_length=shape.max_length)
-    facts = dict(kind="pretrain", family=kind.family, model=asdict(shape), flags=flags)
+    facts = dict(kind="pretrain", family=hf.TYPES[name]["family"], model=asdict(shape), flags=flags)
     run.claim(resume=False)
-    run.create({**facts, "imported": source or [str(folder.resolve())]}, tokenizer)
+    run.create(facts | dict(imported=source or [str(folder.resolve())]), tokenizer)
     checkpoint.save(run.folder, 0, dict(tokens=0, targets=0, seconds=0.0), model=weights)
     run.release()
     return run
@@ -85,88 +88,69 @@ def export_run(run: Run, folder: Path) -> str:
 
     A classifier that pools the mean becomes one that scores each token: W mean(h) + b is the mean
     of W h + b over the tokens. Raises UserError where no type of theirs computes what this run
-    does, or the folder is in use.
-    """
+    does, or the folder is in use."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder: name a new one")
-    config, tokenizer, more = run.config, run.tokenizer, {}
-    classes, flags, name = config.get("classes"), config["flags"], config["family"]
+    config, tokenizer, settings, head = run.config, run.tokenizer, {}, {}
+    classes, flags, family = config.get("classes"), config["flags"], config["family"]
     if flags.get("task", "classify") != "classify":
         raise UserError(f"{run.folder} learnt to {flags['task']}: only classifiers and language "
                         f"models are exported")  # fmt: skip
     if classes:
         classifier, _ = run.classifier()
         model, causal = classifier.transformer, flags.get("attention") == "causal"
-        if name == "modernbert" or classifier.pooling != "mean":
+        if family == "modernbert" or classifier.pooling != "mean":
             one = "with --pooling mean, from a run of the family ours, bert or gpt2"
             raise UserError(f"{run.folder} has no counterpart in transformers: fine-tune one {one}")
+        task, place = "ForTokenClassification", "score" if family == "ours" else "classifier"
+        head = {f"{place}.{key}": W for key, W in classifier.head.state_dict().items()}
+        model.head = None  # BERT's, which predicts tokens
+        settings["id2label"] = dict(enumerate(classes))
+        settings["label2id"] = {label: i for i, label in enumerate(classes)}
     else:
         model, causal = run.transformer(), flags["objective"] != "masked"  # a hybrid continues
-    name = {"ours": "persimmon", "modernbert": "modernbert" + "-decoder" * causal}.get(name, name)
-    kind, weights, special = hf.TYPES[name], model.state_dict(), tokenizer.special
-    if classes:
-        task = "ForTokenClassification"
-        head = "score" if kind is hf.PERSIMMON else "classifier"
-        more = {f"{head}.{n}": tensor for n, tensor in classifier.head.state_dict().items()}
-        weights = {n: tensor for n, tensor in weights.items() if not n.startswith("head.")}
-    elif not getattr(model.config, "head", True):
-        task = "Model"
-    elif kind.causal or causal:
-        task = "LMHeadModel" if kind in (hf.BERT, hf.GPT2) else "ForCausalLM"
-    else:
-        task = "ForMaskedLM"
-    settings = hf.write_shape(name, model.config) | dict(
-        architectures=[kind.called + task], dtype="float32", pad_token_id=special.pad,
-        bos_token_id=special.bos, eos_token_id=special.eos, cls_token_id=special.bos,
-        sep_token_id=special.eos,
-    )  # fmt: skip
-    if kind is hf.BERT:
+        task = "ForCausalLM" if causal or family in ("ours", "gpt2") else "ForMaskedLM"
+        task = task if getattr(model.config, "head", True) else "Model"
+    name = "persimmon" if family == "ours" else family
+    name += "-decoder" * (family == "modernbert" and causal)
+    kind, special = hf.TYPES[name], tokenizer.special
+    ids = dict(pad=special.pad, bos=special.bos, eos=special.eos, cls=special.bos, sep=special.eos)
+    settings |= {f"{role}_token_id": i for role, i in ids.items()}
+    settings |= hf.write_shape(name, model.config) | dict(dtype="float32")
+    settings["architectures"] = [kind["classes"] + kind.get(task, task)]
+    if name == "bert":
         settings |= dict(type_vocab_size=1, is_decoder=causal)
-    elif kind.causal and not causal:
+    elif "causal" in kind and not causal:
         settings["is_causal"] = False  # transformers lets a decoder see in both directions, too
-    if classes:
-        settings["id2label"] = {str(i): label for i, label in enumerate(classes)}
-        settings["label2id"] = {label: i for i, label in enumerate(classes)}
+    tensors = hf.to_theirs(name, model.state_dict(), model.config) | head
+    packed = tokenizers.import_library("safetensors.torch").save(tensors, {"format": "pt"})
     content, roles = tokenizer_files(tokenizer, model.config.max_length, causal and not classes)
     files = {"tokenizer.json": content, "tokenizer_config.json": roles, "config.json": settings}
-    tensors = hf.to_theirs(kind, weights, model.config) | more
-    packed = import_library("safetensors.torch").save(tensors, metadata={"format": "pt"})
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / "model.safetensors", packed)
     for file, said in files.items():
         write_file(folder / file, json.dumps(said, ensure_ascii=False, indent=1).encode())
-    opens = "AutoModel" + task.replace("LMHeadModel", "ForCausalLM").replace("Model", "")
-    lines = [
-        f"from transformers import {opens}, AutoTokenizer",
-        f'model = {opens}.from_pretrained("{folder.as_posix()}")',
-        f'tokenizer = AutoTokenizer.from_pretrained("{folder.as_posix()}")',
-    ]
-    if classes:
-        lines += [
-            'inputs = tokenizer("A text.", return_tensors="pt", truncation=True)',
-            "model(**inputs).logits.mean(1).softmax(-1)  # in the order of model.config.id2label",
-        ]
-    return "\n".join(lines)
+    lines = OPENS + CLASSIFIES * bool(classes)
+    return lines.format(f"AutoModel{task.removesuffix('Model')}", folder.as_posix())
 
 
 def tokenizer_files(tokenizer, max_length: int, continues: bool) -> tuple[dict, dict]:
     """tokenizer.json and tokenizer_config.json. A text gets `frame`'s special tokens around it. One
     that is to be continued gets none after it (others' vocabularies stay as they came), and
     padding on its left, so that each text of a batch ends where its next token belongs."""
-    pad, mask, doc = SPECIAL_TOKENS
-    roles = dict.fromkeys(("bos_token", "eos_token", "cls_token", "sep_token", "unk_token"), doc)
-    roles = getattr(tokenizer, "roles", roles | dict(pad_token=pad, mask_token=mask))
-    foreign = hasattr(tokenizer, "content")
-    content = tokenizer.content if foreign else json.loads(to_json(tokenizer))
+    if foreign := isinstance(tokenizer, tokenizers.ForeignTokenizer):
+        content, roles, names = tokenizer.content, tokenizer.roles, tokenizer.names
+    else:
+        content, roles, names = json.loads(to_json(tokenizer)), tokenizers.OUR_ROLES, SPECIAL_TOKENS
     if not (foreign and continues):
-        names, special = tokenizer.names if foreign else SPECIAL_TOKENS, tokenizer.special
-        begin, end = names[special.bos], names[special.eos]
-        around = import_library("tokenizers").processors.TemplateProcessing(
-            single=f"{begin} $A" + f" {end}" * (not continues),
-            pair=f"{begin} $A {end} $B" + f" {end}" * (not continues),
-            special_tokens=[(begin, special.bos), (end, special.eos)],
-        )
+        bos, eos = tokenizer.special.bos, tokenizer.special.eos
+        begin, end = names[bos], names[eos]
+        last = f" {end}" * (not continues)
+        around = tokenizers.import_library("tokenizers").processors.TemplateProcessing(
+            single=f"{begin} $A{last}", pair=f"{begin} $A {end} $B{last}",
+            special_tokens=[(begin, bos), (end, eos)],
+        )  # fmt: skip
         content = content | {"post_processor": json.loads(around.__getstate__())}
     return content, dict(
         tokenizer_class="PreTrainedTokenizerFast", model_max_length=max_length,

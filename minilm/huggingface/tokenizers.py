@@ -15,30 +15,29 @@ import numpy as np
 from minilm.config import UserError
 from minilm.runs.durable import read_bounded
 from minilm.runs.tokenizer_file import STAND_IN, load_tokenizer
-from minilm.tokenizer import MAX_VOCAB_SIZE, SpecialTokens
+from minilm.tokenizer import MAX_VOCAB_SIZE, SpecialTokens, Tokenizer
 
 LARGEST = 2**26  # bytes of a JSON file; ModernBERT's tokenizer.json has 3.6 million
-
 PARTS = {  # which of Hugging Face's special tokens is which of ours, the preferred one first
     "pad": ("pad_token", "eos_token"), "mask": ("mask_token",),
     "bos": ("cls_token", "bos_token", "eos_token"), "eos": ("sep_token", "eos_token", "bos_token"),
 }  # fmt: skip
-# Their names where no file of the folder says them.
+# Their names where no file of the folder says them; and ours.
 BERT_ROLES = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
 GPT2_ROLES = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
-
+OUR_ROLES = dict.fromkeys([*GPT2_ROLES, "cls_token", "sep_token"], "<doc>")
+OUR_ROLES |= dict(pad_token="<pad>", mask_token="<mask>")
 BYTE_OF = {character: byte for byte, character in STAND_IN.items()}  # as GPT-2 writes bytes
 
 
-class ForeignTokenizer:
-    """Text to the ids of somebody else's vocabulary and back; the interface of `Tokenizer`.
+class ForeignTokenizer(Tokenizer):
+    """Text to the ids of somebody else's vocabulary and back.
 
     content: of a tokenizer.json; roles: the names of the cls_token, the mask_token, ... A model may
     have more rows than `vocab_size`, padded to a multiple of 64; no token has those ids.
 
     Raises UserError where a role is missing that is needed, ids do not fit into uint16, the content
-    is damaged, or the library is not installed.
-    """
+    is damaged, or the library is not installed."""
 
     def __init__(self, content: dict, roles: dict[str, str]):
         make = import_library("tokenizers").Tokenizer.from_str
@@ -47,15 +46,13 @@ class ForeignTokenizer:
             self.content, self.roles = content | dict(truncation=None, padding=None), dict(roles)
             self._library = make(json.dumps(self.content))
             self._added = {t["content"]: t for t in content.get("added_tokens") or []}
-            self._ids = self._library.get_vocab(with_added_tokens=True)
+            ids = self._library.get_vocab(with_added_tokens=True)
         self._library.encode_special_tokens = True  # "[SEP]" in a text is a bracket and letters
-        self.names = {i: name for name, i in self._ids.items()}
+        self.names = {i: name for name, i in ids.items()}
         self.vocab_size = 1 + max(self.names, default=0)
         if self.vocab_size > MAX_VOCAB_SIZE:
-            raise UserError(
-                f"it has {self.vocab_size:,} tokens; only {MAX_VOCAB_SIZE:,} fit in uint16"
-            )
-        self.special = self._special()
+            raise UserError(f"it has {self.vocab_size:,} tokens; {MAX_VOCAB_SIZE:,} fit in uint16")
+        self.special = self._special(ids)
         self.mask_token = self.names.get(self.special.mask)  # what a person writes: "[MASK]"
         self.token_bytes = [self._bytes(self.names.get(i, "")) for i in range(self.vocab_size)]
         decisive = json.dumps([self.content, self.roles], sort_keys=True).encode()
@@ -64,14 +61,14 @@ class ForeignTokenizer:
     def __reduce__(self):  # the library's own pickle forgets encode_special_tokens
         return ForeignTokenizer, (self.content, self.roles)
 
-    def _special(self) -> SpecialTokens:
+    def _special(self, ids: dict[str, int]) -> SpecialTokens:
         """The special ids; `ordinary` is the longest stretch of ids without any."""
         found = {}
         for part, roles in PARTS.items():
-            there = [self._ids[r] for r in map(self.roles.get, roles) if r in self._ids]
-            if not there and part != "mask":
+            names = [self.roles[role] for role in roles if self.roles.get(role) in ids]
+            if not names and part != "mask":
                 raise UserError(f"the tokenizer has no {' or '.join(roles)}")
-            found[part] = there[0] if there else None
+            found[part] = ids[names[0]] if names else None
         marked = {token["id"] for token in self._added.values() if token.get("special")}
         marked |= set(found.values()) - {None} | {-1, self.vocab_size}
         stretches = (range(a + 1, b) for a, b in pairwise(sorted(marked)))
@@ -80,12 +77,11 @@ class ForeignTokenizer:
     def _bytes(self, name: str) -> bytes:
         """The bytes of text that a token stands for."""
         model = self.content["model"]
-        if name in self._added:
+        if name in self._added or not name:
             return name.encode()
         if model["type"] == "WordPiece":  # "##ing" continues a word, "the" begins one
-            prefix = model.get("continuing_subword_prefix", "##")
-            rest = name.removeprefix(prefix)
-            return (rest if rest and rest != name else f" {name}" if name else "").encode()
+            rest = name.removeprefix(model.get("continuing_subword_prefix", "##"))
+            return (rest if rest and rest != name else f" {name}").encode()
         if BYTE_OF.keys() >= set(name):
             return bytes(BYTE_OF[character] for character in name)
         return name.replace("▁", " ").encode()  # SentencePiece's sign for a space
@@ -100,17 +96,6 @@ class ForeignTokenizer:
         encoding = self._library.encode(text, add_special_tokens=False)
         spans = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
         return np.array(encoding.ids, dtype=np.uint16), spans
-
-    def decode_bytes(self, ids) -> bytes:
-        """The bytes that `ids` stand for. Raises UserError for an id that no token has."""
-        ids = np.asarray(ids, dtype=np.int64).tolist()
-        if wrong := [i for i in ids if i not in self.names]:
-            raise UserError(f"token id {wrong[0]}: this vocabulary has 0 to {self.vocab_size - 1}")
-        return b"".join(self.token_bytes[i] for i in ids)
-
-    def decode(self, ids) -> str:
-        """The text of `ids`; bytes that are no text become U+FFFD."""
-        return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def to_json(self) -> str:
         """The tokenizer.json of a run: what the constructor takes, as {"foreign", "roles"}."""
@@ -128,11 +113,11 @@ def read_tokenizer(folder: Path):
         settings |= read_json(folder / name) if (folder / name).exists() else {}
     with damage("the tokenizer cannot be read"):
         content = _content(folder, settings)
-        wordpiece = content["model"].get("type") == "WordPiece"
-        roles = dict(BERT_ROLES if wordpiece else GPT2_ROLES)
+        roles = BERT_ROLES if content["model"].get("type") == "WordPiece" else GPT2_ROLES
         for role, token in settings.items():
             token = token.get("content") if isinstance(token, dict) else token
-            roles |= {role: token} if role.endswith("_token") and isinstance(token, str) else {}
+            if role.endswith("_token") and isinstance(token, str):
+                roles = roles | {role: token}
         return ForeignTokenizer(content, roles)
 
 
@@ -141,20 +126,19 @@ def _content(folder: Path, settings: dict) -> dict:
     if (folder / "tokenizer.json").exists():
         return read_json(folder / "tokenizer.json")
     library = import_library("tokenizers")
-    texts, vocab, merges = (str(folder / f) for f in ("vocab.txt", "vocab.json", "merges.txt"))
-    if Path(texts).exists():
-        made = library.BertWordPieceTokenizer(
-            library.models.WordPiece.read_file(texts),
+    if (folder / "vocab.txt").exists():
+        made = library.BertWordPieceTokenizer.from_file(
+            str(folder / "vocab.txt"), strip_accents=settings.get("strip_accents"),
             handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
-            strip_accents=settings.get("strip_accents"),
             lowercase=settings.get("do_lower_case", True),
-        )
-        return json.loads(made.to_str())
-    if not Path(vocab).exists():
+        )  # fmt: skip
+    elif (folder / "vocab.json").exists():
+        files = str(folder / "vocab.json"), str(folder / "merges.txt")
+        made = library.ByteLevelBPETokenizer.from_file(*files)
+        if made.token_to_id(GPT2_ROLES["eos_token"]) is not None:
+            made.add_special_tokens([GPT2_ROLES["eos_token"]])
+    else:
         raise UserError("there is no tokenizer.json, vocab.txt, or vocab.json with merges.txt")
-    made = library.ByteLevelBPETokenizer.from_file(vocab, merges)
-    if made.token_to_id(GPT2_ROLES["eos_token"]) is not None:
-        made.add_special_tokens([GPT2_ROLES["eos_token"]])
     return json.loads(made.to_str())
 
 
@@ -177,7 +161,5 @@ def damage(what: str):
 
 def import_library(name: str) -> ModuleType:
     """An optional library. Raises UserError that says how to get it."""
-    try:
+    with damage(f'this needs the library {name}: pip install "minilm[hf]"'):
         return importlib.import_module(name)
-    except ImportError:
-        raise UserError(f'this needs the library {name}: pip install "minilm[hf]"') from None

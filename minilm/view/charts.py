@@ -8,6 +8,7 @@ style.css, which has them for light and for dark. Every text given to a function
 import math
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 from typing import NamedTuple
 
 HEIGHT, LABEL = 220, 17  # of a plot; between two labels, in pixels
@@ -37,17 +38,16 @@ def number(value: float) -> str:
     >>> number(98.64), number(0.0421), number(2048000), number(0)
     ('98.6', '0.042', '2.05 M', '0')
     """
-    for size, unit in ((1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e4, " k")):
-        if abs(value) >= size:
-            size = 1e3 if unit == " k" else size
-            return f"{value / size:.3g}{unit}"
-    if value == round(value) and abs(value) < 1e4:
+    if abs(value) >= 1e4:
+        thousands = min(5, int(math.log10(abs(value))) // 3)
+        return f"{value / 1000**thousands:.3g} {' kMGTP'[thousands]}"
+    if value == round(value):
         return f"{value:.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2g}"
 
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers between two others.
+def ticks(low: float, high: float) -> list[float]:
+    """At most five round numbers between two others.
 
     >>> ticks(0.0, 100.0)
     [0.0, 25.0, 50.0, 75.0, 100.0]
@@ -57,9 +57,9 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
         return [low]
     power = 10.0 ** math.floor(math.log10(span))
     steps = [factor * power for factor in (0.1, 0.2, 0.25, 0.5, 1.0, 2.0)]
-    step = next(step for step in steps if span / step <= most - 1 + 1e-9 or step == steps[-1])
-    first = math.ceil(low / step - 1e-9)
-    return [round(i * step, 10) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    step = next((step for step in steps if span / step <= 4 + 1e-9), steps[-1])
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(i * step, 10) for i in range(first, last + 1)]
 
 
 def figure(title: str, note: str, inside: str) -> str:
@@ -69,56 +69,43 @@ def figure(title: str, note: str, inside: str) -> str:
 
 
 def intervals(
-    title: str,
-    note: str,
-    rows: Sequence[Row],
-    low: float,
-    high: float,
-    mark: float | None = None,
-    unit: str = "",
-) -> str:
+    title: str, note: str, rows: Sequence[Row], low: float, high: float,
+    mark: float | None = None, unit: str = "",
+) -> str:  # fmt: skip
     """A dot and its interval for each row, on one scale from `low` to `high`; `mark` is a dashed
     line through all rows, such as chance or no difference."""
 
     def at(value: float) -> str:
-        """The place of a value on the scale."""
         return f"{100 * min(1.0, max(0.0, (value - low) / (high - low))):.2f}%"
 
-    parts = []
+    drawn = ""
     for row in rows:
-        figures = number(row.value) + unit
-        line = '<line class="rule" x1="0" x2="100%" y1="8" y2="8"/>'
+        name, figures = escape(row.name), number(row.value) + unit
+        lines = _line("0", "100%", 8, 8, "rule")
         if mark is not None:
-            line += f'<line class="dashed" x1="{at(mark)}" x2="{at(mark)}" y1="0" y2="16"/>'
+            lines += _line(at(mark), at(mark), 0, 16, "dashed")
         if row.interval is not None:
             a, b = row.interval
             figures += f" ({number(a)} to {number(b)})"
-            line += f'<line class="thick" x1="{at(a)}" x2="{at(b)}" y1="8" y2="8"/>'
-        line += f'<circle cx="{at(row.value)}" cy="8" r="5"/>'
-        more = f' <span class="note">{escape(row.note)}</span>' if row.note else ""
-        parts.append(
-            f'<div class="row c{row.colour % 8}"><p><span><span class="name">{escape(row.name)}'
-            f'</span>{more}</span><span>{figures}</span></p><svg height="16" role="img" '
-            f'aria-label="{escape(row.name)}: {figures}">{line}</svg></div>'
+            lines += _line(at(a), at(b), 8, 8, "thick")
+        drawn += (
+            f'<div class="row c{row.colour % 8}"><p><span><span class="name">{name}</span> '
+            f'<span class="note">{escape(row.note)}</span></span><span>{figures}</span></p>'
+            f'<svg height="16" role="img" aria-label="{name}: {figures}">{lines}'
+            f'<circle cx="{at(row.value)}" cy="8" r="5"/></svg></div>'
         )
-    places = "".join(
-        f'<text x="{at(x)}" y="12" text-anchor="{_anchor(x, low, high)}">{number(x)}{unit}</text>'
-        for x in ticks(low, high)
-    )
-    parts.append(f'<svg height="16" aria-hidden="true">{places}</svg>')
-    return figure(title, note, "".join(parts))
+    scale = ""
+    for value in ticks(low, high):  # the outer labels stay inside
+        share = (value - low) / (high - low)
+        anchor = "start" if share < 0.05 else "end" if share > 0.95 else "middle"
+        scale += _text(at(value), 12, number(value) + unit, anchor)
+    return figure(title, note, f'{drawn}<svg height="16" aria-hidden="true">{scale}</svg>')
 
 
 def curves(
-    title: str,
-    note: str,
-    lines: Sequence[Line],
-    x_label: str,
-    unit: str = "",
-    marks: Sequence[tuple[str, float]] = (),
-    low: float | None = None,
-    high: float | None = None,
-) -> str:
+    title: str, note: str, lines: Sequence[Line], x_label: str, unit: str = "",
+    marks: Sequence[tuple[str, float]] = (), low: float | None = None, high: float | None = None,
+) -> str:  # fmt: skip
     """Lines over one scale, each named at its right end; `marks` are named dashed levels. Intervals
     stand as thin upright bars at the points."""
     points = [point for line in lines for point in line.points]
@@ -134,60 +121,55 @@ def curves(
     def y(value: float) -> float:
         return round(8 + (HEIGHT - 16) * (high - min(max(value, low), high)) / (high - low), 1)
 
-    scale = "".join(
-        f'<text x="2.6rem" y="{y(t) + 4}" text-anchor="end">{number(t)}{unit}</text>'
-        for t in ticks(low, high)
-    )
-    plot = "".join(
-        f'<line x1="0" x2="100%" y1="{y(t)}" y2="{y(t)}"/>' for t in ticks(low, high)
-    ) + "".join(
-        f'<line class="dashed" x1="0" x2="100%" y1="{y(level)}" y2="{y(level)}"/>'
-        for _, level in marks
-    )  # fmt: skip
+    scale = plot = ""
+    for value in ticks(low, high):
+        scale += _text("2.6rem", y(value) + 4, number(value) + unit, "end")
+        plot += _line("0", "100%", y(value), y(value))
     ends = [(y(level), name, "") for name, level in marks]
+    for height, _, _ in ends:
+        plot += _line("0", "100%", height, height, "dashed")
     for line in lines:
-        drawn = "".join(
-            f'<line class="thick" x1="{x(a[0])}" y1="{y(a[1])}" x2="{x(b[0])}" y2="{y(b[1])}"/>'
-            for a, b in zip(line.points, line.points[1:], strict=False)
-        )
-        for px, py, a, b in line.points:
-            drawn += f'<circle cx="{x(px)}" cy="{y(py)}" r="3"/>'
+        drawn = ""
+        for a, b in pairwise(line.points):
+            drawn += _line(x(a[0]), x(b[0]), y(a[1]), y(b[1]), "thick")
+        for at, value, a, b in line.points:
+            drawn += f'<circle cx="{x(at)}" cy="{y(value)}" r="3"/>'
             if a is not None and b is not None:
-                drawn += f'<line x1="{x(px)}" x2="{x(px)}" y1="{y(a)}" y2="{y(b)}"/>'
-        plot += f'<g class="c{line.colour % 8}">{drawn}</g>'
-        ends.append((y(line.points[-1][1]), line.name, f' class="strong c{line.colour % 8}"'))
+                drawn += _line(x(at), x(at), y(a), y(b))
+        colour = f"c{line.colour % 8}"
+        plot += f'<g class="{colour}">{drawn}</g>'
+        ends.append((y(line.points[-1][1]), line.name, f"strong {colour}"))
     ends.sort()
-    names = "".join(
-        f'<text x="8" y="{height + 4:.1f}"{kind}>{escape(name)}</text>'
-        for height, (_, name, kind) in zip(_apart([end[0] for end in ends]), ends, strict=True)
-    )
-    below = (
-        f'<text x="0" y="{HEIGHT + 14}">{number(left)}</text><text x="100%" y="{HEIGHT + 14}" '
-        f'text-anchor="end">{number(right)} {escape(x_label)}</text>'
-    )
+    names = ""
+    for place, (_, name, look) in zip(_apart([end[0] for end in ends]), ends, strict=True):
+        names += _text("8", round(place + 4, 1), name, look=look)
+    plot += _text("0", HEIGHT + 14, number(left))
+    plot += _text("100%", HEIGHT + 14, f"{number(right)} {x_label}", "end")
     svg = f'<svg height="{HEIGHT + 20}"'
-    inside = (
+    return figure(
+        title, note,
         f'<div class="plot">{svg} aria-hidden="true">{scale}</svg>{svg} role="img" '
-        f'aria-label="{escape(title)}">{plot}{below}</svg>{svg}>{names}</svg></div>'
-    )
-    return figure(title, note, inside)
+        f'aria-label="{escape(title)}">{plot}</svg>{svg}>{names}</svg></div>',
+    )  # fmt: skip
 
 
 def tokens(pieces: Sequence[tuple[str, float, str]]) -> str:
     """A text whose tokens are shaded: (text, weight from -1 to 1, what to show when pointed at).
     Weights above 0 have the colour c0, below it c1."""
     spans = (
-        f'<span class="token c{0 if weight >= 0 else 1}" style="--w: {min(1.0, abs(weight)):.2f}" '
+        f'<span class="token c{int(weight < 0)}" style="--w: {min(1.0, abs(weight)):.2f}" '
         f'title="{escape(title)}">{escape(text)}</span>'
         for text, weight, title in pieces
     )
     return f'<div class="tokens">{"".join(spans)}</div>'
 
 
-def _anchor(value: float, low: float, high: float) -> str:
-    """How a label on the scale is set, so that the outer ones stay inside."""
-    share = (value - low) / (high - low)
-    return "start" if share < 0.05 else "end" if share > 0.95 else "middle"
+def _line(x1: str, x2: str, y1: float, y2: float, look: str = "") -> str:
+    return f'<line class="{look}" x1="{x1}" x2="{x2}" y1="{y1}" y2="{y2}"/>'
+
+
+def _text(x: str, y: float, text: str, anchor: str = "start", look: str = "") -> str:
+    return f'<text x="{x}" y="{y}" text-anchor="{anchor}" class="{look}">{escape(text)}</text>'
 
 
 def _apart(heights: list[float]) -> list[float]:

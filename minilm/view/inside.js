@@ -24,28 +24,26 @@ const note = (column) => column.appendChild(el("p", { className: "note" }));
 // What a view recorded for position i, in the pass that hides a token if it made a difference.
 const recorded = (values, i) => values[state.hidden]?.[i] ?? values[0][i];
 
+function columnOf(id, title) {
+  const column = el("div", { className: "column" }, el("h3", {}, title));
+  return document.getElementById(id).appendChild(column);
+}
+
 // One panel: a column for each view, filled by make(view, column), which returns its update.
 function panel(id, make) {
-  for (const view of views) {
-    const title = view.name + (view.trained ? "" : " (not trained)");
-    const column = el("div", { className: "column" }, el("h3", {}, title));
-    document.getElementById(id).append(column);
-    updates.push(make(view, column));
-  }
+  for (const view of views)
+    updates.push(make(view, columnOf(id, view.name + (view.trained ? "" : " (not trained)"))));
 }
 
 // The text, each token a button shaded by a weight from 0 to 1. Returns draw(weight, title).
 function strip(column, label) {
-  const buttons = tokens.map(({ name }) => el("button", { className: "token c0" }, name));
+  const buttons = tokens.map(({ name }, i) => el("button", {
+    className: "token c0",
+    onpointerenter: (event) => event.pointerType === "mouse" && point(i),
+    // A finger cannot hover: its first tap points, its second one hides.
+    onclick: (event) => event.pointerType === "touch" && state.at !== i ? point(i) : hide(i),
+  }, name));
   column.append(el("div", { className: "tokens", role: "group", "aria-label": label }, ...buttons));
-  buttons.forEach((button, i) => {
-    button.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && point(i));
-    button.addEventListener("click", (event) => {
-      // A finger cannot hover: its first tap points, its second one hides.
-      if (event.pointerType === "touch" && state.at !== i) point(i);
-      else hide(i);
-    });
-  });
   return (weight, title) => buttons.forEach((button, i) => {
     button.style.setProperty("--w", Math.min(1, weight(i)).toFixed(3));
     button.classList.toggle("at", i === state.at);
@@ -100,22 +98,16 @@ panel("predictions", (view, column) => {
     if (next) next(recorded(view.top, state.at + 1), tokens[state.at + 1]);
   };
 });
-{
-  const column = el("div", { className: "column" }, el("h3", {}, "unigrams"));
-  document.getElementById("predictions").append(column);
-  if (!data.unigrams) note(column).textContent = "the text it was trained on is not here to count";
-  else {
-    const anywhere = bars(column, "anywhere");
-    updates.push(() => anywhere(data.unigrams, tokens[state.at]));
-  }
-}
+const anywhere = bars(columnOf("predictions", "unigrams"),
+  data.unigrams ? "anywhere" : "the text it was trained on is not here to count");
+updates.push(() => anywhere(data.unigrams, tokens[state.at]));
 
 // A map of rows x columns bytes (255: all the weight) as a picture whose pixels are its cells, as
 // opaque as the square root of their weight. Positions go down, or across where rows are fewer.
 function picture(rows, columns, label) {
   const canvas = el("canvas", { width: columns, height: rows, role: "img", ariaLabel: label });
-  canvas.addEventListener("pointermove", ({ offsetX, offsetY }) => point(Math.floor(
-    T * (rows < T ? offsetX / canvas.clientWidth : offsetY / canvas.clientHeight))));
+  canvas.onpointermove = ({ offsetX, offsetY }) => point(Math.floor(
+    T * (rows < T ? offsetX / canvas.clientWidth : offsetY / canvas.clientHeight)));
   return [el("div", { className: "map" }, canvas), (bytes) => {
     const context = canvas.getContext("2d"), image = context.createImageData(columns, rows);
     const [r, g, b] = getComputedStyle(document.body).getPropertyValue("--map").split(" ");
@@ -133,7 +125,7 @@ panel("attention", (view, column) => {
     const layer = Math.floor(i / heads), head = i % heads;
     const label = `layer ${layer + 1}, head ${head + 1}`, [map, draw] = picture(T, T, label);
     const button = el("button", { className: "head", title: label }, map);
-    button.addEventListener("click", () => show(false, Object.assign(state, { layer, head })));
+    button.onclick = () => show(false, Object.assign(state, { layer, head }));
     grid.append(button);
     maps.push({ button, draw, layer, head });
   }

@@ -21,18 +21,17 @@ def write_run_page(run, more: str = ""):
     config, lines, result = run.config, run.metrics(), run.folder / "result.json"
     result = json.loads(result.read_bytes()) if result.exists() else {}
     kind, flags, step = config["kind"], config["flags"], lines[-1]["step"] if lines else 0
-    facts = [kind, flags.get("objective"), flags.get("size"), config["family"]]
-    facts.append("finished" if result else f"step {step}, not finished")
+    state = "finished" if result else f"step {step}, not finished"
+    facts = [kind, flags.get("objective"), flags.get("size"), config["family"], state]
     evaluated = [line for line in lines if "score" in line]
-    parts = [
-        f"<h1>{safe(run.folder)}</h1><p>{safe(', '.join(filter(None, facts)))}</p>",
-        learning(lines, evaluated, config.get("unigram_entropy")),
-        more,
-        samples([line for line in evaluated if line.get("sample")]),
-        cost(lines, config, result),
-        f"<h2>Next</h2><pre>{safe(next_commands(run.folder, kind, flags))}</pre>",
-    ]
-    html = page(f"{run.folder.name}: {kind}", "".join(parts), refresh=0 if result else 20)
+    body = (
+        f"<h1>{safe(run.folder)}</h1><p>{safe(', '.join(filter(None, facts)))}</p>"
+        f"{learning(lines, evaluated, config.get('unigram_entropy'))}{more}"
+        f"{samples([line for line in evaluated if line.get('sample')])}"
+        f"{cost(lines, config, result)}"
+        f"<h2>Next</h2><pre>{safe(next_commands(run.folder, kind, flags))}</pre>"
+    )
+    html = page(f"{run.folder.name}: {kind}", body, refresh=0 if result else 20)
     path = run.folder / "view.html"
     write_file(path, html.encode("utf-8", "replace"))
     return path
@@ -45,12 +44,12 @@ def safe(text) -> str:
 
 def learning(lines: list[dict], evaluated: list[dict], unigram: float | None) -> str:
     """The curves: training, validation, what token frequencies alone reach, the best step."""
-    trained = [line for line in lines if "score" not in line]
     if not lines:
         return "<p>Nothing is measured yet.</p>"
+    trained = np.array([(line["step"], line["loss"]) for line in lines if "score" not in line])
     means = [
-        (some[-1]["step"], float(np.mean([line["loss"] for line in some])), None, None)
-        for some in np.array_split(np.array(trained, object), min(POINTS, len(trained)) or 1)
+        (int(some[-1, 0]), float(some[:, 1].mean()), None, None)
+        for some in np.array_split(trained, min(POINTS, len(trained)) or 1)
         if len(some)
     ]
     curves = [charts.Line("training", means, 7)] if means else []
@@ -59,11 +58,11 @@ def learning(lines: list[dict], evaluated: list[dict], unigram: float | None) ->
     if evaluated:
         best, last = min(evaluated, key=lambda line: line["score"])["step"], evaluated[-1]["step"]
         heights = [y for line in curves for _, y, *_ in line.points] + [y for _, y in marks]
-        upright = (best, min(heights), min(heights), max(heights))
+        upright = best, min(heights), min(heights), max(heights)
         curves.append(charts.Line(f"best: step {best}", [upright], 3))
         worse = f"Validation has got worse since then: after step {best} the run overfits."
-        said = f"<p>Step {best} is the best on validation, and the one that is used. "
-        said += f"{worse if last > best else 'It has not got worse since.'}</p>"
+        worse = worse if last > best else "It has not got worse since."
+        said = f"<p>Step {best} is the best on validation, and the one that is used. {worse}</p>"
     note = "nats a target; training: means of neighbouring steps; validation: text held out"
     html = charts.curves("Loss", note, curves, "steps", marks=marks) + said
     if scores := _lines(evaluated, SCORES, 100):
@@ -86,8 +85,8 @@ def samples(there: list[dict]) -> str:
         return ""
     shown = ""
     for i in np.unique(np.linspace(0, len(there) - 1, SAMPLES).round().astype(int)):
-        lines = "\n".join(line.strip() for line in there[i]["sample"].strip().splitlines())
-        shown += f"<h3>step {there[i]['step']}</h3><div class=text>{safe(lines)}</div>"
+        text = "\n".join(map(str.strip, there[i]["sample"].strip().splitlines()))
+        shown += f"<h3>step {there[i]['step']}</h3><div class=text>{safe(text)}</div>"
     note = "A validation text: its beginning continued, or its masks filled in, [in brackets]."
     return f'<section><h2>Samples</h2><p class="note">{note}</p>{shown}</section>'
 
@@ -100,9 +99,8 @@ def cost(lines: list[dict], config: dict, result: dict) -> str:
     rows |= {"tokens a second": tokens / seconds} if seconds else {}
     if config.get("train_tokens"):
         rows["times the text was read"] = tokens / config["train_tokens"]
-    rows |= {
-        k.replace("_", " "): result[k] for k in ("parameters", "flops_per_second") if k in result
-    }
+    done = [name for name in ("parameters", "flops_per_second") if name in result]
+    rows |= {name.replace("_", " "): result[name] for name in done}
     rows |= {name: config["model"][name] for name in ("n_layers", "d_model", "max_length")}
     cells = "".join(f"<tr><th>{k}</th><td>{charts.number(v)}</td></tr>" for k, v in rows.items())
     flags = "\n".join(f"{name} = {value}" for name, value in config["flags"].items())

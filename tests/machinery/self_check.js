@@ -7,38 +7,34 @@ const press = (key) => document.dispatchEvent(new KeyboardEvent("keydown", { key
 const pointAt = (button) =>
   button.dispatchEvent(new PointerEvent("pointerenter", { pointerType: "mouse" }));
 const zero = () => views.map(() => 0);
-const out = { surprisal: zero(), hidden: zero(), top: zero(), lens: zero(), attention: zero(),
-  hiddenAttention: zero(), pixels: zero(), seen: zero(), together: 0, keys: [], faults: 0 };
-const nats = (column) =>
+const out = { surprisal: zero(), hidden: zero(), top: zero(), attention: zero(),
+  hiddenAttention: zero(), pixels: zero(), seen: zero(), together: 0, keys: [] };
+const sumOf = (column) => // of what the tokens say when pointed at, weighted by their places
   shown(".token", column).reduce((sum, token, i) => sum + (i + 1) * number(token.title), 0);
-const weights = (column) =>
-  shown(".tokens .token", column).reduce((sum, token, i) => sum + (i + 1) * number(token.title), 0);
 
 const strips = shown(".tokens"), first = shown(".token", columnsOf("tokens")[0]);
 const listed = (column) => shown(".bars", column)[0].querySelectorAll("li span");
-columnsOf("tokens").forEach((column, v) => (out.surprisal[v] = nats(column)));
+columnsOf("tokens").forEach((column, v) => (out.surprisal[v] = sumOf(column)));
 first.forEach((button, i) => {
   pointAt(button);
   out.together += strips.every((strip) => strip.children[i].classList.contains("at"));
   columnsOf("predictions").forEach((column, v) =>
     listed(column).forEach((p, k) => (out.top[v] += (k + 1) * number(p.textContent))));
-  columnsOf("lens").forEach((column, v) => shown("tr td:last-child", column)
-    .forEach((p, k) => (out.lens[v] += (k + 1) * number(p.textContent))));
   columnsOf("mask").forEach((column, v) =>
     (out.seen[v] += number(column.querySelector("p").textContent.split("may see ")[1])));
 });
 columnsOf("attention").forEach((column, v) => {
   shown(".head", column).forEach((head, h) => {
     head.click();
-    first.forEach((button) => { pointAt(button); out.attention[v] += (h + 1) * weights(column); });
+    first.forEach((button) => { pointAt(button); out.attention[v] += (h + 1) * sumOf(column); });
     const { data: pixels } = head.querySelector("canvas").getContext("2d").getImageData(0, 0, T, T);
     for (let i = 0; i < T * T; i++) out.pixels[v] += (h + 1) * (i % T + 1) * pixels[4 * i + 3] / 255;
   });
 });
 first.slice(1, -1).forEach((button, i) => { // hide each: it is pointed at then, too
   button.click();
-  columnsOf("tokens").forEach((column, v) => (out.hidden[v] += nats(column)));
-  columnsOf("attention").forEach((column, v) => (out.hiddenAttention[v] += weights(column)));
+  columnsOf("tokens").forEach((column, v) => (out.hidden[v] += sumOf(column)));
+  columnsOf("attention").forEach((column, v) => (out.hiddenAttention[v] += sumOf(column)));
   button.click();
 });
 for (const mark of [first.at(-1), first[0]]) { // <doc> cannot be hidden

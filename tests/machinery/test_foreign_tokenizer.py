@@ -109,25 +109,19 @@ def test_a_special_tokens_name_in_a_text_is_text(bert, gpt2, tmp_path):
 
 
 def test_limits_that_a_file_sets_do_not_cut_a_text(bert):
-    content = bert.content | dict(
-        truncation=dict(max_length=3, stride=0, strategy="LongestFirst", direction="Right")
-    )
-    content["padding"] = dict(
-        strategy={"Fixed": 9}, direction="Right", pad_id=0, pad_type_id=0, pad_token="[PAD]"
-    )
-    assert len(ForeignTokenizer(content, BERT_ROLES).encode("the cat the cat")) == 4
+    limit = dict(max_length=3, stride=0, strategy="LongestFirst", direction="Right")
+    pad = dict(direction="Right", pad_id=0, pad_type_id=0, pad_token="[PAD]", strategy={"Fixed": 9})
+    limited = ForeignTokenizer(bert.content | dict(truncation=limit, padding=pad), BERT_ROLES)
+    assert len(limited.encode("the cat the cat")) == 4
 
 
 def test_roles_are_read_from_the_folder_and_an_id_between_words_splits_them(tmp_path, gpt2):
-    content = json.loads(json.dumps(gpt2.content))
-    content["added_tokens"].append(content["added_tokens"][0] | dict(id=259, content="<m>"))
-    content["added_tokens"].append(
-        content["added_tokens"][0] | dict(id=260, content="  ", special=False)
-    )
+    [end] = gpt2.content["added_tokens"]
+    more = [end | dict(id=259, content="<m>"), end | dict(id=260, content="  ", special=False)]
+    content = gpt2.content | dict(added_tokens=[end, *more])
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    (tmp_path / "tokenizer_config.json").write_text(
-        '{"mask_token": {"content": "<m>"}, "pad_token": "Ā"}'
-    )
+    roles = dict(mask_token=dict(content="<m>"), pad_token="Ā")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(roles))
     tokenizer = read_tokenizer(tmp_path)
     pad = gpt2.content["model"]["vocab"]["Ā"]
     assert tokenizer.special[:4] == (pad, 259, 258, 258) and tokenizer.vocab_size == 261

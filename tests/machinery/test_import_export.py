@@ -1,6 +1,7 @@
 """A Hugging Face folder becomes a run and a run becomes a folder: both compute the same."""
 
 import json
+import re
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from minilm.heads import Classifier
 from minilm.huggingface.families import FAMILIES, GPT2Config
 from minilm.huggingface.folders import export_run, import_folder, pretrained_run
 from minilm.huggingface.tokenizers import BERT_ROLES, BYTE_OF, read_tokenizer
-from minilm.huggingface.weights import TYPES, to_theirs, write_shape
+from minilm.huggingface.weights import to_theirs, write_shape
 from minilm.runs import checkpoint
 from minilm.runs.run import Run
 from minilm.tokenizer import Tokenizer
@@ -46,16 +47,14 @@ def make_run(folder, family, objective=None, tokenizer=TOKENIZER, **tuned):
     if family == "modernbert":
         shape = replace(shape, local_window=4)  # so that it matters in a short text
     model = shaken(Classifier(made(shape), 3, tuned["pooling"]) if tuned else made(shape))
-    facts = dict(kind="finetune" if tuned else "pretrain", family=family, model=asdict(shape))
-    facts |= dict(flags=tuned or dict(objective=objective), classes=["a", "b", "c"])
-    if not tuned:
-        del facts["classes"]
+    facts = dict(
+        kind="pretrain", family=family, model=asdict(shape), flags=dict(objective=objective)
+    )
+    facts |= dict(kind="finetune", flags=tuned, classes=["a", "b", "c"]) if tuned else {}
+    folder.mkdir()
     run = Run(folder)
-    run.claim(resume=False)
     run.create(facts, tokenizer)
-    spent = dict(tokens=0, targets=0, seconds=0.0)
-    checkpoint.save(run.folder, 1, spent, model=model.state_dict())
-    run.release()
+    checkpoint.save(folder, 1, dict(tokens=0, targets=0, seconds=0.0), model=model.state_dict())
     return run, model
 
 
@@ -137,9 +136,8 @@ def test_exported_foreign_tokenizers_put_around_a_text_what_we_put(tmp_path, fam
     """GPT-2's own puts nothing there, so that means were of two tokens fewer."""
     transformers = pytest.importorskip("transformers")
     tokenizer = foreign(tmp_path, family)
-    run, _ = make_run(
-        tmp_path / "run", family, tokenizer=tokenizer, pooling="mean", attention="causal"
-    )
+    how = dict(tokenizer=tokenizer, pooling="mean", attention="causal")
+    run, _ = make_run(tmp_path / "run", family, **how)
     export_run(run, tmp_path / "out")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     framed = frame(tokenizer.encode(TEXT[:20]), 30, tokenizer.special)
@@ -163,10 +161,8 @@ def test_an_export_is_the_same_twice_and_can_come_back(tmp_path, family):
     for name in ("one", "two"):
         export_run(run, tmp_path / name)
     files = sorted(p.name for p in (tmp_path / "one").iterdir())
-    assert len(files) == 4
-    assert all(
-        (tmp_path / "one" / f).read_bytes() == (tmp_path / "two" / f).read_bytes() for f in files
-    )
+    contents = [[(tmp_path / name / f).read_bytes() for f in files] for name in ("one", "two")]
+    assert len(files) == 4 and contents[0] == contents[1]
     back = import_folder(tmp_path / "one", Run(tmp_path / "back"))
     assert back.config["family"] == family and back.tokenizer.fingerprint == TOKENIZER.fingerprint
     assert asdict(back.model_config()) == asdict(model.config)
@@ -191,10 +187,7 @@ def folder_of_gpt2(folder, change=lambda config, tensors: None, rows=257):
     """A folder of type gpt2, changed in some way; its embedding may have more rows than tokens."""
     shape = GPT2Config(rows, 20, 24, 2, 3, 40)
     model = shaken(FAMILIES["gpt2"][0](shape))
-    config, tensors = (
-        write_shape("gpt2", shape),
-        to_theirs(TYPES["gpt2"], model.state_dict(), shape),
-    )
+    config, tensors = write_shape("gpt2", shape), to_theirs("gpt2", model.state_dict(), shape)
     change(config, tensors)
     folder.mkdir(exist_ok=True)
     foreign(folder, "gpt2")
@@ -203,12 +196,16 @@ def folder_of_gpt2(folder, change=lambda config, tensors: None, rows=257):
     return model
 
 
+E, NAME = "transformer.wte.weight", "transformer.adapter"
+
+
 def test_safetensors_and_torchs_files_give_the_same_run(tmp_path):
     model = folder_of_gpt2(tmp_path / "gpt2")
     one = import_folder(tmp_path / "gpt2", Run(tmp_path / "one")).transformer()
     tensors = safetensors.load_file(tmp_path / "gpt2" / "model.safetensors")
-    tensors["lm_head.weight"] = tensors["transformer.wte.weight"].clone()
-    torch.save(tensors, tmp_path / "gpt2" / "pytorch_model.bin")
+    tensors["lm_head.weight"] = tensors[E].clone()
+    old = {re.sub(r"(ln_.)\.weight", r"\1.gamma", name): W for name, W in tensors.items()}
+    torch.save(old, tmp_path / "gpt2" / "pytorch_model.bin")  # BERT's oldest names: gamma, beta
     (tmp_path / "gpt2" / "model.safetensors").unlink()
     two = import_folder(tmp_path / "gpt2", Run(tmp_path / "two")).transformer()
     for name, W in model.state_dict().items():
@@ -226,7 +223,6 @@ def test_ids_that_no_token_has_are_never_sampled(tmp_path):
         assert tokenizer.decode_bytes(ids) and max(ids) < 257
 
 
-E, NAME = "transformer.wte.weight", "transformer.adapter"
 WRONG = {
     "model_type 'llama'": lambda c, t: c.update(model_type="llama"),
     "h.1.ln_1.bias is missing": lambda c, t: t.pop("transformer.h.1.ln_1.bias"),
@@ -263,7 +259,7 @@ def test_files_that_are_no_tensors_are_named(tmp_path):
 
 
 CLASSES = [
-    "BertForSequenceClassification", "BertForPreTraining", "BertModel", "GPT2Model",
+    "BertForSequenceClassification", "BertForPreTraining", "BertModel",
     "GPT2ForSequenceClassification", "ModernBertForSequenceClassification", "ModernBertModel",
 ]  # fmt: skip
 
@@ -312,12 +308,11 @@ def test_the_hub_is_asked_by_name(tmp_path, monkeypatch):
     hub = pytest.importorskip("huggingface_hub")
     monkeypatch.chdir(tmp_path)
     folder_of_gpt2(tmp_path / "0123abcd")
-    monkeypatch.setattr(
-        hub, "snapshot_download", lambda name, allow_patterns: str(tmp_path / "0123abcd")
-    )
+    download = lambda name, allow_patterns: str(tmp_path / "0123abcd")
+    monkeypatch.setattr(hub, "snapshot_download", download)
     assert pretrained_run("hf:someone/small-gpt2").folder == Path("runs/small-gpt2")
     monkeypatch.setattr(hub, "snapshot_download", lambda name, allow_patterns: 1 / 0)
-    with pytest.raises(UserError, match="no such folder, and the hub gives none"):
+    with pytest.raises(UserError, match="no such folder, and huggingface_hub finds none"):
         pretrained_run("hf:someone/else")
 
 

@@ -130,14 +130,18 @@ def test_after_the_last_layer_the_lens_says_what_the_model_says(lm):
         assert len(view["lens"]) == lm.model.config.n_layers + 1
 
 
-def test_the_picture_of_the_mask_is_visibility(lm):
+def test_the_picture_of_the_mask_is_visibility_and_nothing_hidden_is_attended_to(lm):
     record = record_of(lm)
     T = len(record["tokens"])
     for view, causal in zip(record["views"], (True, False), strict=True):
-        packed = np.frombuffer(base64.b64decode(view["mask"]), np.uint8)
-        mask = visibility(T, 0, causal)
-        wanted = torch.ones(T, T, dtype=torch.bool) if mask is None else mask[0, 0]
-        assert np.array_equal(packed.reshape(T, T) == 255, wanted.numpy())
+        mask, weights = (
+            np.frombuffer(base64.b64decode(view[name]), np.uint8).reshape(-1, T, T)
+            for name in ("mask", "attention")
+        )
+        wanted = visibility(T, 0, causal)
+        wanted = np.ones((T, T), bool) if wanted is None else wanted[0, 0].numpy()
+        assert np.array_equal(mask[0] == 255, wanted)
+        assert weights.any() and not weights[:, ~wanted].any()
 
 
 @browser
