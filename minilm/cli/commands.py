@@ -85,55 +85,32 @@ def fill(parser: Parser, argv: list[str]) -> None:
 
 
 def predict(parser: Parser, argv: list[str]) -> None:
-    """Label a text, or every text of a file: of a text file each line, of a table each row."""
+    """Label a text or its words, answer or translate; or so for every text of a file: of a text
+    file each line, of a table each row."""
     parser.add_argument("run", metavar="RUN", help="a fine-tuning run")
     parser.add_argument("text", nargs="?", help="the text, unless --file is given")
     parser.add_argument("--question", help="to be answered from the text, which is its context")
     parser.add_argument("--file", type=Path, help=".txt .csv .tsv .jsonl, or .gz of these")
-    help = ".jsonl or .csv with text, label, probability (default: FILE.predicted.jsonl)"
+    help = "a .jsonl with a line for each text (default: FILE.predicted.jsonl)"
     parser.add_argument("--out", type=Path, help=help)
     parser.add_argument("--text-column", default="text", help="the column that holds the text")
     parser.add_argument("--encoding", default="utf-8", help="of the file")
-    args = add_device(parser).parse_args(argv)
-    if (args.text is None) == (args.file is None) or (args.out and not args.file):
+    args = vars(add_device(parser).parse_args(argv))
+    if (args["text"] is None) == (args["file"] is None) or (args["out"] and not args["file"]):
         raise UserError('give either a "text" or --file FILE, and --out only with the latter')
-    import minilm
+    model = _load(args.pop("run"), args.pop("device"), "predict")
+    from minilm.cli.evaluate import predict
 
-    model = minilm.load(args.run, args.device)
-    if hasattr(model, "task"):
-        from minilm.cli.tasks import predict
-
-        predict(model, **vars(args))
-        return
-    model = _load(args.run, args.device, "predict_proba")
-    if not args.file:
-        [row] = model.predict_proba([args.text])
-        for i in row.argsort()[::-1][:10]:
-            print(f"{row[i]:6.1%}  {printable(str(model.classes_[i]))}")
-        return
-    from tqdm import tqdm
-
-    from minilm.corpora.files import texts_in
-    from minilm.corpora.tables import new_table
-
-    texts = texts_in(args.file, args.text_column, args.encoding)
-    out = args.out or args.file.with_name(args.file.name + ".predicted.jsonl")
-    with new_table(out) as write, tqdm(total=len(texts), unit=" texts", disable=None) as bar:
-        for start in range(0, len(texts), 512):
-            some = texts[start : start + 512]
-            for text, row in zip(some, model.predict_proba(some), strict=True):
-                write(text, str(model.classes_[row.argmax()]), round(float(row.max()), 6))
-            bar.update(len(some))
-    print(f"{len(texts):,} texts labelled in {out}")
+    predict(model, **args)
 
 
 def evaluate(parser: Parser, argv: list[str]) -> None:
-    """Measure a run: a classifier on test texts, a language model on the validation part of a text;
-    unless said otherwise, those of the data it was trained on."""
+    """Measure a run: a fine-tuned one on test texts, a language model on the validation part of a
+    text; unless said otherwise, those of the data it was trained on."""
     parser.add_argument("run", metavar="RUN", help="a run folder of either script")
     help = "other data: a corpus; for a language model also a file or folder"
     parser.add_argument("--data", metavar="NAME", help=help)
-    parser.add_argument("--test", metavar="FILE", help="for a classifier: a table to test on")
+    parser.add_argument("--test", metavar="FILE", help="for a fine-tuned run: a file to test on")
     parser.add_argument("--text-column", default="text", help="the column that holds the text")
     parser.add_argument("--label-column", default="label", help="the column that holds the label")
     parser.add_argument("--encoding", default="utf-8", help="of the files")
@@ -142,7 +119,7 @@ def evaluate(parser: Parser, argv: list[str]) -> None:
         raise UserError("--data and --test were both given: choose one")
     from minilm.cli.evaluate import evaluate
 
-    evaluate(**args)
+    evaluate(_load(args.pop("run"), args.pop("device")), **args)
 
 
 def estimate(parser: Parser, argv: list[str]) -> None:
@@ -248,7 +225,7 @@ COMMANDS = {
 }  # fmt: skip
 
 
-def _load(run: str, device: str, method: str):
+def _load(run: str, device: str, method: str = "config"):
     """minilm.load, of a run that can do what is asked. Raises UserError where it cannot."""
     import minilm
 

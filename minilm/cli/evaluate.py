@@ -1,52 +1,78 @@
-"""`python -m minilm evaluate`: how good a run is."""
+"""`python -m minilm predict` and `evaluate`: what a run makes of texts, and how good it is."""
 
-import numpy as np
+import json
+from pathlib import Path
 
-import minilm
+from tqdm import tqdm
+
 from minilm import metrics
-from minilm.cli import tasks
 from minilm.cli.terminal import printable
 from minilm.config import UserError
-from minilm.corpora.files import read_examples
-from minilm.corpora.splits import splits
 from minilm.corpora.tokens import prepare
 from minilm.data import evaluation_windows
 from minilm.objectives import evaluation_batches
 from minilm.runs.pretraining import in_chunks
-from minilm.runs.report import report
+
+CHUNK = 512  # texts between two moves of the bar
+
+
+def predict(
+    model, text: str | None, question: str | None, file: Path | None, out: Path | None,
+    text_column: str, encoding: str,
+) -> None:  # fmt: skip
+    """Print what a fine-tuned run makes of a text, or write what it makes of each text of a file.
+    Raises UserError where that cannot be."""
+    task = model.task
+    if not file:
+        if task.config.task == "answer":
+            if not question:
+                raise UserError('this run answers questions: give a context and --question "..."')
+            text = text, question
+        [found] = task.predict(model.model, [text])
+        return print(printable(task.told(text, found)[0]))
+    texts = task.texts_in(file, text_column, encoding)
+    out = out or file.with_name(file.name + ".predicted.jsonl")
+    if out.suffix != ".jsonl":
+        raise UserError(f"--out {out}: the name must end in .jsonl")
+    try:
+        lines = out.open("x", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror}): give --out") from None
+    with lines, tqdm(total=len(texts), unit=" texts", disable=None) as bar:
+        for some in (texts[i : i + CHUNK] for i in range(0, len(texts), CHUNK)):
+            for text, found in zip(some, task.predict(model.model, some), strict=True):
+                lines.write(json.dumps(task.told(text, found)[1], ensure_ascii=False) + "\n")
+            bar.update(len(some))
+    print(f"{len(texts):,} texts in {out}")
 
 
 def evaluate(
-    run: str, data: str | None, test: str | None, text_column: str, label_column: str,
-    encoding: str, device: str,
-) -> None:  # fmt: skip
+    model, data: str | None, test: str | None, text_column: str, label_column: str, encoding: str
+) -> None:
     """Print how good a run is: on `data`, on the file `test`, or else on its own data. Raises
     UserError where that cannot be."""
-    model = minilm.load(run, device)
-    flags = model.config["flags"]
-    if hasattr(model, "task"):
-        tasks.evaluate(model, data, test)
-    elif model.config["kind"] == "finetune":
+    if not hasattr(model, "task"):
         if test:
-            examples, name = read_examples(test, text_column, label_column, encoding), test
-        else:
-            own = dict(data=data) if data else {k: flags[k] for k in _SOURCE}
-            parts, _ = splits(**own, labels=flags["labels"], seed=flags["seed"])
-            part = "test" if "test" in parts else "valid"
-            examples, name = parts[part], f"{part} part of {own['data'] or own['train']}"
-        evaluate_classifier(model, examples, name)
-    elif test:
-        raise UserError(f"{run} learnt no labels to --test: give it a text with --data")
-    else:
-        own = ("text_column", "encoding", "document_separator")
-        columns = (text_column, encoding) if data else map(flags.get, own)
-        evaluate_language_model(model, [data] if data else flags["data"], *columns)
+            raise UserError(f"{model.run} learnt no labels to --test: give it a text with --data")
+        if data:
+            return evaluate_language_model(model, [data], text_column, encoding)
+        own = "data", "text_column", "encoding", "document_separator"
+        return evaluate_language_model(model, *map(model.config["flags"].get, own))
+    task, config = model.task, model.task.config
+    if test:
+        vars(config).update(text_column=text_column, label_column=label_column, encoding=encoding)
+    elif data:
+        config.data, config.train = data, None
+    task.load_tested(test)
+    row = task.test(model.model)
+    print(f"{task.part} part of {test or config.train or config.data}:")
+    print(printable(task.report(row)))
+    for key, heading, form in task.columns:
+        print(f"  {heading:16} {form.format(row[key])}")
+    return None
 
 
-_SOURCE = ("data", "train", "valid", "test", "text_column", "label_column", "encoding")
-
-
-def evaluate_language_model(model, data: list[str], *columns) -> None:
+def evaluate_language_model(model, data: list[str] | None, *columns) -> None:
     """Print the losses on the validation part of a text, which is read as `prepare` does."""
     if not data:
         raise UserError(f"{model.run} was imported without its text: name one with --data")
@@ -59,17 +85,3 @@ def evaluate_language_model(model, data: list[str], *columns) -> None:
     print(f"validation part of {' '.join(data)}, losses in nats a token:")
     for name, value in {**values, "unigram_entropy": text.unigram_entropy}.items():
         print(f"  {name.replace('_', ' '):18}{value:.3f}")
-
-
-def evaluate_classifier(model, examples: list, name: str) -> None:
-    """Print the report on labelled texts. Raises UserError for a label that was never learnt."""
-    classes = model.classes_.tolist()
-    number = {label: i for i, label in enumerate(classes)}
-    if unknown := sorted({example.label for example in examples} - set(classes)):
-        raise UserError(f"{name} has the label {unknown[0]!r}, which this run never learnt: it "
-                        f"knows {', '.join(classes[:8])}")  # fmt: skip
-    labels = np.array([number[example.label] for example in examples])
-    predicted = model.predict_proba([example.text for example in examples]).argmax(1)
-    print(f"{name}:")
-    confusion = metrics.confusion_matrix(labels, predicted, len(classes))
-    print(printable(report(confusion, classes)))

@@ -6,7 +6,7 @@ import numpy as np
 
 from minilm import metrics
 from minilm.cli.terminal import escaped
-from minilm.runs.report import report
+from minilm.runs.classify import report
 from minilm.view import charts
 from minilm.view.run_page import safe
 
@@ -18,19 +18,25 @@ DELETED = (
 )
 
 
+def sections(model, text: str | None) -> str:
+    """About a Classifier of cli/api.py: on a text, or on the texts that it was tested on."""
+    if text is not None:
+        return of_text(model, text)
+    model.task.load_tested()
+    part = model.task.part
+    return of_examples(model, model.task.examples[part], f"{part.capitalize()} texts")
+
+
 def of_examples(model, examples: Sequence, name: str) -> str:
-    """Sections about a Classifier of cli/api.py on labelled texts, (text, label) each."""
-    number = {label: i for i, label in enumerate(model.classes_.tolist())}
-    labels, classes = np.array([number[x.label] for x in examples]), [*map(escaped, number)]
+    """Sections about a Classifier on labelled texts, (text, label) each."""
+    labels, classes = model.task.labels(examples), [*map(escaped, model.task.classes)]
     p = model.predict_proba([x.text for x in examples])  # (N, C)
-    predicted = p.argmax(1)
+    predicted, mistakes = p.argmax(1), ""
     wrong = np.flatnonzero(predicted != labels)
-    wrong = wrong[np.argsort(-p[wrong, predicted[wrong]], kind="stable")][:MISTAKES]
-    mistakes = "".join(
-        f"<h3>{safe(classes[labels[i]])}, taken for {safe(classes[predicted[i]])} "
-        f"({p[i].max():.1%})</h3>{without_each_word(model, examples[i].text, predicted[i])}"
-        for i in wrong
-    )
+    for i in wrong[np.argsort(-p[wrong, predicted[wrong]], kind="stable")][:MISTAKES]:
+        title = f"{classes[labels[i]]}, taken for {classes[predicted[i]]} ({p[i].max():.1%})"
+        words = without_each_word(model, examples[i].text, predicted[i])
+        mistakes += f"<h3>{safe(title)}</h3>{words}"
     table = confusion_table(metrics.confusion_matrix(labels, predicted, len(classes)), classes)
     return (
         f"<section><h2>{safe(name)}</h2>{table}{calibration(p, labels)}</section><section>"
@@ -41,12 +47,11 @@ def of_examples(model, examples: Sequence, name: str) -> str:
 def of_text(model, text: str) -> str:
     """The section about one text of a Classifier."""
     [p] = model.predict_proba([text])
-    rows = [
-        charts.Row(escaped(str(model.classes_[i])), 100 * float(p[i]), None, 0)
-        for i in np.argsort(-p, kind="stable")[:10]
-    ]
+    best = np.argsort(-p, kind="stable")[:10]
+    classes = [*map(escaped, model.task.classes)]
+    rows = [charts.Row(classes[i], 100 * float(p[i]), None, 0) for i in best]
     bars = charts.intervals("Probabilities", "of the likeliest labels", rows, 0, 100, unit=" %")
-    words = without_each_word(model, text, int(p.argmax()))
+    words = without_each_word(model, text, best[0])
     return f"<section><h2>The text</h2>{bars}{DELETED}{words}</section>"
 
 
@@ -56,10 +61,10 @@ def confusion_table(confusion: np.ndarray, classes: list[str]) -> str:
     if len(classes) > LABELS:
         return f"<pre>{words}</pre>"
     rows = "<tr><th></th>" + "".join(f"<th>{safe(name)}</th>" for name in classes) + "</tr>"
+    shares = confusion / np.maximum(1, confusion.sum(1, keepdims=True))
     for i, name in enumerate(classes):
-        shares = confusion[i] / max(1, confusion[i].sum())
         cells = "".join(
-            f'<td class="token c{int(i != j)}" style="--w: {shares[j]:.2f}">{n or ""}</td>'
+            f'<td class="token c{int(i != j)}" style="--w: {shares[i, j]:.2f}">{n or ""}</td>'
             for j, n in enumerate(confusion[i])
         )
         rows += f"<tr><th>{safe(name)}</th>{cells}</tr>"
@@ -77,13 +82,10 @@ def calibration(p: np.ndarray, labels: np.ndarray, bins: int = 10) -> str:
         if n := int(inside.sum()):
             bounds = (100 * x for x in metrics.wilson_interval(int(right[inside].sum()), n))
             points.append((100 * confidence[inside].mean(), 100 * right[inside].mean(), *bounds))
-    ideal = charts.Line(
-        "as sure as right", [(points[i][0],) * 2 + (None, None) for i in (0, -1)], 7
-    )
-    error = metrics.calibration_error(p, labels)
-    note = "how often a label is right, by its probability, with 95 % intervals; expected "
-    note += f"calibration error {error:.3f}"
-    lines = [ideal, charts.Line("measured", points, 0)]
+    ideal = [(points[i][0], points[i][0], None, None) for i in (0, -1)]
+    lines = [charts.Line("as sure as right", ideal, 7), charts.Line("measured", points, 0)]
+    note = ("how often a label is right, by its probability, with 95 % intervals; expected "
+            f"calibration error {metrics.calibration_error(p, labels):.3f}")  # fmt: skip
     return charts.curves("Calibration", note, lines, "% sure", unit=" %", low=0, high=100)
 
 
