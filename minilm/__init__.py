@@ -21,7 +21,7 @@ def load(run: str, device: str = "auto"):
     """
     from minilm.cli import api
 
-    config = api.open_run(run).config
+    config = api.pretrained_run(run).config
     if config["kind"] == "pretrain":
         return api.LanguageModel(run, device)
     classifies = config["flags"].get("task", "classify") == "classify"

@@ -12,23 +12,14 @@ from minilm import generate, heads
 from minilm.cli.options import FinetuneConfig, saved_options
 from minilm.config import UserError
 from minilm.data import evaluation_windows, frame, pad
+from minilm.huggingface.folders import pretrained_run
 from minilm.objectives import IGNORE, language_model_nll
 from minilm.runs.device import choose_machine
 from minilm.runs.pretraining import in_chunks
-from minilm.runs.run import Run
 from minilm.runs.task import by_length, task_class
 from minilm.view.recording import recorded, token_name
 
 BATCH = 32  # rows computed at a time
-
-
-def open_run(name: str) -> Run:
-    """The run of a folder; of "hf:FOLDER" the one that is made of those weights."""
-    if not str(name).startswith("hf:"):
-        return Run(name)
-    from minilm.huggingface.folders import pretrained_run
-
-    return pretrained_run(str(name))
 
 
 class Score(NamedTuple):
@@ -45,7 +36,7 @@ class Model:
 
     def __init__(self, run: str, device: str = "auto"):
         self.run, self.device = run, device
-        self._machine, self.opened = choose_machine(device, "float32"), open_run(run)
+        self._machine, self.opened = choose_machine(device, "float32"), pretrained_run(run)
         self.tokenizer, self.config = self.opened.tokenizer, self.opened.config
 
     def __repr__(self):
@@ -173,8 +164,7 @@ class LanguageModel(Model):
             raise UserError(f"{self.run} has no token for a mask: score it with causal=True")
         for start in range(0, len(ids), room):
             window = frame(ids[start : start + room], self.max_length, special).astype(np.int64)
-            for first in range(1, len(window) - 1, BATCH):
-                places = np.arange(first, min(first + BATCH, len(window) - 1))
+            for places in in_chunks([np.arange(1, len(window) - 1)], BATCH):
                 rows, inputs = np.arange(len(places)), np.tile(window, (len(places), 1))
                 inputs[rows, places] = special.mask
                 targets = np.full_like(inputs, IGNORE)

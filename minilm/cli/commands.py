@@ -95,13 +95,21 @@ def predict(parser: Parser, argv: list[str]) -> None:
     parser.add_argument("--out", type=Path, help=help)
     parser.add_argument("--text-column", default="text", help="the column that holds the text")
     parser.add_argument("--encoding", default="utf-8", help="of the file")
-    args = vars(add_device(parser).parse_args(argv))
-    if (args["text"] is None) == (args["file"] is None) or (args["out"] and not args["file"]):
+    args = add_device(parser).parse_args(argv)
+    if (args.text is None) == (args.file is None) or (args.out and not args.file):
         raise UserError('give either a "text" or --file FILE, and --out only with the latter')
-    model = _load(args.pop("run"), args.pop("device"), "predict")
-    from minilm.cli.evaluate import predict
+    model = _load(args.run, args.device, "predict")
+    task, text = model.task, args.text
+    if not args.file:
+        text = (text, args.question) if task.config.task == "answer" else text
+        [(shown, _)] = task.tell(model.model, [text])
+        return print(printable(shown))
+    from minilm.corpora.tables import write_rows
 
-    predict(model, **args)
+    texts = task.texts_in(args.file, args.text_column, args.encoding)
+    out = args.out or args.file.with_name(args.file.name + ".predicted.jsonl")
+    write_rows(out, (row for _, row in task.tell(model.model, texts)))
+    return print(f"{len(texts):,} texts in {out}")
 
 
 def evaluate(parser: Parser, argv: list[str]) -> None:

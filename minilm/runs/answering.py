@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from minilm.config import UserError
 from minilm.corpora.tasks import Question, read_questions
 from minilm.data import pad
 from minilm.heads import answer_nll
@@ -38,22 +39,14 @@ class Answer(NamedTuple):
 
 def normalised(text: str) -> list[str]:
     """The words that SQuAD compares (Rajpurkar et al. 2016, arXiv 1606.05250, section 6.1): lower
-    case, without punctuation and the articles a, an, the.
-
-    >>> normalised("The  Norman's conquest")
-    ['normans', 'conquest']
-    """
+    case, without punctuation and the articles a, an, the."""
     text = "".join(c for c in text.lower() if c not in string.punctuation)
     return [word for word in text.split() if word not in ("a", "an", "the")]
 
 
 def exact_and_f1(predicted: str, answers) -> tuple[float, float]:
     """Exact match, and F1 of the words, each with the answer that fits best; where one of the two
-    has no words, F1 is 1 if the other has none, else 0.
-
-    >>> exact_and_f1("in the year 1066", ["1066"])
-    (0.0, 0.5)
-    """
+    has no words, F1 is 1 if the other has none, else 0."""
     best, p = (0.0, 0.0), normalised(predicted)
     for a in map(normalised, answers):
         shared = (Counter(p) & Counter(a)).total()
@@ -158,6 +151,8 @@ class Answering(Task):
 
     def unlabelled(self, text: tuple[str, str]) -> Question:
         """text: a context, and a question."""
+        if not text[1]:
+            raise UserError('this run answers questions: give a context and --question "..."')
         return Question(*text, ("",), -1)
 
     @staticmethod

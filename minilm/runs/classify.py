@@ -56,16 +56,12 @@ class Classify(Task):
             for tokens, label in zip(texts, self.labels(examples), strict=True)
         ]
 
-    def encoded(self, part: str) -> EncodedTexts:
-        """The rows of a part, as the baseline takes them."""
-        tokens, labels, cut = zip(*self.data[part], strict=True)
-        return EncodedTexts(list(tokens), np.array(labels), float(np.mean(cut)))
-
     def __str__(self) -> str:
         name, most = self.config.train or self.config.data, self.config.max_length
         sizes = ", ".join(f"{len(rows):,} texts to {part}" for part, rows in self.data.items())
-        cut = f"{self.encoded('train').share_cut:.1%} are longer than {most} tokens and were cut"
-        return f"{name}: {len(self.classes)} labels, {sizes}; {cut}"
+        cut = f"{np.mean([row.cut for row in self.data['train']]):.1%}"
+        return (f"{name}: {len(self.classes)} labels, {sizes}; {cut} are longer than {most} tokens "
+                f"and were cut")  # fmt: skip
 
     def collate(self, rows: list[Row]) -> tuple[np.ndarray, ...]:
         """tokens, is_real (B, T), labels (B,)."""
@@ -73,36 +69,30 @@ class Classify(Task):
         padded = pad(texts, pad_id, most=self.config.max_length)
         return *padded, np.array([row.label for row in rows])
 
-    @property
-    def causal(self) -> bool:
-        """What a position may see."""
-        return self.config.attention == "causal"
-
     def loss(self, model: Classifier, tokens, is_real, labels) -> tuple[Tensor, Tensor]:
         """- Σ log P(y | w_1 … w_n; θ)."""
-        return classification_nll(model(tokens, is_real, self.causal), labels)
+        logits = model(tokens, is_real, self.config.attention == "causal")
+        return classification_nll(logits, labels)
 
     def solve(self, model: Classifier, rows: list[Row], examples) -> np.ndarray:
-        texts, pad_id = [row.tokens for row in rows], self.tokenizer.special.pad
-        return label_log_probabilities(model, texts, self.causal, pad_id)
+        causal, pad_id = self.config.attention == "causal", self.tokenizer.special.pad
+        return label_log_probabilities(model, [row.tokens for row in rows], causal, pad_id)
 
-    def confusion(self, log_p: np.ndarray, examples: list[Example]) -> np.ndarray:
-        """How often label i was taken for label j, (C, C)."""
-        return metrics.confusion_matrix(self.labels(examples), log_p.argmax(1), len(self.classes))
-
-    def scores(self, log_p: np.ndarray, examples: list[Example]) -> dict[str, float]:
-        """Loss (nats a text), accuracy and macro F1."""
-        labels, confusion = self.labels(examples), self.confusion(log_p, examples)
+    def scores(self, log_p: np.ndarray, examples: list[Example]) -> dict:
+        """Loss (nats a text), accuracy, macro F1, and what they are made of."""
+        labels, C = self.labels(examples), len(self.classes)
+        confusion = metrics.confusion_matrix(labels, log_p.argmax(1), C)
         loss = float(-log_p[np.arange(len(labels)), labels].mean())
-        figures = dict(accuracy=metrics.accuracy(confusion), macro_f1=metrics.macro_f1(confusion))
-        return {"loss": loss, **figures}
+        return dict(loss=loss, accuracy=metrics.accuracy(confusion),
+                    macro_f1=metrics.macro_f1(confusion), confusion=confusion)  # fmt: skip
 
     def report(self, row: dict) -> str:
-        return report(self.confusion(row["found"], self.examples[self.part]), self.classes)
+        return report(row["confusion"], self.classes)
 
     def simpler(self) -> dict[str, np.ndarray]:
-        train, test, C = self.encoded("train"), self.encoded(self.part), len(self.classes)
-        bag = bag_of_tokens(train, test, self.tokenizer.vocab_size, C)
+        parts = self.data["train"], self.data[self.part]
+        train, test = (EncodedTexts(*zip(*rows, strict=True)) for rows in parts)
+        bag = bag_of_tokens(train, test, self.tokenizer.vocab_size, len(self.classes))
         always = np.full(bag.shape, -30.0)
         always[:, np.bincount(train.labels).argmax()] = 0.0
         return {"a bag of tokens": bag, "always the largest class": always}
@@ -164,7 +154,7 @@ def bag_of_tokens(
     """
     once = np.concatenate([np.unique(text) for text in train.tokens])
     idf = np.log((1 + len(train.tokens)) / (1 + np.bincount(once, minlength=vocab_size))) + 1
-    x, y = tf_idf(train.tokens, idf), torch.from_numpy(train.labels)
+    x, y = tf_idf(train.tokens, idf), torch.tensor(train.labels)
     W = torch.zeros(vocab_size, n_classes, requires_grad=True)
     b = torch.zeros(n_classes, requires_grad=True)
     solver = torch.optim.LBFGS([W, b], max_iter=200, line_search_fn="strong_wolfe")

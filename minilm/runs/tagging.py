@@ -28,18 +28,14 @@ class Row(NamedTuple):
 
 def spans(tags) -> set[tuple[int, int, str]]:
     """(first word, word after the last, type) of each entity, by the strict rule: B- begins, I- of
-    the same type goes on, and an I- with nothing before it is no entity.
-
-    >>> sorted(spans(["B-loc", "I-loc", "I-per", "B-per"]))
-    [(0, 2, 'loc'), (3, 4, 'per')]
-    """
-    found, start, kind = set(), 0, ""
-    for i, tag in enumerate([*tags, "O"]):
-        if kind and tag != f"I-{kind}":
-            found.add((start, i, kind))
-            kind = ""
+    the same type goes on, and an I- with nothing before it is no entity."""
+    found = set()
+    for start, tag in enumerate(tags):
         if tag.startswith("B-"):
-            start, kind = i, tag[2:]
+            end = start + 1
+            while end < len(tags) and tags[end] == "I" + tag[1:]:
+                end += 1
+            found.add((start, end, tag[2:]))
     return found
 
 

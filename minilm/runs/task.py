@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from minilm.corpora.files import texts_in
 from minilm.corpora.tasks import read, task_examples
@@ -55,7 +56,7 @@ class Task:
         report(row)                     what `test` returned, for people to read
         simpler()                       {baseline: what it finds in the part that is tested on}
         unlabelled(text)                an example of which nothing else is known
-        told(text, found)               what `predict` prints, and the line that it writes
+        told(text, found)               what the command `predict` prints, and the row it writes
     """
 
     epochs = 3  # by default, at least
@@ -95,10 +96,9 @@ class Task:
         self.epoch_rows = functools.lru_cache(maxsize=2)(draw)
 
     def load_tested(self, file: str | None = None) -> None:
-        """Take only what is tested on as data: a file, or the run's own part."""
-        parts = {"test": self.read_file(file)} if file else self.read()[0]
-        part = "test" if "test" in parts else "valid"
-        self.load({part: parts[part]}, self.classes)
+        """Take as data only what is tested on: a file, or the run's own part."""
+        self.examples = {"test": self.read_file(file)} if file else self.read()[0]
+        self.load({self.part: self.examples[self.part]}, self.classes)
 
     @property
     def part(self) -> str:
@@ -149,8 +149,7 @@ class Task:
 
     def evaluate(self, model, part: str) -> tuple[float, dict]:
         """How far a part is from perfect; its loss and scores."""
-        values = self.test(model, part)
-        del values["found"]
+        values = {k: v for k, v in self.test(model, part).items() if isinstance(v, float)}
         if "loss" not in values:
             values = {"loss": self.mean_loss(model, part), **values}
         return 1 - values[self.columns[0][0]], values
@@ -164,6 +163,13 @@ class Task:
         """What the model finds in texts of which nothing else is known."""
         examples = [self.unlabelled(text) for text in texts]
         return self.solve(model, self.encode(examples), examples)
+
+    def tell(self, model, texts: list, size: int = 512) -> Iterator[tuple[str, dict]]:
+        """The same as `told`, with a bar where there are many."""
+        few = True if len(texts) <= size else None  # None: where it is a terminal
+        for start in tqdm(range(0, len(texts), size), unit=f" x {size} texts", disable=few):
+            some = texts[start : start + size]
+            yield from map(self.told, some, self.predict(model, some))
 
 
 def by_length(texts: Sequence, size: int = 64) -> list[np.ndarray]:

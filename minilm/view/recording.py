@@ -64,11 +64,10 @@ def inside(model, tokenizer, text: str, shift: int, objective: str, unigrams=Non
 
     shift: where a masked token is predicted, as in `objectives.masked`. objective: what the run was
     trained on. unigrams: the probability of each token (V,), or None. more: prefix, a number of
-    tokens that all may see, where the run has learnt that; text is then of tokens. Raises UserError
-    for an empty text.
+    tokens that all may see, where the run has learnt that. Raises UserError for an empty text.
     """
     model.eval()
-    shape, whole = model.config, tokenizer.encode(text) if isinstance(text, str) else text
+    shape, whole = model.config, tokenizer.encode(text)
     if not len(whole):
         raise UserError("the text has no token to look at")
     maps = 4 * shape.n_layers * shape.n_heads  # two views, each with its maps and hidden rows
