@@ -31,8 +31,8 @@ class Score(NamedTuple):
 
 
 class Model:
-    """What both kinds of model share. As scikit-learn's estimators do, they keep their arguments as
-    they were given, so that `clone` works."""
+    """What all share. As scikit-learn's estimators do, they keep their arguments as they were
+    given, so that `clone` works."""
 
     def __init__(self, run: str, device: str = "auto"):
         self.run, self.device = run, device
@@ -84,27 +84,22 @@ class LanguageModel(Model):
         top_k: int | None = 50, top_p: float | None = 0.95, seed: int = 0, stream: bool = False,
     ) -> str | Iterator[str]:  # fmt: skip
         """What follows the prompt, up to `tokens` tokens or the end of the document; with stream
-        piece by piece, each as soon as it is drawn.
+        piece by piece, each as soon as it is drawn. Raises UserError where the run has learnt only
+        to fill in masks.
 
         >>> text = lm.generate("Return the", tokens=4, seed=1)
         >>> text == "".join(lm.generate("Return the", tokens=4, seed=1, stream=True))
         True
-
-        Raises UserError where the run has learnt only to fill in masks."""
+        """
         if self.objective == "masked":
             raise UserError(f"{self.run} has learnt to fill in masks only: use fill, or a run of "
                             f"--objective causal or hybrid")  # fmt: skip
         how = dict(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-        pieces = self._pieces(self.tokenizer.encode(prompt), tokens, how)
+        ids, special = self.tokenizer.encode(prompt), self.tokenizer.special
+        drawn = generate.sample(self.model, ids, tokens, special, **how)
+        parts = (self.tokenizer.decode_bytes([token]) for token in drawn)
+        pieces = codecs.iterdecode(parts, "utf-8", "replace")  # a token may end in a character
         return pieces if stream else "".join(pieces)
-
-    def _pieces(self, prompt: np.ndarray, tokens: int, how: dict) -> Iterator[str]:
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a token may end in a character
-        for token in generate.sample(self.model, prompt, tokens, self.tokenizer.special, **how):
-            if piece := decoder.decode(self.tokenizer.decode_bytes([token])):
-                yield piece
-        if rest := decoder.decode(b"", final=True):
-            yield rest
 
     def fill(self, text: str, top: int = 5) -> list[list[tuple[str, float]]]:
         """For each <mask> in the text the likeliest tokens and their probabilities. A causal run
@@ -114,20 +109,24 @@ class LanguageModel(Model):
         >>> 0 < p <= 1
         True
         """
-        names = {"<mask>", getattr(self.tokenizer, "mask_token", None) or "<mask>"}
+        own = re.escape(getattr(self.tokenizer, "mask_token", None) or "<mask>")
         # A token holds the space before it, " good": so what a mask stands for does, too.
-        parts = re.split(" *(?:" + "|".join(map(re.escape, sorted(names))) + ")", text)
-        special, most = self.tokenizer.special, self.max_length - 2
+        parts = re.split(f" *(?:<mask>|{own})", text)
         if len(parts) == 1:
             raise UserError('there is no <mask> in the text: write one, "The film was <mask>."')
-        if special.mask is None:
-            raise UserError(f"{self.run} has no token for a <mask>: use generate")
-        ids = [np.append(self.tokenizer.encode(part), special.mask) for part in parts]
-        tokens = np.concatenate(ids)[:-1]
+        ids = [np.append(self.tokenizer.encode(part), self._mask) for part in parts]
+        tokens, most = np.concatenate(ids)[:-1], self.max_length - 2
         if (n := len(tokens)) > most:
             raise UserError(f"the text has {n} tokens, {self.run} sees {most}: shorten it")
-        filled = generate.fill_masks(self.model, tokens, special, self.causal, self.shift, top)
+        how = self.tokenizer.special, self.causal, self.shift, top
+        filled = generate.fill_masks(self.model, tokens, *how)
         return [[(self.tokenizer.decode([i]), p) for i, p in best] for best in filled]
+
+    @property
+    def _mask(self) -> int:
+        if self.tokenizer.special.mask is None:
+            raise UserError(f"{self.run} has no <mask>: use generate, or score with causal=True")
+        return self.tokenizer.special.mask
 
     def score(self, text: str, causal: bool | None = None) -> Score:
         """How well the run predicts each token of a text: from what stands before it (causal), or
@@ -159,14 +158,11 @@ class LanguageModel(Model):
 
     def _masked(self, ids: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Framed windows, each as often as it has tokens, in each row another one masked."""
-        special, room = self.tokenizer.special, self.max_length - 2
-        if special.mask is None:
-            raise UserError(f"{self.run} has no token for a mask: score it with causal=True")
-        for start in range(0, len(ids), room):
-            window = frame(ids[start : start + room], self.max_length, special).astype(np.int64)
+        for part in in_chunks([ids], self.max_length - 2):
+            window = frame(part, self.max_length, self.tokenizer.special).astype(np.int64)
             for places in in_chunks([np.arange(1, len(window) - 1)], BATCH):
                 rows, inputs = np.arange(len(places)), np.tile(window, (len(places), 1))
-                inputs[rows, places] = special.mask
+                inputs[rows, places] = self._mask
                 targets = np.full_like(inputs, IGNORE)
                 targets[rows, places - self.shift] = window[places]
                 yield inputs, targets
@@ -184,9 +180,6 @@ class LanguageModel(Model):
         pooling=None one array (T, D) a text, a row for each of `tokens(text)`.
 
         >>> lm.encode(["a text", "another"]).shape == (2, lm.model.config.d_model)
-        True
-        >>> [states] = lm.encode(["a text"], pooling=None)
-        >>> len(states) == len(lm.tokens("a text"))
         True
         """
         if pooling not in ("mean", "last", "first", None):

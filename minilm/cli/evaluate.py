@@ -12,19 +12,12 @@ from minilm.runs.pretraining import in_chunks
 def evaluate(model, data: str | None, test: str | None, **columns) -> None:
     """Print how good a run is: on `data`, on the file `test`, or else on its own data. columns:
     text_column, label_column and encoding of what is not its own. Raises UserError."""
-    if hasattr(model, "task"):
-        evaluate_task(model, data, test, columns)
-    elif test:
-        raise UserError(f"{model.run} learnt no labels to --test: give it a text with --data")
-    elif data:
-        evaluate_language_model(model, [data], columns["text_column"], columns["encoding"])
-    else:
-        own = "data", "text_column", "encoding", "document_separator"
-        evaluate_language_model(model, *map(model.config["flags"].get, own))
-
-
-def evaluate_task(model, data: str | None, test: str | None, columns: dict) -> None:
-    """Print the report on the part of `data` to test on, or on a file, and the scores."""
+    if not hasattr(model, "task"):
+        if test:
+            raise UserError(f"{model.run} learnt no labels to --test: give it a text with --data")
+        own = map(model.config["flags"].get, ("text_column", "encoding", "document_separator"))
+        how = (columns["text_column"], columns["encoding"]) if data else own
+        return evaluate_language_model(model, data and [data], *how)
     task, config = model.task, model.task.config
     if test:
         vars(config).update(columns)
@@ -36,11 +29,12 @@ def evaluate_task(model, data: str | None, test: str | None, columns: dict) -> N
     print(printable(task.report(row)))
     for key, heading, form in task.columns:
         print(f"  {heading:16} {form.format(row[key])}")
+    return None
 
 
 def evaluate_language_model(model, data: list[str] | None, *columns) -> None:
     """Print the losses on the validation part of a text, which is read as `prepare` does."""
-    if not data:
+    if not (data := data or model.config["flags"].get("data")):
         raise UserError(f"{model.run} was imported without its text: name one with --data")
     tokenizer = model.tokenizer
     text = prepare(data, tokenizer.vocab_size, tokenizer, *columns)

@@ -55,12 +55,6 @@ def exact_and_f1(predicted: str, answers) -> tuple[float, float]:
     return best
 
 
-def judged(found: list[Answer], questions: list[Question]) -> np.ndarray:
-    """Exact match and F1 of each answer, (N, 2)."""
-    pairs = zip(found, questions, strict=True)
-    return np.array([exact_and_f1(answer.text, question.answers) for answer, question in pairs])
-
-
 class Answering(Task):
     """Where in a context the answer to a question stands."""
 
@@ -72,8 +66,10 @@ class Answering(Task):
     def controls(self):
         others = super().controls()
         if others:
-            hidden = QuestionsHidden(self.config, self.tokenizer)
-            others.append(("these weights, questions hidden", "questions-hidden", False, hidden))
+            blind = Answering(self.config, self.tokenizer, self.classes)
+            blind.hidden = True
+            blind.load(self.examples, self.classes)
+            others.append(("these weights, questions hidden", "questions-hidden", False, blind))
         return others
 
     def classes_of(self, questions: list[Question]) -> list[str]:
@@ -131,14 +127,15 @@ class Answering(Task):
             Answer("", -1, 1 - a.probability) if none and better < 0 else a for better, a in best
         ]
 
-    def scores(self, found: list[Answer], questions: list[Question]) -> dict[str, float]:
-        exact, f1 = judged(found, questions).T
-        return dict(f1=float(f1.mean()), exact=float(exact.mean()))
+    def scores(self, found: list[Answer], questions: list[Question]) -> dict:
+        pairs = zip(found, questions, strict=True)
+        each = np.array([exact_and_f1(answer.text, question.answers) for answer, question in pairs])
+        return dict(f1=float(each[:, 1].mean()), exact=float(each[:, 0].mean()), each=each)
 
     def report(self, row: dict) -> str:
         """F1 with its interval, and some answers."""
         questions, n = self.examples[self.part], len(self.examples[self.part])
-        interval = bootstrap(judged(row["found"], questions), lambda sums: sums[..., 1] / n)
+        interval = bootstrap(row["each"], lambda sums: sums[..., 1] / n)
         lines = [f"F1 of words {row['f1']:.1%} ({interval}, {n:,} questions)"]
         for i in range(0, n, -(-n // 4)):
             text, right = row["found"][i].text or NO_ANSWER, questions[i].answers[0] or NO_ANSWER
@@ -163,12 +160,6 @@ class Answering(Task):
         p, row = found.probability, dict(context=text[0], question=text[1], answer=found.text)
         row |= dict(answer_start=found.start, probability=round(p, 6))
         return f"{p:6.1%}  {found.text or NO_ANSWER}  (character {found.start})", row
-
-
-class QuestionsHidden(Answering):
-    """The control that sees the contexts only."""
-
-    hidden = True
 
 
 def best_sentence(context: str, question: str) -> str:

@@ -167,25 +167,21 @@ class Tagging(Task):
 
 def frequent_tags(train: list[Tagged], test: list[Tagged]) -> list[list[str]]:
     """The tag that each word has most often in train; O for a word that is new."""
-    counts = defaultdict(Counter)
-    for sentence in train:
-        for word, tag in zip(*sentence, strict=True):
-            counts[word][tag] += 1
-    best = {word: max(c, key=lambda tag, c=c: (c[tag], tag)) for word, c in counts.items()}
+    counts = Counter(pair for sentence in train for pair in zip(*sentence, strict=True))
+    best = dict(sorted(counts, key=lambda pair: (counts[pair], pair[1])))  # a word's last one stays
     return [[best.get(word, "O") for word in words] for words, _ in test]
 
 
 def linear_tags(train: list[Tagged], test: list[Tagged], classes: list[str]) -> list[list[str]]:
     """Logistic regression on a word, its last three letters, its first one's case, and the words
     before and after: log P(tag) = Σ_features W[feature, tag] + c, trained with the same loss."""
-    number = defaultdict(lambda: len(number) + 1)  # of a feature; 0: one that train lacks
 
-    def features(words, number_of) -> list[list[int]]:
+    def features(words) -> list[tuple]:
         around = zip(["", *words], words, [*words[1:], ""], strict=False)
-        of_word = lambda a, w, b: enumerate((w, w[-3:], w[:1].isupper(), a, b))
-        return [[number_of(feature) for feature in of_word(*three)] for three in around]
+        return [((0, w), (1, w[-3:]), (2, w[:1].isupper()), (3, a), (4, b)) for a, w, b in around]
 
-    x = torch.tensor([row for s in train for row in features(s.words, number.__getitem__)])
+    number = defaultdict(lambda: len(number) + 1)  # 0: a feature that train lacks
+    x = torch.tensor([[number[f] for f in fs] for s in train for fs in features(s.words)])
     y = torch.tensor([classes.index(tag) for s in train for tag in s.tags])
     W = nn.EmbeddingBag(len(number) + 1, len(classes), mode="sum", padding_idx=0)
     nn.init.zeros_(W.weight)
@@ -196,6 +192,8 @@ def linear_tags(train: list[Tagged], test: list[Tagged], classes: list[str]) -> 
             optimizer.zero_grad()
             nn.functional.cross_entropy(W(x[rows]), y[rows]).backward()
             optimizer.step()
-    known = lambda feature: number.get(feature, 0)
-    rows = [torch.tensor(features(words, known)) for words, _ in test]
-    return [best_tags(W(x).log_softmax(-1).detach().numpy(), classes) for x in rows]
+    found = []
+    for words, _ in test:
+        rows = torch.tensor([[number.get(f, 0) for f in fs] for fs in features(words)])
+        found.append(best_tags(W(rows).log_softmax(-1).detach().numpy(), classes))
+    return found

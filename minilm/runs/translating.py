@@ -3,6 +3,7 @@
 import importlib.util
 import re
 from collections import defaultdict
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +12,11 @@ import torch
 from minilm.corpora.tasks import Pair
 from minilm.model import KeyValueCache, Transformer
 from minilm.objectives import prefix, prefix_nll
+from minilm.runs.pretraining import in_chunks
 from minilm.runs.task import Task
 from minilm.tokenizer import SpecialTokens
 
+FORMULAS = "latex-sympy"  # a corpus, not of a language
 SHOWN = 200  # validation pairs that are translated while training
 WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -32,18 +35,12 @@ class Translating(Task):
     epochs = 10
 
     @property
-    def judge(self) -> str:
-        """What chooses the checkpoint: "exact" for formulas, else "bleu", without sacrebleu
-        "loss"."""
-        if self.config.data == "latex-sympy":
-            return "exact"
-        return "bleu" if importlib.util.find_spec("sacrebleu") else "loss"
-
-    @property
     def columns(self):
-        """BLEU and chrF for languages, and what is exactly right."""
-        bleu = ("bleu", "BLEU", "{:.1f}"), ("chrf", "chrF", "{:.1f}")
-        return *(bleu if self.judge == "bleu" else ()), ("exact", "exact", "{:.1%}")
+        """BLEU and chrF, but not of formulas or without sacrebleu; and what is exactly right."""
+        exact = ("exact", "exact", "{:.1%}")
+        if self.config.data == FORMULAS or not importlib.util.find_spec("sacrebleu"):
+            return (exact,)
+        return ("bleu", "BLEU", "{:.1f}"), ("chrf", "chrF", "{:.1f}"), exact
 
     def classes_of(self, pairs: list[Pair]) -> list[str]:
         return []
@@ -65,13 +62,11 @@ class Translating(Task):
 
     def solve(self, model, rows: list[Row], pairs, width: int | None = None) -> list[str]:
         """What a beam finds. Sources of one length are translated together, 32 at a time."""
-        by_length, found = defaultdict(list), [""] * len(rows)
-        for i, row in enumerate(rows):
-            by_length[len(row.source)].append(i)
-        for length, same in sorted(by_length.items()):
-            for which in (same[i : i + 32] for i in range(0, len(same), 32)):
+        found, length_of = [""] * len(rows), lambda i: len(rows[i].source)
+        how = self.tokenizer.special, width or self.config.beam
+        for length, same in groupby(sorted(range(len(rows)), key=length_of), length_of):
+            for which in in_chunks([list(same)], 32):
                 sources = np.stack([rows[i].source for i in which])
-                how = self.tokenizer.special, width or self.config.beam
                 texts = beam_search(model, sources, *how, most=2 * length + 30)
                 for i, text in zip(which, texts, strict=True):
                     found[i] = self.tokenizer.decode(text).strip()
@@ -81,7 +76,7 @@ class Translating(Task):
         """The share that is exactly right, as text; BLEU (lower case) and chrF by sacrebleu."""
         right = [pair.target.strip() for pair in pairs]
         values = {"exact": float(np.mean([a == b for a, b in zip(found, right, strict=True)]))}
-        if self.judge == "bleu":
+        if len(self.columns) > 1:
             import sacrebleu
 
             chinese = len(re.findall("[\u4e00-\u9fff]", "".join(right))) > len(right)
@@ -91,13 +86,15 @@ class Translating(Task):
         return values
 
     def evaluate(self, model, part: str) -> tuple[float, dict]:
-        """How far from perfect; the loss, and the scores of greedy translations of some pairs."""
+        """How far from perfect: by BLEU, of formulas by what is exactly right, or else the loss;
+        and the scores of greedy translations of some pairs."""
         every = -(-len(self.data[part]) // SHOWN)
         pairs, rows = self.examples[part][::every], self.data[part][::every]
         scores = self.scores(self.solve(model, rows, pairs, width=1), pairs)
         values = {"loss": self.mean_loss(model, part), **scores}
-        far = {"exact": 1 - values["exact"], "bleu": 1 - values.get("bleu", 0) / 100}
-        return far.get(self.judge, values["loss"]), values
+        if self.config.data == FORMULAS:
+            return 1 - values["exact"], values
+        return 1 - values["bleu"] / 100 if "bleu" in values else values["loss"], values
 
     def report(self, row: dict) -> str:
         """Some translations."""
@@ -105,8 +102,9 @@ class Translating(Task):
         for i in range(0, len(pairs), -(-len(pairs) // 3)):
             source, target = pairs[i]
             lines.append(f"  {source}\n    {row['found'][i]}\n    (right: {target})")
-        hint = ["for BLEU and chrF: pip install sacrebleu"] * (self.judge == "loss")
-        return "\n".join(lines + hint)
+        if self.config.data != FORMULAS and "bleu" not in row:
+            lines.append("for BLEU and chrF: pip install sacrebleu")
+        return "\n".join(lines)
 
     def simpler(self) -> dict[str, list]:
         pairs = self.examples[self.part]
