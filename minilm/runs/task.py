@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from minilm.corpora.files import texts_in
@@ -136,10 +136,11 @@ class Task:
     @torch.inference_mode()
     def mean_loss(self, model, part: str) -> float:
         """Nats a target."""
-        sums = torch.zeros(2, dtype=torch.float64)
+        nats, count = 0.0, 0
         for _, batch in self.in_batches(model.eval(), self.data[part]):
-            sums += torch.stack([Tensor.double(x) for x in self.loss(model, *batch)]).cpu()
-        return float(sums[0] / sums[1].clamp(min=1))
+            loss_sum, n = self.loss(model, *batch)
+            nats, count = nats + float(loss_sum), count + int(n)
+        return nats / max(count, 1)
 
     def test(self, model, part: str | None = None) -> dict:
         """The scores on a part (None: on what is tested on), and what was found."""

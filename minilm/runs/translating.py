@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from minilm.corpora.tasks import Pair
-from minilm.model import KeyValueCache, Transformer
+from minilm.model import Transformer
 from minilm.objectives import prefix, prefix_nll
 from minilm.runs.pretraining import in_chunks
 from minilm.runs.task import Task
@@ -171,32 +171,25 @@ def beam_search(
     source = torch.from_numpy(framed.astype(np.int64)).to(device)  # (B, S + 2)
     cache = model.new_cache()
     hidden = model(source, causal=False, cache=cache)[:, -1]  # (B, D)
-    first = torch.arange(B, device=device)[:, None] * width  # of the beginnings of each source
-    rows = torch.arange(B * width, device=device) // width  # all go on from the source
-    hidden = hidden[rows]  # (B · width, D)
-    keep(cache, rows)
-    nats = torch.full((B, width), -torch.inf, device=device)  # Σ log P
-    nats[:, 0] = 0  # at first there is one beginning only
-    n, ended = torch.zeros_like(nats), torch.zeros_like(nats, dtype=torch.bool)
-    texts = torch.zeros(B, width, 0, dtype=torch.int64, device=device)
+    n = nats = torch.zeros(B, 1, device=device)  # tokens and Σ log P of each beginning: first one
+    ended = torch.zeros(B, 1, dtype=torch.bool, device=device)
+    texts = torch.zeros(B, 1, 0, dtype=torch.int64, device=device)
     for _ in range(min(most or V, model.config.max_length - S - 2)):
-        log_p = (model.logits(hidden).float() + may_follow).log_softmax(-1).view(B, width, V)
+        K = nats.shape[1]  # 1, then the width
+        log_p = (model.logits(hidden).float() + may_follow).log_softmax(-1).view(B, K, V)
         log_p[ended] = only_end
         n = n + ~ended
-        sums = nats[..., None] + log_p  # (B, width, V)
+        sums = nats[..., None] + log_p  # (B, K, V)
         ranked = sums / ((5 + n) / 6)[..., None] ** penalty
-        best = ranked.flatten(1).topk(width).indices  # (B, width)
+        best = ranked.flatten(1).topk(min(width, K * V)).indices  # (B, width)
         beam, token = best // V, best % V
         nats, n, ended = sums.flatten(1).gather(1, best), n.gather(1, beam), token == special.eos
-        texts = torch.cat((texts.gather(1, beam[..., None].expand_as(texts)), token[..., None]), 2)
+        kept = texts.gather(1, beam[..., None].expand(-1, -1, texts.shape[2]))
+        texts = torch.cat((kept, token[..., None]), 2)
         if ended[:, 0].all():  # the first is the best
             break
-        keep(cache, (first + beam).flatten())
-        hidden = model(token.view(-1, 1), causal=True, cache=cache)[:, -1]
+        rows = (beam + K * torch.arange(B, device=device)[:, None]).flatten()
+        for layer in cache:
+            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+        hidden = model(token.view(-1, 1), causal=True, cache=cache)[:, -1]  # (B · width, D)
     return [text[text != special.eos].cpu().numpy() for text in texts[:, 0]]
-
-
-def keep(cache: list[KeyValueCache], rows: torch.Tensor) -> None:
-    """Go on with these rows of a cache, in this order, some perhaps twice."""
-    for layer in cache:
-        layer.keys, layer.values = layer.keys[rows], layer.values[rows]
