@@ -2,7 +2,7 @@
 
 import re
 import string
-from collections import Counter
+from collections import Counter, namedtuple
 from typing import NamedTuple
 
 import numpy as np
@@ -19,14 +19,10 @@ LONGEST = 30  # tokens of an answer
 NO_ANSWER = "no answer"
 
 
-class Row(NamedTuple):
-    """A question with a context, or with a window of it."""
-
-    tokens: np.ndarray  # (T,): <doc> question <doc> context <doc>
-    start: int  # where the context begins
-    span: tuple[int, int]  # the first and last token of the answer; (0, 0): it is not here
-    offsets: np.ndarray  # (n, 2): the characters of each token of the context
-    question: int
+# A question with a context or a window of it: tokens (T,), <doc> question <doc> context <doc>;
+# where the context begins; span, the first and last token of the answer, or (0, 0): it is not here;
+# offsets (n, 2), the characters of each token of the context; and which question it is
+Row = namedtuple("Row", "tokens start span offsets question")
 
 
 class Answer(NamedTuple):

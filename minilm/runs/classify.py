@@ -1,7 +1,6 @@
 """A label for a text: what `train_finetune.py --task classify` learns."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections import namedtuple
 
 import numpy as np
 import torch
@@ -15,13 +14,8 @@ from minilm.data import frame, pad
 from minilm.heads import Classifier, classification_nll
 from minilm.runs.task import Task, by_length
 
-
-class Row(NamedTuple):
-    """A text, the number of its label, and whether it was too long."""
-
-    tokens: np.ndarray  # (T,)
-    label: int
-    cut: bool
+# tokens (T,), the number of the label, and whether the text was too long
+Row = namedtuple("Row", "tokens label cut")
 
 
 class Classify(Task):
@@ -109,7 +103,7 @@ class Classify(Task):
         return "\n".join(f"{p[i]:6.1%}  {self.classes[i]}" for i in best), row
 
 
-def report(confusion: np.ndarray, classes: Sequence[str], most: int = 30) -> str:
+def report(confusion: np.ndarray, classes: list[str], most: int = 30) -> str:
     """For people to read: accuracy with its interval, macro F1, each label's scores; with up to
     `most` labels the confusion matrix, with more the ten most confused pairs."""
     n, few = int(confusion.sum()), len(classes) <= most
@@ -132,7 +126,7 @@ def report(confusion: np.ndarray, classes: Sequence[str], most: int = 30) -> str
     return "\n".join(lines)
 
 
-def tf_idf(texts: Sequence[np.ndarray], idf: np.ndarray) -> Tensor:
+def tf_idf(texts: list[np.ndarray], idf: np.ndarray) -> Tensor:
     """A text as (1 + ln count) · idf of each token, scaled to length 1: sparse (N, V)."""
     V = len(idf)
     places = np.concatenate([i * V + text.astype(np.int64) for i, text in enumerate(texts)])
@@ -173,7 +167,7 @@ def bag_of_tokens(
 
 @torch.inference_mode()
 def label_log_probabilities(
-    classifier: Classifier, texts: Sequence[np.ndarray], causal: bool, pad_id=0, batch_size=64
+    classifier: Classifier, texts: list[np.ndarray], causal: bool, pad_id=0, batch_size=64
 ) -> np.ndarray:
     """log P(y | w_1 … w_n; θ) of each text, an array of token ids: (N, C), in the texts' order."""
     classifier.eval()

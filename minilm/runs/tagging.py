@@ -1,8 +1,7 @@
 """Tags for words: what `train_finetune.py --task tag` learns."""
 
 import re
-from collections import Counter, defaultdict
-from typing import NamedTuple
+from collections import Counter, defaultdict, namedtuple
 
 import numpy as np
 import torch
@@ -17,13 +16,9 @@ from minilm.runs.task import Task, bootstrap
 SPLIT = re.compile(r"\w+(?:[.'-]\w+)*|[^\w\s]")  # a text that is to be tagged into words
 
 
-class Row(NamedTuple):
-    """A sentence, or as many of its words as fit into the window."""
-
-    tokens: np.ndarray  # (T,)
-    words: np.ndarray  # (W, 2): the first token of each, and the one after its last
-    tags: np.ndarray  # (W,)
-    sentence: int
+# A sentence, or as many of its words as fit into the window: tokens (T,); words (W, 2), the first
+# token of each, and the one after its last; tags (W,); and which sentence it is
+Row = namedtuple("Row", "tokens words tags sentence")
 
 
 def spans(tags) -> set[tuple[int, int, str]]:
@@ -192,8 +187,6 @@ def linear_tags(train: list[Tagged], test: list[Tagged], classes: list[str]) -> 
             optimizer.zero_grad()
             nn.functional.cross_entropy(W(x[rows]), y[rows]).backward()
             optimizer.step()
-    found = []
-    for words, _ in test:
-        rows = torch.tensor([[number.get(f, 0) for f in fs] for fs in features(words)])
-        found.append(best_tags(W(rows).log_softmax(-1).detach().numpy(), classes))
-    return found
+    known = ([[number.get(f, 0) for f in fs] for fs in features(words)] for words, _ in test)
+    log_p = (W(torch.tensor(rows)).log_softmax(-1).detach().numpy() for rows in known)
+    return [best_tags(of_sentence, classes) for of_sentence in log_p]

@@ -2,9 +2,8 @@
 
 import importlib.util
 import re
-from collections import defaultdict
+from collections import defaultdict, namedtuple
 from itertools import groupby
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,12 +20,7 @@ SHOWN = 200  # validation pairs that are translated while training
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
-class Row(NamedTuple):
-    """A pair."""
-
-    tokens: np.ndarray  # both, for their length
-    source: np.ndarray
-    target: np.ndarray
+Row = namedtuple("Row", "tokens source target")  # tokens: both, for their length
 
 
 class Translating(Task):

@@ -2,7 +2,6 @@
 what, how sure it is, and which words matter."""
 
 import webbrowser
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +33,8 @@ def view(run: str, text: str | None = None, open: bool = False, device: str = "a
     task = config["flags"].get("task", "classify") if config["kind"] == "finetune" else None
     if task == "classify":
         model = minilm.load(run, device)
+        if text is None:
+            model.task.load_tested()
         path = write_run_page(opened, of_tested(model) if text is None else of_text(model, text))
     elif text is None:
         path = write_run_page(opened)
@@ -74,24 +75,18 @@ def unigrams(model) -> np.ndarray | None:
 
 
 def of_tested(model) -> str:
-    """Sections about a Classifier of cli/api.py on the texts that it was tested on."""
-    (task := model.task).load_tested()
-    return of_examples(model, task.examples[task.part], f"{task.part.capitalize()} texts")
-
-
-def of_examples(model, examples: Sequence, name: str) -> str:
-    """Sections about a Classifier on labelled texts, (text, label) each."""
-    labels, classes = model.task.labels(examples), [*map(escaped, model.task.classes)]
-    p = model.predict_proba([x.text for x in examples])  # (N, C)
-    predicted, mistakes = p.argmax(1), ""
-    wrong = np.flatnonzero(predicted != labels)
+    """Sections about a Classifier of cli/api.py on the texts that its task has to test on."""
+    task, row = model.task, model.task.test(model.model)
+    examples, p = task.examples[task.part], np.exp(row["found"])  # p (N, C)
+    labels, predicted, mistakes = task.labels(examples), p.argmax(1), ""
+    classes, wrong = [*map(escaped, task.classes)], np.flatnonzero(predicted != labels)
     for i in wrong[np.argsort(-p[wrong, predicted[wrong]], kind="stable")][:MISTAKES]:
         title = f"{classes[labels[i]]}, taken for {classes[predicted[i]]} ({p[i].max():.1%})"
         words = without_each_word(model, examples[i].text, predicted[i])
         mistakes += f"<h3>{safe(title)}</h3>{words}"
-    table = confusion_table(metrics.confusion_matrix(labels, predicted, len(classes)), classes)
     return (
-        f"<section><h2>{safe(name)}</h2>{table}{calibration(p, labels)}</section><section>"
+        f"<section><h2>{task.part.capitalize()} texts</h2>"
+        f"{confusion_table(row['confusion'], classes)}{calibration(p, labels)}</section><section>"
         f"<h2>The most confident mistakes</h2>{DELETED}{mistakes or 'There are none.'}</section>"
     )
 

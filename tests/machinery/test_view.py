@@ -152,8 +152,8 @@ def test_no_text_becomes_markup_or_script(tmp_path):
     line = dict(step=3, score=1.0, causal_loss=1.0, sample=HOSTILE)
     run = finetuned(tmp_path / HOSTILE[:14].replace("/", ""), [HOSTILE, "b"], [line])
     clf = minilm.load(str(run.folder), device="cpu")
-    examples = [Example(HOSTILE, label) for label in (HOSTILE, "b")]
-    more = command.of_examples(clf, examples, HOSTILE) + command.of_text(clf, HOSTILE)
+    clf.task.load({"test": [Example(HOSTILE, label) for label in (HOSTILE, "b")]}, [HOSTILE, "b"])
+    more = command.of_tested(clf) + command.of_text(clf, HOSTILE)
     path = run_page.write_run_page(run, more)
     dom = opened(path)
     assert "<script" not in dom and "<img" not in dom and "\u202e" not in dom
@@ -208,7 +208,8 @@ def test_the_classifiers_page_counts_what_it_takes_for_what(tmp_path):
     predicted = clf.predict(texts).tolist()
     wrong = next(name for name in clf.classes_ if name != predicted[0])
     examples = [Example(*pair) for pair in zip(texts, [wrong, *predicted[1:]], strict=True)]
-    page = command.of_examples(clf, examples, "Test texts")
+    clf.task.load({"test": examples}, clf.task.classes)
+    page = command.of_tested(clf)
     assert "accuracy 75.0 %" in page and f"{wrong}, taken for {predicted[0]}" in page
     many = np.eye(40, dtype=int)
     assert "<table" not in command.confusion_table(many, [f"label {i}" for i in range(40)])
