@@ -10,7 +10,6 @@ import torch
 
 from minilm.config import UserError
 from minilm.corpora.tasks import Question, read_questions
-from minilm.data import pad
 from minilm.heads import answer_nll
 from minilm.model import FAR
 from minilm.runs.task import Task, bootstrap
@@ -92,11 +91,10 @@ class Answering(Task):
 
     def collate(self, rows: list[Row]) -> tuple[np.ndarray, ...]:
         """tokens, is_real, allowed (B, T), spans (B, 2)."""
-        texts, most = [row.tokens for row in rows], self.config.max_length
-        tokens, is_real = pad(texts, self.tokenizer.special.pad, most=most)
-        start, end = (np.array(x)[:, None] for x in ([r.start for r in rows], [*map(len, texts)]))
-        t = np.arange(tokens.shape[1])
-        allowed = (t == 0) | ((start <= t) & (t < end - 1))
+        tokens, is_real = self.padded(rows)
+        start, t = np.array([[row.start] for row in rows]), np.arange(tokens.shape[1])
+        end = is_real.sum(1, keepdims=True) - 1  # of the context
+        allowed = (t == 0) | ((start <= t) & (t < end))
         return tokens, is_real, allowed, np.array([row.span for row in rows])
 
     def loss(self, model, tokens, is_real, allowed, spans):
@@ -144,7 +142,7 @@ class Answering(Task):
 
     def unlabelled(self, text: tuple[str, str]) -> Question:
         """text: a context, and a question."""
-        if not text[1]:
+        if text[1] is None:
             raise UserError('this run answers questions: give a context and --question "..."')
         return Question(*text, ("",), -1)
 

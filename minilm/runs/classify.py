@@ -59,9 +59,7 @@ class Classify(Task):
 
     def collate(self, rows: list[Row]) -> tuple[np.ndarray, ...]:
         """tokens, is_real (B, T), labels (B,)."""
-        texts, pad_id = [row.tokens for row in rows], self.tokenizer.special.pad
-        padded = pad(texts, pad_id, most=self.config.max_length)
-        return *padded, np.array([row.label for row in rows])
+        return *self.padded(rows), np.array([row.label for row in rows])
 
     def loss(self, model: Classifier, tokens, is_real, labels) -> tuple[Tensor, Tensor]:
         """- Σ log P(y | w_1 … w_n; θ)."""
@@ -85,7 +83,7 @@ class Classify(Task):
 
     def simpler(self) -> dict[str, np.ndarray]:
         parts = self.data["train"], self.data[self.part]
-        train, test = (EncodedTexts(*zip(*rows, strict=True)) for rows in parts)
+        train, test = (EncodedTexts(*zip(*rows, strict=True)) for rows in parts)  # as columns
         bag = bag_of_tokens(train, test, self.tokenizer.vocab_size, len(self.classes))
         always = np.full(bag.shape, -30.0)
         always[:, np.bincount(train.labels).argmax()] = 0.0

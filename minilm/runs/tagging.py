@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from minilm.corpora.tasks import Tagged
-from minilm.data import pad
 from minilm.heads import tagging_nll
 from minilm.objectives import IGNORE
 from minilm.runs.task import Task, bootstrap
@@ -103,8 +102,7 @@ class Tagging(Task):
         tags = np.full(words.shape[:2], IGNORE)
         for i, row in enumerate(rows):
             words[i, : len(row.words)], tags[i, : len(row.tags)] = row.words, row.tags
-        texts, most = [row.tokens for row in rows], self.config.max_length
-        return *pad(texts, self.tokenizer.special.pad, most=most), words, tags
+        return *self.padded(rows), words, tags
 
     def loss(self, model, tokens, is_real, words, tags):
         """- Σ_i log P(y_i | w_1 … w_n; θ)."""

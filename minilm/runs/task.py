@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from minilm.corpora.files import texts_in
 from minilm.corpora.tasks import read, task_examples
-from minilm.data import epoch_batches
+from minilm.data import epoch_batches, pad
 from minilm.heads import Answerer, Classifier, Tagger
 from minilm.model import Transformer
 
@@ -125,6 +125,11 @@ class Task:
         """What a step learns from: the arguments of `loss` after the model."""
         epoch, i = divmod(step, self.steps_per_epoch)
         return self.collate([self.data["train"][row] for row in self.epoch_rows(epoch)[i]])
+
+    def padded(self, rows: list) -> tuple[np.ndarray, np.ndarray]:
+        """tokens, is_real (B, T)."""
+        texts, pad_id = [row.tokens for row in rows], self.tokenizer.special.pad
+        return pad(texts, pad_id, most=self.config.max_length)
 
     def in_batches(self, model, rows: list) -> Iterator[tuple[np.ndarray, list]]:
         """Yield which rows, and their tensors where the model is."""

@@ -1,6 +1,7 @@
 """`python -m minilm view`: the page of a run; of a text inside it; of what a classifier takes for
 what, how sure it is, and which words matter."""
 
+import contextlib
 import webbrowser
 from pathlib import Path
 
@@ -60,18 +61,14 @@ def write_inside_page(model, text: str) -> Path:
 
 def unigrams(model) -> np.ndarray | None:
     """The share of each token in the text that the run was trained on, (V,), if that is here."""
-    flags, own = model.config["flags"], model.tokenizer
-    if not flags.get("data"):  # imported weights
-        return None
-    source = flags["data"], flags["vocab_size"], own if flags["init"] else None
-    try:
-        text = prepare(*source, *map(flags.get, ("text_column", "encoding", "document_separator")))
-    except UserError:
-        return None
-    if text.tokenizer.fingerprint != own.fingerprint:
-        return None
-    counts = np.bincount(text.train, minlength=own.vocab_size)
-    return counts / counts.sum()
+    flags, own, counts = model.config["flags"], model.tokenizer, None
+    if flags.get("data"):  # imported weights have none
+        how = map(flags.get, ("text_column", "encoding", "document_separator"))
+        with contextlib.suppress(UserError):
+            text = prepare(flags["data"], flags["vocab_size"], own if flags["init"] else None, *how)
+            if text.tokenizer.fingerprint == own.fingerprint:
+                counts = np.bincount(text.train, minlength=own.vocab_size)
+    return None if counts is None else counts / counts.sum()
 
 
 def of_tested(model) -> str:
