@@ -11,27 +11,24 @@ __all__ = ["finetune", "load", "pretrain"]
 
 def load(run: str, device: str = "auto"):
     """Open a run folder, or "hf:FOLDER" with weights of Hugging Face's: a LanguageModel, or of a
-    fine-tuning run a Classifier or a TaskModel. It uses the run's best checkpoint, in float32.
+    fine-tuning run a FineTuned, which is a Classifier where it labels texts. It uses the run's best
+    checkpoint, in float32. Raises UserError where there is no such run, device or whole checkpoint.
 
     >>> load("runs/pretrain-1"), load("runs/finetune-1")
     (LanguageModel('runs/pretrain-1'), Classifier('runs/finetune-1'))
-
-    Raises UserError, in one line, where there is no such run, device or whole checkpoint.
     """
     from minilm.cli import api
-    from minilm.config import UserError
 
-    config = api.open_run(run).config
-    kind = config["flags"].get("task", config["kind"]).replace("finetune", "classify")
-    if kind not in api.KINDS:
-        raise UserError(f"{run} learnt to {kind}: load opens those that {', '.join(api.KINDS)}")
-    return api.KINDS[kind](run, device)
+    config = api.pretrained_run(run).config
+    if config["kind"] == "pretrain":
+        return api.LanguageModel(run, device)
+    labels = config["flags"].get("task", "classify") == "classify"
+    return (api.Classifier if labels else api.FineTuned)(run, device)
 
 
 def pretrain(**flags):
     """Train as `train_pretrain.py` does, its flags as keyword arguments (`--max-length 64` is
     `max_length=64`), and load what was learnt: `minilm.pretrain(data=["a.txt"], steps=100)`.
-
     Raises UserError for a flag that there is not, or a value that it does not take."""
     return _train("pretrain", flags)
 
@@ -44,13 +41,11 @@ def finetune(**flags):
 def _train(kind: str, flags: dict):
     import importlib
 
-    from minilm.cli.options import FinetuneConfig, PretrainConfig
+    from minilm.cli import options
     from minilm.config import UserError
 
-    options = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}[kind]
-    if unknown := sorted(flags.keys() - options.__dataclass_fields__.keys()):
-        raise UserError(f"{unknown[0]} is no flag of train_{kind}.py: see its --help")
-    config = options(**flags)
-    config.given = frozenset(flags)
-    train = getattr(importlib.import_module(f"train_{kind}"), kind)  # the script's function
-    return load(train(config).folder)
+    options = options.PretrainConfig if kind == "pretrain" else options.FinetuneConfig
+    if unknown := flags.keys() - options.__dataclass_fields__.keys():
+        raise UserError(f"{min(unknown)} is no flag of train_{kind}.py: see its --help")
+    (config := options(**flags)).given = frozenset(flags)
+    return load(getattr(importlib.import_module(f"train_{kind}"), kind)(config).folder)

@@ -12,23 +12,14 @@ from minilm import generate, heads
 from minilm.cli.options import FinetuneConfig, saved_options
 from minilm.config import UserError
 from minilm.data import evaluation_windows, frame, pad
+from minilm.huggingface.folders import pretrained_run
 from minilm.objectives import IGNORE, language_model_nll
-from minilm.runs.classify import label_log_probabilities
 from minilm.runs.device import choose_machine
-from minilm.runs.run import Run
-from minilm.runs.task import task_class
+from minilm.runs.pretraining import in_chunks
+from minilm.runs.task import by_length, task_class
 from minilm.view.recording import recorded, token_name
 
 BATCH = 32  # rows computed at a time
-
-
-def open_run(name: str) -> Run:
-    """The run of a folder; of "hf:FOLDER" the one that is made of those weights."""
-    if not str(name).startswith("hf:"):
-        return Run(name)
-    from minilm.huggingface.folders import pretrained_run
-
-    return pretrained_run(str(name))
 
 
 class Score(NamedTuple):
@@ -40,12 +31,12 @@ class Score(NamedTuple):
 
 
 class Model:
-    """What the two kinds of model share. As scikit-learn's estimators do, they keep their arguments
-    as they were given, so that `clone` works; `fit` changes nothing: they were trained before."""
+    """What all share. As scikit-learn's estimators do, they keep their arguments as they were
+    given, so that `clone` works."""
 
     def __init__(self, run: str, device: str = "auto"):
         self.run, self.device = run, device
-        self._machine, self.opened = choose_machine(device, "float32"), open_run(run)
+        self._machine, self.opened = choose_machine(device, "float32"), pretrained_run(run)
         self.tokenizer, self.config = self.opened.tokenizer, self.opened.config
 
     def __repr__(self):
@@ -67,12 +58,11 @@ class Model:
 
         return Tags(estimator_type=None, target_tags=TargetTags(required=False))
 
-    def _frames(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Each text's tokens between <doc> and <doc>; of too long ones head and tail."""
+    def _listed(self, texts: Sequence) -> Sequence:
+        """The texts. Raises UserError for a single one, whose characters would be taken."""
         if isinstance(texts, str):
             raise UserError("give a list of texts, not a single one: [text]")
-        how = self.max_length, self.tokenizer.special
-        return [frame(self.tokenizer.encode(text), *how) for text in texts]
+        return texts
 
 
 class LanguageModel(Model):
@@ -94,29 +84,22 @@ class LanguageModel(Model):
         top_k: int | None = 50, top_p: float | None = 0.95, seed: int = 0, stream: bool = False,
     ) -> str | Iterator[str]:  # fmt: skip
         """What follows the prompt, up to `tokens` tokens or the end of the document; with stream
-        piece by piece, each as soon as it is drawn.
+        piece by piece, each as soon as it is drawn. Raises UserError where the run has learnt only
+        to fill in masks.
 
         >>> text = lm.generate("Return the", tokens=4, seed=1)
         >>> text == "".join(lm.generate("Return the", tokens=4, seed=1, stream=True))
         True
-
-        Raises UserError where the run has learnt only to fill in masks."""
+        """
         if self.objective == "masked":
-            raise UserError(
-                f"{self.run} was pretrained to fill in masks (--objective masked), which teaches "
-                f"no token after the last: use fill, or a run of --objective causal or hybrid"
-            )
+            raise UserError(f"{self.run} has learnt to fill in masks only: use fill, or a run of "
+                            f"--objective causal or hybrid")  # fmt: skip
         how = dict(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-        pieces = self._pieces(self.tokenizer.encode(prompt), tokens, how)
+        ids, special = self.tokenizer.encode(prompt), self.tokenizer.special
+        drawn = generate.sample(self.model, ids, tokens, special, **how)
+        parts = (self.tokenizer.decode_bytes([token]) for token in drawn)
+        pieces = codecs.iterdecode(parts, "utf-8", "replace")  # a token may end in a character
         return pieces if stream else "".join(pieces)
-
-    def _pieces(self, prompt: np.ndarray, tokens: int, how: dict) -> Iterator[str]:
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a token may end in a character
-        for token in generate.sample(self.model, prompt, tokens, self.tokenizer.special, **how):
-            if piece := decoder.decode(self.tokenizer.decode_bytes([token])):
-                yield piece
-        if rest := decoder.decode(b"", final=True):
-            yield rest
 
     def fill(self, text: str, top: int = 5) -> list[list[tuple[str, float]]]:
         """For each <mask> in the text the likeliest tokens and their probabilities. A causal run
@@ -126,24 +109,24 @@ class LanguageModel(Model):
         >>> 0 < p <= 1
         True
         """
-        names = {"<mask>", getattr(self.tokenizer, "mask_token", None) or "<mask>"}
+        own = re.escape(getattr(self.tokenizer, "mask_token", None) or "<mask>")
         # A token holds the space before it, " good": so what a mask stands for does, too.
-        parts = re.split(" *(?:" + "|".join(map(re.escape, sorted(names))) + ")", text)
-        special = self.tokenizer.special
+        parts = re.split(f" *(?:<mask>|{own})", text)
         if len(parts) == 1:
             raise UserError('there is no <mask> in the text: write one, "The film was <mask>."')
-        if special.mask is None:
-            raise UserError(f"{self.run} has no token for a <mask>: use generate")
-        ids = [np.append(self.tokenizer.encode(part), special.mask) for part in parts]
-        tokens = np.concatenate(ids)[:-1]
-        if len(tokens) > self.max_length - 2:
-            raise UserError(
-                f"the text has {len(tokens)} tokens, and {self.run} sees {self.max_length - 2} at "
-                f"most: shorten it"
-            )
-        how = dict(causal=self.causal, shift=self.shift, top=top)
-        filled = generate.fill_masks(self.model, tokens, special, **how)
+        ids = [np.append(self.tokenizer.encode(part), self._mask) for part in parts]
+        tokens, most = np.concatenate(ids)[:-1], self.max_length - 2
+        if (n := len(tokens)) > most:
+            raise UserError(f"the text has {n} tokens, {self.run} sees {most}: shorten it")
+        how = self.tokenizer.special, self.causal, self.shift, top
+        filled = generate.fill_masks(self.model, tokens, *how)
         return [[(self.tokenizer.decode([i]), p) for i, p in best] for best in filled]
+
+    @property
+    def _mask(self) -> int:
+        if self.tokenizer.special.mask is None:
+            raise UserError(f"{self.run} has no <mask>: use generate, or score with causal=True")
+        return self.tokenizer.special.mask
 
     def score(self, text: str, causal: bool | None = None) -> Score:
         """How well the run predicts each token of a text: from what stands before it (causal), or
@@ -170,24 +153,23 @@ class LanguageModel(Model):
     def _windows(self, ids: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Windows in which each token is once the target of the position before it."""
         text = np.append(self.tokenizer.special.bos, ids).astype(np.int64)
-        for windows in evaluation_windows(text, self.max_length, most=len(text)):
-            for rows in (windows[i : i + BATCH] for i in range(0, len(windows), BATCH)):
-                yield rows[:, :-1].copy(), rows[:, 1:].copy()
+        for rows in in_chunks(evaluation_windows(text, self.max_length, most=len(text)), BATCH):
+            yield rows[:, :-1].copy(), rows[:, 1:].copy()
 
     def _masked(self, ids: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Framed windows, each as often as it has tokens, in each row another one masked."""
-        special, room = self.tokenizer.special, self.max_length - 2
-        if special.mask is None:
-            raise UserError(f"{self.run} has no token for a mask: score it with causal=True")
-        for start in range(0, len(ids), room):
-            window = frame(ids[start : start + room], self.max_length, special).astype(np.int64)
-            for first in range(1, len(window) - 1, BATCH):
-                places = np.arange(first, min(first + BATCH, len(window) - 1))
+        for part in in_chunks([ids], self.max_length - 2):
+            window = frame(part, self.max_length, self.tokenizer.special).astype(np.int64)
+            for places in in_chunks([np.arange(1, len(window) - 1)], BATCH):
                 rows, inputs = np.arange(len(places)), np.tile(window, (len(places), 1))
-                inputs[rows, places] = special.mask
+                inputs[rows, places] = self._mask
                 targets = np.full_like(inputs, IGNORE)
                 targets[rows, places - self.shift] = window[places]
                 yield inputs, targets
+
+    def _framed(self, text: str) -> np.ndarray:
+        """Its tokens between <doc> and <doc>; of too long ones head and tail."""
+        return frame(self.tokenizer.encode(text), self.max_length, self.tokenizer.special)
 
     def encode(
         self, texts: Sequence[str], layer: int = -1, pooling: str | None = "mean",
@@ -199,28 +181,22 @@ class LanguageModel(Model):
 
         >>> lm.encode(["a text", "another"]).shape == (2, lm.model.config.d_model)
         True
-        >>> [states] = lm.encode(["a text"], pooling=None)
-        >>> len(states) == len(lm.tokens("a text"))
-        True
         """
-        n = self.model.config.n_layers
-        if not -n - 1 <= layer <= n:
-            raise UserError(f"layer {layer}: this model has 0 to {n}, or -1 for the last")
         if pooling not in ("mean", "last", "first", None):
             raise UserError(f"pooling {pooling!r}: choose mean, last, first or None")
-        frames, D = self._frames(texts), self.model.config.d_model
+        frames = [self._framed(text) for text in self._listed(texts)]
         found: list = [None] * len(frames)
-        order = np.argsort([len(tokens) for tokens in frames], kind="stable")
-        for rows in (order[i : i + BATCH] for i in range(0, len(order), BATCH)):
+        for rows in by_length(frames, BATCH):
             batch = pad([frames[i] for i in rows], self.tokenizer.special.pad, most=self.max_length)
             tokens, is_real = self._machine.tensors(batch)
             with torch.inference_mode(), recorded(self.model, weights=False) as kept:
                 last = self.model(tokens, self.causal if causal is None else causal, is_real)
                 hidden = [*kept.states[:-1], last][layer]  # (B, T, D)
-                if pooling is not None:
-                    pooled = heads.pool(hidden, is_real, pooling).cpu().numpy()
-            for row, i in enumerate(rows):
-                found[i] = pooled[row] if pooling else hidden[row, : len(frames[i])].cpu().numpy()
+                if pooling:
+                    hidden = heads.pool(hidden, is_real, pooling)  # (B, D)
+            for row, i in zip(hidden.cpu().numpy(), rows, strict=True):
+                found[i] = row if pooling else row[: len(frames[i])]
+        D = self.model.config.d_model
         return np.array(found, np.float32).reshape(-1, D) if pooling else found
 
     transform = encode  # a step of a scikit-learn Pipeline: make_pipeline(lm, LogisticRegression())
@@ -232,21 +208,34 @@ class LanguageModel(Model):
         >>> weights, tokens = lm.attention("A sentence.", causal=False)
         >>> weights.shape[2:] == (len(tokens), len(tokens))
         True
-        >>> bool(np.allclose(weights.sum(-1), 1, atol=1e-5))
-        True
         """
-        batch = self._machine.tensors([self._frames([text])[0].astype(np.int64)[None]])
+        batch = self._machine.tensors([self._framed(text).astype(np.int64)[None]])
         with torch.inference_mode(), recorded(self.model) as kept:
             self.model(*batch, self.causal if causal is None else causal)
         return torch.cat(kept.weights).float().cpu().numpy(), self.tokens(text)
 
     def tokens(self, text: str) -> list[str]:
         """The tokens that the model sees, as they are shown: spaces as ␣, <doc> at both ends."""
-        return [token_name(self.tokenizer, i) for i in self._frames([text])[0].tolist()]
+        return [token_name(self.tokenizer, i) for i in self._framed(text).tolist()]
 
 
-class Classifier(Model):
-    """A fine-tuned run; as scikit-learn's classifiers, it can end a Pipeline.
+class FineTuned(Model):
+    """A fine-tuned run, of any task."""
+
+    def __init__(self, run: str, device: str = "auto"):
+        super().__init__(run, device)
+        options = saved_options(FinetuneConfig, self.opened.of_kind("finetune")["flags"])
+        self.model = self.opened.classifier()[0].to(self._machine.device).eval()
+        self.task = task_class(options.task)(options, self.tokenizer, self.config["classes"])
+
+    def predict(self, texts: Sequence) -> Sequence:
+        """For each text its words and their tags, [(word, tag), ...]; for each pair (context,
+        question) its (answer, start, probability); or for each text its translation."""
+        return self.task.predict(self.model, self._listed(texts))
+
+
+class Classifier(FineTuned):
+    """A run that labels texts; as scikit-learn's classifiers, it can end a Pipeline.
 
     >>> clf = load("runs/finetune-1")
     >>> texts = ["a text", "another", ""]
@@ -254,41 +243,17 @@ class Classifier(Model):
     ((3,), True)
     """
 
-    def __init__(self, run: str, device: str = "auto"):
-        super().__init__(run, device)
-        classifier, config = self.opened.classifier()
-        self.classifier = classifier.to(self._machine.device).eval()
-        self.classes_ = np.array(config["classes"])
-        self.causal = config["flags"]["attention"] == "causal"
-        self.max_length = classifier.transformer.config.max_length
+    @property
+    def classes_(self) -> np.ndarray:
+        """The labels, (C,)."""
+        return np.array(self.task.classes)
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
         """P(label | text), (N, C) float32, the labels in the order of `classes_`."""
-        frames, pad_id = self._frames(texts), self.tokenizer.special.pad
-        return np.exp(label_log_probabilities(self.classifier, frames, self.causal, pad_id))
+        return super().predict(texts)
 
     probabilities = predict_proba
 
     def predict(self, texts: Sequence[str]) -> np.ndarray:
         """The likeliest label of each text, (N,)."""
         return self.classes_[self.predict_proba(texts).argmax(1)]
-
-
-class TaskModel(Model):
-    """A run that was fine-tuned to tag, answer or translate."""
-
-    def __init__(self, run: str, device: str = "auto"):
-        super().__init__(run, device)
-        model, config = self.opened.classifier()
-        self.model = model.to(self._machine.device).eval()
-        self.options = saved_options(FinetuneConfig, config["flags"])
-        self.task = task_class(self.options.task)(self.options, self.tokenizer, config["classes"])
-
-    def predict(self, texts: Sequence) -> list:
-        """For each text its words and their tags, [(word, tag), ...]; for each pair (context,
-        question) its (answer, start, probability); or for each text its translation."""
-        return self.task.predict(self.model, texts)
-
-
-KINDS = {"pretrain": LanguageModel, "classify": Classifier}
-KINDS |= dict.fromkeys(("tag", "answer", "translate"), TaskModel)

@@ -35,9 +35,9 @@ ABOUT = {  # the parameters of the functions below
     "seed": dict(help="of the random draws", high=2**63 - 1),
     "question": dict(help="to be answered from the text, which is its context"),
     "file": dict(help="instead of a text: a file (.txt .csv .tsv .jsonl, or .gz of these)"),
-    "out": dict(help="a .jsonl or .csv to write (default: FILE.predicted.jsonl)"),
+    "out": dict(help="a .jsonl with a line for each text (default: FILE.predicted.jsonl)"),
     "data": dict(help="a corpus; for a language model also a file or folder", metavar="NAME"),
-    "test": dict(help="for a classifier: a table to test on", metavar="FILE"),
+    "test": dict(help="for a fine-tuned run: a file to test on", metavar="FILE"),
     "text_column": dict(help="the column that holds the text"),
     "label_column": dict(help="the column that holds the label"),
     "encoding": dict(help="of files"),
@@ -109,51 +109,36 @@ def predict(
     out: Path | None = None, text_column: str = "text", encoding: str = "utf-8",
     device: str = "auto",
 ) -> None:  # fmt: skip
-    """Label a text, or every text of a file: of a text file each line, of a table each row."""
+    """Label a text or its words, answer or translate; or so for every text of a file: of a text
+    file each line, of a table each row."""
     if (text is None) == (file is None) or (out and not file):
         raise UserError('give either a "text" or --file FILE, and --out only with the latter')
-    model = minilm.load(run, device)
-    if hasattr(model, "task"):
-        from minilm.cli import tasks
+    from minilm.corpora.tables import write_rows
 
-        return tasks.predict(
-            model, text=text, question=question, file=file, out=out, text_column=text_column,
-            encoding=encoding,
-        )  # fmt: skip
-    model = _load(run, device, "predict_proba")
+    model = _load(run, device, "predict")
+    task = model.task
     if not file:
-        [row] = model.predict_proba([text])
-        for i in row.argsort()[::-1][:10]:
-            print(f"{row[i]:6.1%}  {printable(str(model.classes_[i]))}")
-        return None
-    from tqdm import tqdm
-
-    from minilm.corpora.files import texts_in
-    from minilm.corpora.tables import new_table
-
-    texts = texts_in(file, text_column, encoding)
+        what = (text, question) if task.config.task == "answer" else text
+        [(shown, _)] = task.tell(model.model, [what])
+        return print(printable(shown))
+    texts = task.texts_in(file, text_column, encoding)
     out = out or file.with_name(file.name + ".predicted.jsonl")
-    with new_table(out) as write, tqdm(total=len(texts), unit=" texts", disable=None) as bar:
-        for start in range(0, len(texts), 512):
-            some = texts[start : start + 512]
-            for text, row in zip(some, model.predict_proba(some), strict=True):
-                write(text, str(model.classes_[row.argmax()]), round(float(row.max()), 6))
-            bar.update(len(some))
-    print(f"{len(texts):,} texts labelled in {out}")
+    write_rows(out, (row for _, row in task.tell(model.model, texts)))
+    return print(f"{len(texts):,} texts in {out}")
 
 
 def evaluate(
     run: str, *, data: str | None = None, test: str | None = None, text_column: str = "text",
     label_column: str = "label", encoding: str = "utf-8", device: str = "auto",
 ) -> None:  # fmt: skip
-    """Measure a run: a classifier on test texts, a language model on the validation part of a text;
-    unless said otherwise, those of the data it was trained on."""
+    """Measure a run: a fine-tuned one on test texts, a language model on the validation part of a
+    text; unless said otherwise, those of the data it was trained on."""
     if data and test:
         raise UserError("--data and --test were both given: choose one")
     from minilm.cli import evaluate
 
     columns = dict(text_column=text_column, label_column=label_column, encoding=encoding)
-    evaluate.evaluate(run=run, data=data, test=test, **columns, device=device)
+    evaluate.evaluate(minilm.load(run, device), data, test, **columns)
 
 
 def tokenize(run: str, text: str | None = None, *, file: Path | None = None) -> None:

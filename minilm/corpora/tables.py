@@ -10,6 +10,7 @@ from pathlib import Path
 
 from minilm.config import UserError
 from minilm.corpora.decoding import EmptyFile, note, read_lines
+from minilm.runs.durable import write_file
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 LONGEST_CELL = 100_000_000  # characters; csv's own limit of 131,072 is shorter than many a text
@@ -166,30 +167,9 @@ def label_of(row: dict, column: str, path: Path, line: int) -> str:
     return text_of({column: value}, column, path, line).strip()
 
 
-@contextlib.contextmanager
-def new_table(path: Path, names=("text", "label", "probability")) -> Iterator[Callable]:
-    """Yield write(*row) for a new .jsonl or .csv with columns of these names. The file is removed
-    again if anything goes wrong. Raises UserError where it is there already or cannot be made."""
-    if path.suffix not in (".jsonl", ".csv"):
-        raise UserError(f"--out {path}: the name must end in .jsonl or .csv")
-
-    def write(*row) -> None:
-        """Append a row."""
-        if path.suffix == ".csv":  # all quoted: before 3.11.9 csv leaves a lone \r bare
-            csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerow(row)
-        else:
-            row = dict(zip(names, row, strict=True))
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-    try:
-        file = path.open("x", encoding="utf-8", newline="")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): give --out") from None
-    try:
-        with file:
-            if path.suffix == ".csv":
-                write(*names)
-            yield write
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+def write_rows(path: Path, rows: Iterable[dict]) -> None:
+    """Write a new .jsonl, whole or not at all. Raises UserError, before it asks for a row, where
+    that cannot be."""
+    if path.suffix != ".jsonl" or path.exists() or not path.parent.is_dir():
+        raise UserError(f"{path}: exists, or its folder does not, or is no .jsonl: give --out")
+    write_file(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())

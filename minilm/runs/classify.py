@@ -1,123 +1,139 @@
-"""Classification as `train_finetune.py` needs it: data, model, loss, evaluation, baselines."""
+"""A label for a text: what `train_finetune.py --task classify` learns."""
 
-from collections.abc import Sequence
+from collections import namedtuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from minilm import metrics
-from minilm.corpora.splits import EncodedTexts, encode_texts, splits
-from minilm.data import pad
+from minilm.config import UserError
+from minilm.corpora.files import Example, read_examples
+from minilm.corpora.splits import EncodedTexts, splits
+from minilm.data import frame, pad
 from minilm.heads import Classifier, classification_nll
-from minilm.runs.report import report
-from minilm.runs.task import Task
+from minilm.runs.task import Task, by_length
+
+# tokens (T,), the number of the label, and whether the text was too long
+Row = namedtuple("Row", "tokens label cut")
 
 
 class Classify(Task):
-    """A label for a text: `classes` are the sorted labels."""
+    """A label for a text: `classes` are the sorted labels. `solve` finds log P(y | text), (N, C),
+    `predict` P."""
 
     columns = ("accuracy", "accuracy", "{:.1%}"), ("macro_f1", "macro F1", "{:.1%}")
 
-    @property
-    def causal(self) -> bool:
-        """What a position may see."""
-        return self.config.attention == "causal"
-
     def read(self):
-        """The parts, and the labels."""
-        config = self.config
-        return splits(
-            config.data, config.train, config.valid, config.test, config.labels, config.seed,
-            config.text_column, config.label_column, config.encoding,
-        )  # fmt: skip
+        c = self.config
+        files = c.data, c.train, c.valid, c.test, c.labels, c.seed
+        return splits(*files, c.text_column, c.label_column, c.encoding)
 
-    def encode(self, examples) -> EncodedTexts:
-        """The tokens, and the numbers of the labels."""
-        return encode_texts(self.tokenizer, examples, self.classes, self.config.max_length)
+    def read_file(self, path: str) -> list[Example]:
+        c = self.config
+        return read_examples(path, c.text_column, c.label_column, c.encoding)
 
-    @property
-    def train(self) -> EncodedTexts:
-        """The texts to train on."""
-        return self.data["train"]
+    def labels(self, examples: list[Example]) -> np.ndarray:
+        """Their numbers, (N,). Raises UserError for a label that train lacks."""
+        number = {name: i for i, name in enumerate(self.classes)}
+        try:
+            return np.array([number[example.label] for example in examples], dtype=np.int64)
+        except KeyError as error:
+            raise UserError(f"the label {error} was never learnt; this run knows "
+                            f"{', '.join(self.classes[:8])}") from None  # fmt: skip
 
-    def texts(self, part: str) -> list[np.ndarray]:
-        """The tokens of each text."""
-        return self.data[part].tokens
+    def encode(self, examples: list[Example]) -> list[Row]:
+        most, special = self.config.max_length, self.tokenizer.special
+        texts = [self.tokenizer.encode(example.text) for example in examples]
+        return [
+            Row(frame(tokens, most, special), label, len(tokens) > most - 2)
+            for tokens, label in zip(texts, self.labels(examples), strict=True)
+        ]
 
     def __str__(self) -> str:
         name, most = self.config.train or self.config.data, self.config.max_length
-        sizes = ", ".join(f"{len(x.tokens):,} texts to {part}" for part, x in self.data.items())
-        return (
-            f"{name}: {len(self.classes)} labels, {sizes}; {self.train.share_cut:.1%} are longer "
-            f"than {most} tokens and were cut"
-        )
+        sizes = ", ".join(f"{len(rows):,} texts to {part}" for part, rows in self.data.items())
+        cut = f"{np.mean([row.cut for row in self.data['train']]):.1%}"
+        return (f"{name}: {len(self.classes)} labels, {sizes}; {cut} are longer than {most} tokens "
+                f"and were cut")  # fmt: skip
+
+    def collate(self, rows: list[Row]) -> tuple[np.ndarray, ...]:
+        """tokens, is_real (B, T), labels (B,)."""
+        return *self.padded(rows), np.array([row.label for row in rows])
 
     def loss(self, model: Classifier, tokens, is_real, labels) -> tuple[Tensor, Tensor]:
-        """- Σ log P(y | w_1 … w_n; θ) of a batch: (sum of nats, number of texts)."""
-        return classification_nll(model(tokens, is_real, self.causal), labels)
+        """- Σ log P(y | w_1 … w_n; θ)."""
+        logits = model(tokens, is_real, self.config.attention == "causal")
+        return classification_nll(logits, labels)
 
-    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The texts of a step: tokens, is_real (B, T), labels (B,)."""
-        rows, most = self.rows(step), self.config.max_length
-        texts = [self.train.tokens[row] for row in rows]
-        return *pad(texts, self.tokenizer.special.pad, most=most), self.train.labels[rows]
+    def solve(self, model: Classifier, rows: list[Row], examples) -> np.ndarray:
+        causal, pad_id = self.config.attention == "causal", self.tokenizer.special.pad
+        return label_log_probabilities(model, [row.tokens for row in rows], causal, pad_id)
 
-    def log_probabilities(self, model: Classifier, part: str) -> np.ndarray:
-        """log P(y | text) of each text of a part, (N, C)."""
-        pad_id = self.tokenizer.special.pad
-        return label_log_probabilities(model, self.data[part].tokens, self.causal, pad_id)
-
-    def evaluate(self, model: Classifier, part: str) -> tuple[float, dict]:
-        """The share of a part's texts that is wrong, and its loss, accuracy and macro F1."""
-        values = scores(self.log_probabilities(model, part), self.data[part].labels)
-        return 1 - values["accuracy"], values
-
-    def test(self, model: Classifier) -> dict:
-        """What `evaluate` measures of the test part, and the confusion matrix."""
-        log_p, labels = self.log_probabilities(model, self.part), self.data[self.part].labels
-        confusion = metrics.confusion_matrix(labels, log_p.argmax(1), len(self.classes))
-        return scores(log_p, labels) | {"confusion": confusion}
+    def scores(self, log_p: np.ndarray, examples: list[Example]) -> dict:
+        """Loss (nats a text), accuracy, macro F1, and what they are made of."""
+        labels, C = self.labels(examples), len(self.classes)
+        confusion = metrics.confusion_matrix(labels, log_p.argmax(1), C)
+        loss = float(-log_p[np.arange(len(labels)), labels].mean())
+        return dict(loss=loss, accuracy=metrics.accuracy(confusion),
+                    macro_f1=metrics.macro_f1(confusion), confusion=confusion)  # fmt: skip
 
     def report(self, row: dict) -> str:
-        """Each label's scores, and what is taken for what."""
         return report(row["confusion"], self.classes)
 
-    def baselines(self) -> dict[str, dict]:
-        """Two that might win: always the largest class; a bag of tokens."""
-        labels = self.data[self.part].labels
-        largest = np.bincount(self.train.labels).argmax()
-        always = np.full((len(labels), len(self.classes)), -30.0)
-        always[:, largest] = 0.0
-        bag = bag_of_tokens(
-            self.train, self.data[self.part], self.tokenizer.vocab_size, len(self.classes)
-        )
-        rows = {"a bag of tokens": bag, "always the largest class": always}
-        return {name: scores(log_p, labels) for name, log_p in rows.items()}
+    def simpler(self) -> dict[str, np.ndarray]:
+        parts = self.data["train"], self.data[self.part]
+        train, test = (EncodedTexts(*zip(*rows, strict=True)) for rows in parts)  # as columns
+        bag = bag_of_tokens(train, test, self.tokenizer.vocab_size, len(self.classes))
+        always = np.full(bag.shape, -30.0)
+        always[:, np.bincount(train.labels).argmax()] = 0.0
+        return {"a bag of tokens": bag, "always the largest class": always}
+
+    def unlabelled(self, text: str) -> Example:
+        return Example(text, self.classes[0])
+
+    def predict(self, model: Classifier, texts: list[str]) -> np.ndarray:
+        return np.exp(super().predict(model, texts))
+
+    def told(self, text: str, p: np.ndarray) -> tuple[str, dict]:
+        best = p.argsort()[::-1][:10]
+        row = dict(text=text, label=self.classes[p.argmax()], probability=round(float(p.max()), 6))
+        return "\n".join(f"{p[i]:6.1%}  {self.classes[i]}" for i in best), row
 
 
-def scores(log_p: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Loss (nats a text), accuracy and macro F1. log_p (N, C), labels (N,)."""
-    confusion = metrics.confusion_matrix(labels, log_p.argmax(1), log_p.shape[1])
-    return {
-        "loss": float(-log_p[np.arange(len(labels)), labels].mean()),
-        "accuracy": metrics.accuracy(confusion),
-        "macro_f1": metrics.macro_f1(confusion),
-    }
+def report(confusion: np.ndarray, classes: list[str], most: int = 30) -> str:
+    """For people to read: accuracy with its interval, macro F1, each label's scores; with up to
+    `most` labels the confusion matrix, with more the ten most confused pairs."""
+    n, few = int(confusion.sum()), len(classes) <= most
+    low, high = (100 * bound for bound in metrics.wilson_interval(np.trace(confusion), n))
+    width, cell = max(map(len, classes)), len(f"{confusion.max()}") + 2
+    share, f1 = 100 * metrics.accuracy(confusion), 100 * metrics.macro_f1(confusion)
+    lines = [f"accuracy {share:.1f} % (95 % interval {low:.1f} to {high:.1f}, {n:,} texts), "
+             f"macro F1 {f1:.1f} %"]  # fmt: skip
+    lines.append(f"{'':{width}}  precision  recall     F1" + "   (true, predicted) counts" * few)
+    each = zip(classes, metrics.precision_recall_f1(confusion), confusion, strict=True)
+    for name, scores, row in each:
+        shares = "  ".join(f"{100 * score:5.1f} %" for score in scores)
+        counts = "".join(f"{count:{cell}}" for count in row) if few else ""
+        lines.append(f"{name:{width}}    {shares}{counts}")
+    wrong = confusion * (1 - np.eye(len(classes), dtype=int))
+    for pair in [] if few else np.argsort(-wrong, axis=None, kind="stable")[:10]:
+        true, predicted = (classes[i] for i in divmod(pair, len(classes)))
+        if n := wrong.flat[pair]:
+            lines.append(f"{n} x {true} taken for {predicted}")
+    return "\n".join(lines)
 
 
 def tf_idf(texts: list[np.ndarray], idf: np.ndarray) -> Tensor:
     """A text as (1 + ln count) · idf of each token, scaled to length 1: sparse (N, V)."""
-    rows, columns, values = [], [], []
-    for i, text in enumerate(texts):
-        tokens, counts = np.unique(text, return_counts=True)
-        weight = (1 + np.log(counts)) * idf[tokens]
-        rows.append(np.full(len(tokens), i))
-        columns.append(tokens.astype(np.int64))
-        values.append(weight / max(np.linalg.norm(weight), 1e-12))
-    where = torch.from_numpy(np.stack([np.concatenate(rows), np.concatenate(columns)]))
-    numbers = torch.from_numpy(np.concatenate(values)).float()
-    return torch.sparse_coo_tensor(where, numbers, (len(texts), len(idf)), check_invariants=False)
+    V = len(idf)
+    places = np.concatenate([i * V + text.astype(np.int64) for i, text in enumerate(texts)])
+    places, counts = np.unique(places, return_counts=True)
+    row, token = np.divmod(places, V)
+    weight = (1 + np.log(counts)) * idf[token]
+    weight /= np.sqrt(np.bincount(row, weight**2))[row]
+    where, values = torch.from_numpy(np.stack([row, token])), torch.from_numpy(weight).float()
+    return torch.sparse_coo_tensor(where, values, (len(texts), V), check_invariants=False)
 
 
 def bag_of_tokens(
@@ -128,19 +144,16 @@ def bag_of_tokens(
 
     Logistic regression with a penalty of |W|² / (2 · `decay`), by L-BFGS, which finds its minimum.
     """
-    found = np.zeros(vocab_size)
-    for text in train.tokens:
-        found[np.unique(text)] += 1
-    idf = np.log((1 + len(train.tokens)) / (1 + found)) + 1
-    x, y = tf_idf(train.tokens, idf), torch.from_numpy(train.labels)
+    once = np.concatenate([np.unique(text) for text in train.tokens])
+    idf = np.log((1 + len(train.tokens)) / (1 + np.bincount(once, minlength=vocab_size))) + 1
+    x, y = tf_idf(train.tokens, idf), torch.tensor(train.labels)
     W = torch.zeros(vocab_size, n_classes, requires_grad=True)
     b = torch.zeros(n_classes, requires_grad=True)
     solver = torch.optim.LBFGS([W, b], max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         solver.zero_grad()
-        loss, _ = classification_nll(torch.sparse.mm(x, W) + b, y)
-        loss = loss + W.square().sum() / (2 * decay)
+        loss = classification_nll(torch.sparse.mm(x, W) + b, y)[0] + W.square().sum() / (2 * decay)
         loss.backward()
         return loss
 
@@ -152,14 +165,13 @@ def bag_of_tokens(
 
 @torch.inference_mode()
 def label_log_probabilities(
-    classifier: Classifier, texts: Sequence[np.ndarray], causal: bool, pad_id=0, batch_size=64
+    classifier: Classifier, texts: list[np.ndarray], causal: bool, pad_id=0, batch_size=64
 ) -> np.ndarray:
     """log P(y | w_1 … w_n; θ) of each text, an array of token ids: (N, C), in the texts' order."""
     classifier.eval()
     device, most = classifier.head.weight.device, classifier.transformer.config.max_length
     found = np.zeros((len(texts), classifier.head.out_features), dtype=np.float32)
-    order = np.argsort([len(text) for text in texts], kind="stable")  # little padding in a batch
-    for rows in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
+    for rows in by_length(texts, batch_size):
         batch = pad([texts[row] for row in rows], pad_id, most=most)
         logits = classifier(*(torch.as_tensor(a, device=device) for a in batch), causal)
         found[rows] = logits.float().log_softmax(-1).cpu().numpy()

@@ -1,15 +1,13 @@
 """Tags for words: what `train_finetune.py --task tag` learns."""
 
 import re
-from collections import Counter, defaultdict
-from typing import NamedTuple
+from collections import Counter, defaultdict, namedtuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from minilm.corpora.tasks import Tagged, task_examples
-from minilm.data import pad
+from minilm.corpora.tasks import Tagged
 from minilm.heads import tagging_nll
 from minilm.objectives import IGNORE
 from minilm.runs.task import Task, bootstrap
@@ -17,29 +15,21 @@ from minilm.runs.task import Task, bootstrap
 SPLIT = re.compile(r"\w+(?:[.'-]\w+)*|[^\w\s]")  # a text that is to be tagged into words
 
 
-class Row(NamedTuple):
-    """A sentence, or as many of its words as fit into the window."""
-
-    tokens: np.ndarray  # (T,)
-    words: np.ndarray  # (W, 2): the first token of each, and the one after its last
-    tags: np.ndarray  # (W,)
-    sentence: int
+# A sentence, or as many of its words as fit into the window: tokens (T,); words (W, 2), the first
+# token of each, and the one after its last; tags (W,); and which sentence it is
+Row = namedtuple("Row", "tokens words tags sentence")
 
 
 def spans(tags) -> set[tuple[int, int, str]]:
     """(first word, word after the last, type) of each entity, by the strict rule: B- begins, I- of
-    the same type goes on, and an I- with nothing before it is no entity.
-
-    >>> sorted(spans(["B-loc", "I-loc", "I-per", "B-per"]))
-    [(0, 2, 'loc'), (3, 4, 'per')]
-    """
-    found, start, kind = set(), 0, ""
-    for i, tag in enumerate([*tags, "O"]):
-        if kind and tag != f"I-{kind}":
-            found.add((start, i, kind))
-            kind = ""
+    the same type goes on, and an I- with nothing before it is no entity."""
+    found = set()
+    for start, tag in enumerate(tags):
         if tag.startswith("B-"):
-            start, kind = i, tag[2:]
+            end = start + 1
+            while end < len(tags) and tags[end] == "I" + tag[1:]:
+                end += 1
+            found.add((start, end, tag[2:]))
     return found
 
 
@@ -74,17 +64,15 @@ def best_tags(log_p: np.ndarray, classes: list[str]) -> list[str]:
 
 
 class Tagging(Task):
-    """A tag for each word."""
+    """A tag for each word: `classes` are O and the other tags. `solve` finds the tags of each
+    sentence, `predict` (word, tag) pairs."""
 
     epochs = 8
-    columns = ("f1", "F1 of entities", "{:.1%}"), ("precision", "precision", "{:.1%}")
-    columns = (*columns, ("recall", "recall", "{:.1%}"))
+    columns = (("f1", "F1 of entities", "{:.1%}"), ("precision", "precision", "{:.1%}"),
+               ("recall", "recall", "{:.1%}"))  # fmt: skip
 
-    def read(self):
-        """The parts, and the tags of train: O first."""
-        parts = task_examples(self.config)
-        tags = {tag for sentence in parts["train"] for tag in sentence.tags}
-        return parts, ["O", *sorted(tags - {"O"})]
+    def classes_of(self, examples: list[Tagged]) -> list[str]:
+        return ["O", *sorted({tag for sentence in examples for tag in sentence.tags} - {"O"})]
 
     def encode(self, sentences: list[Tagged]) -> list[Row]:
         """Each sentence in as many rows as it needs. Tags that train lacks are not learnt."""
@@ -99,12 +87,12 @@ class Tagging(Task):
             labels = np.array([number.get(tag, IGNORE) for tag in tags])
             begin = 0
             while begin < len(words):
-                end = max(begin + 1, np.searchsorted(after, first[begin] + room, "right"))
-                cut = ids[first[begin] : min(after[end - 1], first[begin] + room)]
+                left = first[begin]
+                end = max(begin + 1, np.searchsorted(after, left + room, "right"))
+                cut = ids[left : min(after[end - 1], left + room)]
+                places = np.stack([first[begin:end], after[begin:end]], 1) - left + 1
                 tokens = np.concatenate([[special.bos], cut, [special.eos]])
-                places = np.stack([first[begin:end], after[begin:end]], 1) - first[begin] + 1
-                places = places.clip(max=len(tokens) - 1)
-                rows.append(Row(tokens, places, labels[begin:end], i))
+                rows.append(Row(tokens, places.clip(max=len(cut) + 1), labels[begin:end], i))
                 begin = end
         return rows
 
@@ -114,71 +102,66 @@ class Tagging(Task):
         tags = np.full(words.shape[:2], IGNORE)
         for i, row in enumerate(rows):
             words[i, : len(row.words)], tags[i, : len(row.tags)] = row.words, row.tags
-        texts, most = [row.tokens for row in rows], self.config.max_length
-        return *pad(texts, self.tokenizer.special.pad, most=most), words, tags
+        return *self.padded(rows), words, tags
 
     def loss(self, model, tokens, is_real, words, tags):
         """- Σ_i log P(y_i | w_1 … w_n; θ)."""
         return tagging_nll(model(tokens, is_real, words), tags)
 
     @torch.inference_mode()
-    def tags(self, model, rows: list[Row]) -> list[list[str]]:
-        """The best tags of each sentence."""
-        found: list = [None] * len(rows)
+    def solve(self, model, rows: list[Row], sentences: list[Tagged]) -> list[list[str]]:
+        tags: list = [None] * len(rows)
         for which, (*batch, _) in self.in_batches(model.eval(), rows):
             log_p = model(*batch).float().log_softmax(-1).cpu().numpy()
             for i, row in zip(which, log_p, strict=True):
-                found[i] = best_tags(row[: len(rows[i].tags)], self.classes)
-        sentences: list[list[str]] = [[] for _ in range(rows[-1].sentence + 1)]
-        for row, tags in zip(rows, found, strict=True):
-            sentences[row.sentence] += tags
-        return sentences
+                tags[i] = best_tags(row[: len(rows[i].tags)], self.classes)
+        found: list[list[str]] = [[] for _ in sentences]
+        for row, some in zip(rows, tags, strict=True):
+            found[row.sentence] += some
+        return found
 
-    def scores(self, predicted: list, part: str) -> dict:
-        """F1, precision and recall of tags for a part."""
-        counts = span_counts([e.tags for e in self.examples[part]], predicted).sum(0)
-        right, found, there = np.maximum(counts, (0, 1, 1))
-        return dict(
-            f1=float(f1(counts)), precision=float(right / found), recall=float(right / there)
-        )
-
-    def predictions(self, model, part: str) -> list[list[str]]:
-        """The tags of a part."""
-        return self.tags(model, self.data[part])
+    def scores(self, found: list, sentences: list[Tagged]) -> dict[str, float]:
+        counts = span_counts([sentence.tags for sentence in sentences], found).sum(0)
+        right, predicted, there = np.maximum(counts, (0, 1, 1))
+        values = dict(f1=f1(counts), precision=right / predicted, recall=right / there)
+        return {name: float(value) for name, value in values.items()}
 
     def report(self, row: dict) -> str:
         """F1 with its interval, and of each type."""
         true = [sentence.tags for sentence in self.examples[self.part]]
         kinds = sorted({tag[2:] for tags in true for tag in tags if tag != "O"})
-        interval = bootstrap(span_counts(true, row["predicted"]), f1)
+        interval = bootstrap(span_counts(true, row["found"]), f1)
         lines = [f"F1 of entities {row['f1']:.1%} ({interval}, {len(true):,} sentences)"]
         for kind in kinds:
-            sums = span_counts(true, row["predicted"], kind).sum(0)
+            sums = span_counts(true, row["found"], kind).sum(0)
             lines.append(f"  {kind:{max(map(len, kinds))}}  {f1(sums):6.1%}  of {sums[2]:,}")
         return "\n".join(lines)
 
     def simpler(self) -> dict[str, list]:
-        """A linear model on neighbours; each word's most frequent tag."""
         train, test = self.examples["train"], self.examples[self.part]
         linear = linear_tags(train, test, self.classes)
         usual = frequent_tags(train, test)
         return {"linear in a word and its neighbours": linear, "a word's usual tag": usual}
 
+    def unlabelled(self, text: str) -> Tagged:
+        words = tuple(SPLIT.findall(text)) or ("",)
+        return Tagged(words, ("O",) * len(words))
+
     def predict(self, model, texts: list[str]) -> list[list[tuple[str, str]]]:
-        """Each text's words and their tags."""
-        words = [tuple(SPLIT.findall(text)) or ("",) for text in texts]
-        rows = self.encode([Tagged(w, ("O",) * len(w)) for w in words])
-        found = self.tags(model, rows)
+        words = [self.unlabelled(text).words for text in texts]
+        found = super().predict(model, texts)
         return [list(zip(*pair, strict=True)) for pair in zip(words, found, strict=True)]
+
+    def told(self, text: str, found: list[tuple[str, str]]) -> tuple[str, dict]:
+        words, tags = zip(*found, strict=True)
+        shown = " ".join(word if tag == "O" else f"[{word} {tag}]" for word, tag in found)
+        return shown, dict(words=words, tags=tags)
 
 
 def frequent_tags(train: list[Tagged], test: list[Tagged]) -> list[list[str]]:
     """The tag that each word has most often in train; O for a word that is new."""
-    counts = defaultdict(Counter)
-    for sentence in train:
-        for word, tag in zip(*sentence, strict=True):
-            counts[word][tag] += 1
-    best = {word: max(c, key=lambda tag, c=c: (c[tag], tag)) for word, c in counts.items()}
+    counts = Counter(pair for sentence in train for pair in zip(*sentence, strict=True))
+    best = dict(sorted(counts, key=lambda pair: (counts[pair], pair[1])))  # a word's last one stays
     return [[best.get(word, "O") for word in words] for words, _ in test]
 
 
@@ -202,8 +185,6 @@ def linear_tags(train: list[Tagged], test: list[Tagged], classes: list[str]) -> 
             optimizer.zero_grad()
             nn.functional.cross_entropy(W(x[rows]), y[rows]).backward()
             optimizer.step()
-    found = []
-    for words, _ in test:
-        rows = torch.tensor([[number.get(f, 0) for f in fs] for fs in features(words)])
-        found.append(best_tags(W(rows).log_softmax(-1).detach().numpy(), classes))
-    return found
+    known = ([[number.get(f, 0) for f in fs] for fs in features(words)] for words, _ in test)
+    log_p = (W(torch.tensor(rows)).log_softmax(-1).detach().numpy() for rows in known)
+    return [best_tags(of_sentence, classes) for of_sentence in log_p]

@@ -1,14 +1,18 @@
-"""What fine-tuning needs of a task, whichever it is, so that `train_finetune.py` is the same for
-all four."""
+"""What fine-tuning needs of a task, so that `train_finetune.py`, `predict` and `evaluate` are the
+same for all four."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
+from tqdm import tqdm
 
-from minilm.data import epoch_batches
+from minilm.corpora.files import texts_in
+from minilm.corpora.tasks import read, task_examples
+from minilm.data import epoch_batches, pad
 from minilm.heads import Answerer, Classifier, Tagger
 from minilm.model import Transformer
 
@@ -40,18 +44,40 @@ class Task:
     """Reads the data that the options name; raises UserError where they cannot be used.
 
     `classes` are what the head tells apart; given, no data is read: enough to predict. `examples`
-    are the parts as they came, `data` the same encoded: lists of rows. A subclass has `read`,
-    `encode`, `collate`, `loss`, `predictions`, `scores`, `report`, `simpler` and `predict`.
+    are the parts as they came; `data` the same encoded, lists of rows, each with its `tokens`. A
+    subclass has
+
+        classes_of(examples)            what the head tells apart, by those of train
+        encode(examples)                the rows, one or more an example
+        collate(rows)                   a batch: the arguments of `loss` after the model
+        loss(model, *batch)             (sum of nats, number of targets)
+        solve(model, rows, examples)    what the model finds, for each example
+        scores(found, examples)         how good that is: {name: number}
+        report(row)                     what `test` returned, for people to read
+        simpler()                       {baseline: what it finds in the part that is tested on}
+        unlabelled(text)                an example of which nothing else is known
+        told(text, found)               what the command `predict` prints, and the row it writes
     """
 
     epochs = 3  # by default, at least
+    patience = 3  # evaluations without a better one, after which training ends
     columns: tuple = ()  # of the table at the end: key, heading, format; the first one decides
     example = '"a text of yours"'  # of what predict takes
+    texts_in = staticmethod(texts_in)  # what predict takes from a file
 
     def __init__(self, config, tokenizer, classes: list[str] | None = None):
         self.config, self.tokenizer, self.classes = config, tokenizer, classes
         if classes is None:
             self.load(*self.read())
+
+    def read(self) -> tuple[dict[str, list], list[str]]:
+        """The examples of each part, and the classes."""
+        parts = task_examples(self.config)
+        return parts, self.classes_of(parts["train"])
+
+    def read_file(self, path: str) -> list:
+        """The examples of a file."""
+        return read(self.config, Path(path))
 
     def load(self, examples: dict[str, list], classes: list[str]) -> None:
         """Take these parts as data, and plan how to learn from them."""
@@ -59,31 +85,32 @@ class Task:
         self.data = {part: self.encode(rows) for part, rows in examples.items()}
         if "train" not in examples:
             return
-        self.lengths = np.array([len(text) for text in self.texts("train")])
-        n = len(self.lengths)
-        self.batch_size = min(self.config.batch_size, max(8, n // 16))
-        self.steps_per_epoch = -(-n // self.batch_size)
+        lengths = np.array([len(row.tokens) for row in self.data["train"]])
+        batch_size = min(self.config.batch_size, max(8, len(lengths) // 16))
+        self.steps_per_epoch = -(-len(lengths) // batch_size)
         least = -(-LEAST_STEPS // self.steps_per_epoch)
         self.epochs = self.config.epochs or max(self.epochs, least)
         # With many short epochs, validation is asked a few times all the same.
         self.evaluate_every = self.steps_per_epoch * max(1, self.epochs // 10)
-        self.patience = 3
+        draw = functools.partial(epoch_batches, lengths, batch_size, self.config.seed)
+        self.epoch_rows = functools.lru_cache(maxsize=2)(draw)
+
+    def load_tested(self, file: str | None = None) -> None:
+        """Take as data only what is tested on: a file, or the run's own part."""
+        self.examples = {"test": self.read_file(file)} if file else self.read()[0]
+        self.load({self.part: self.examples[self.part]}, self.classes)
 
     @property
     def part(self) -> str:
         """What is tested on: the test part, or validation where there is none."""
-        return "test" if "test" in self.data else "valid"
+        return "test" if "test" in self.examples else "valid"
 
     def controls(self) -> list[tuple[str, str, bool, "Task"]]:
         """The networks that are trained beside: name, folder, from random weights?, task."""
-        asked, few = self.config.baselines, len(self.lengths) <= FEW
+        asked, few = self.config.baselines, len(self.data["train"]) <= FEW
         if self.config.from_scratch or not (asked == "all" or (asked == "auto" and few)):
             return []
         return [("the same network from random weights", "from-scratch", True, self)]
-
-    def texts(self, part: str) -> list[np.ndarray]:
-        """The tokens of each row of a part."""
-        return [row.tokens for row in self.data[part]]
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{len(rows):,} to {part}" for part, rows in self.examples.items())
@@ -94,49 +121,67 @@ class Task:
         """The network with a head that knows nothing yet."""
         return with_head(transformer, vars(self.config), len(self.classes))
 
-    def rows(self, step: int) -> np.ndarray:
-        """Which rows of train a step learns from."""
-        epoch, i = divmod(step, self.steps_per_epoch)
-        return _epoch(self, epoch)[i]
-
     def batch(self, step: int) -> tuple[np.ndarray, ...]:
-        """The rows of a step, collated: the arguments of `loss` after the model."""
-        return self.collate([self.data["train"][row] for row in self.rows(step)])
+        """What a step learns from: the arguments of `loss` after the model."""
+        epoch, i = divmod(step, self.steps_per_epoch)
+        return self.collate([self.data["train"][row] for row in self.epoch_rows(epoch)[i]])
 
-    def in_batches(self, model, rows: list, size: int = 64) -> Iterator[tuple[np.ndarray, list]]:
-        """Yield which rows, and their tensors where the model is: rows of like length together."""
+    def padded(self, rows: list) -> tuple[np.ndarray, np.ndarray]:
+        """tokens, is_real (B, T)."""
+        texts, pad_id = [row.tokens for row in rows], self.tokenizer.special.pad
+        return pad(texts, pad_id, most=self.config.max_length)
+
+    def in_batches(self, model, rows: list) -> Iterator[tuple[np.ndarray, list]]:
+        """Yield which rows, and their tensors where the model is."""
         device = next(model.parameters()).device
-        order = np.argsort([len(row.tokens) for row in rows], kind="stable")
-        for which in (order[i : i + size] for i in range(0, len(order), size)):
+        for which in by_length([row.tokens for row in rows]):
             batch = self.collate([rows[i] for i in which])
             yield which, [torch.as_tensor(array, device=device) for array in batch]
 
     @torch.inference_mode()
     def mean_loss(self, model, part: str) -> float:
         """Nats a target."""
-        sums = torch.zeros(2, dtype=torch.float64)
+        nats, count = 0.0, 0
         for _, batch in self.in_batches(model.eval(), self.data[part]):
-            sums += torch.stack([Tensor.double(x) for x in self.loss(model, *batch)]).cpu()
-        return float(sums[0] / sums[1].clamp(min=1))
+            loss_sum, n = self.loss(model, *batch)
+            nats, count = nats + float(loss_sum), count + int(n)
+        return nats / max(count, 1)
 
     def test(self, model, part: str | None = None) -> dict:
-        """The scores on a part (None: on what is tested on), and what was predicted."""
-        predicted = self.predictions(model, part or self.part)
-        return self.scores(predicted, part or self.part) | {"predicted": predicted}
+        """The scores on a part (None: on what is tested on), and what was found."""
+        rows, examples = self.data[part or self.part], self.examples[part or self.part]
+        found = self.solve(model, rows, examples)
+        return {**self.scores(found, examples), "found": found}
 
     def evaluate(self, model, part: str) -> tuple[float, dict]:
         """How far a part is from perfect; its loss and scores."""
         values = {k: v for k, v in self.test(model, part).items() if isinstance(v, float)}
-        return 1 - values[self.columns[0][0]], {"loss": self.mean_loss(model, part), **values}
+        if "loss" not in values:
+            values = {"loss": self.mean_loss(model, part), **values}
+        return 1 - values[self.columns[0][0]], values
 
     def baselines(self) -> dict[str, dict]:
         """The scores of simpler means, which might win."""
-        return {name: self.scores(found, self.part) for name, found in self.simpler().items()}
+        examples = self.examples[self.part]
+        return {name: self.scores(found, examples) for name, found in self.simpler().items()}
+
+    def predict(self, model, texts: list) -> Sequence:
+        """What the model finds in texts of which nothing else is known."""
+        examples = [self.unlabelled(text) for text in texts]
+        return self.solve(model, self.encode(examples), examples)
+
+    def tell(self, model, texts: list, size: int = 512) -> Iterator[tuple[str, dict]]:
+        """The same as `told`, with a bar where there are many."""
+        few = True if len(texts) <= size else None  # None: where it is a terminal
+        for start in tqdm(range(0, len(texts), size), unit=f" x {size} texts", disable=few):
+            some = texts[start : start + size]
+            yield from map(self.told, some, self.predict(model, some))
 
 
-@functools.lru_cache(maxsize=2)
-def _epoch(task: Task, epoch: int) -> list[np.ndarray]:
-    return epoch_batches(task.lengths, task.batch_size, task.config.seed, epoch)
+def by_length(texts: Sequence, size: int = 64) -> list[np.ndarray]:
+    """Which texts are computed together: those of like length, for little padding."""
+    order = np.argsort([len(text) for text in texts], kind="stable")
+    return [order[i : i + size] for i in range(0, len(order), size)]
 
 
 def bootstrap(counts: np.ndarray, share, n: int = 1000) -> str:

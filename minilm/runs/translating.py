@@ -2,32 +2,25 @@
 
 import importlib.util
 import re
-from collections import defaultdict
-from typing import NamedTuple
+from collections import defaultdict, namedtuple
+from itertools import groupby
 
 import numpy as np
 import torch
 
-from minilm.corpora.tasks import Pair, task_examples
-from minilm.model import KeyValueCache, Transformer
+from minilm.corpora.tasks import Pair
+from minilm.model import Transformer
 from minilm.objectives import prefix, prefix_nll
+from minilm.runs.pretraining import in_chunks
 from minilm.runs.task import Task
 from minilm.tokenizer import SpecialTokens
 
+FORMULAS = "latex-sympy"  # a corpus, not of a language
 SHOWN = 200  # validation pairs that are translated while training
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
-class Row(NamedTuple):
-    """A pair."""
-
-    source: np.ndarray
-    target: np.ndarray
-
-    @property
-    def tokens(self) -> np.ndarray:
-        """Both, for their length."""
-        return np.concatenate(self)
+Row = namedtuple("Row", "tokens source target")  # tokens: both, for their length
 
 
 class Translating(Task):
@@ -36,97 +29,87 @@ class Translating(Task):
     epochs = 10
 
     @property
-    def judge(self) -> str:
-        """What chooses the checkpoint: "exact" for formulas, else "bleu", without sacrebleu
-        "loss"."""
-        if self.config.data == "latex-sympy":
-            return "exact"
-        return "bleu" if importlib.util.find_spec("sacrebleu") else "loss"
-
-    @property
     def columns(self):
-        """BLEU and chrF for languages, and what is exactly right."""
-        bleu = ("bleu", "BLEU", "{:.1f}"), ("chrf", "chrF", "{:.1f}")
-        return *(bleu if self.judge == "bleu" else ()), ("exact", "exact", "{:.1%}")
+        """BLEU and chrF, but not of formulas or without sacrebleu; and what is exactly right."""
+        exact = ("exact", "exact", "{:.1%}")
+        if self.config.data == FORMULAS or not importlib.util.find_spec("sacrebleu"):
+            return (exact,)
+        return ("bleu", "BLEU", "{:.1f}"), ("chrf", "chrF", "{:.1f}"), exact
 
-    def read(self):
-        """The parts; there is nothing to tell apart."""
-        return task_examples(self.config), []
+    def classes_of(self, pairs: list[Pair]) -> list[str]:
+        return []
 
     def encode(self, pairs: list[Pair]) -> list[Row]:
         """Cut to the window: source and target to a half of it each."""
         room = max(1, self.config.max_length // 2 - 2)
-        return [Row(*(self.tokenizer.encode(text)[:room] for text in pair)) for pair in pairs]
+        cut = ([self.tokenizer.encode(text)[:room] for text in pair] for pair in pairs)
+        return [Row(np.concatenate(both), *both) for both in cut]
 
     def collate(self, rows: list[Row]) -> tuple[np.ndarray, ...]:
         """inputs, targets (B, T), and how many positions of each are seen by all (B,)."""
-        sources, targets = zip(*rows, strict=True)
+        _, sources, targets = zip(*rows, strict=True)
         return prefix(sources, targets, self.tokenizer.special, self.config.max_length)
 
     def loss(self, model, inputs, targets, seen):
         """- Σ_i log P(t_i | s, t_1 … t_{i-1}; θ)."""
         return prefix_nll(model, inputs, targets, seen)
 
-    def translate(self, model, rows: list[Row], width: int) -> list[str]:
-        """What a beam of this width finds. Sources of one length are translated together."""
-        by_length, found = defaultdict(list), [""] * len(rows)
-        for i, row in enumerate(rows):
-            by_length[len(row.source)].append(i)
-        for length, which in sorted(by_length.items()):
-            for some in (which[i : i + 32] for i in range(0, len(which), 32)):
-                sources, special = np.stack([rows[i].source for i in some]), self.tokenizer.special
-                texts = beam_search(model, sources, special, width, most=2 * length + 30)
-                for i, text in zip(some, texts, strict=True):
+    def solve(self, model, rows: list[Row], pairs, width: int | None = None) -> list[str]:
+        """What a beam finds. Sources of one length are translated together, 32 at a time."""
+        found, length_of = [""] * len(rows), lambda i: len(rows[i].source)
+        how = self.tokenizer.special, width or self.config.beam
+        for length, same in groupby(sorted(range(len(rows)), key=length_of), length_of):
+            for which in in_chunks([list(same)], 32):
+                sources = np.stack([rows[i].source for i in which])
+                texts = beam_search(model, sources, *how, most=2 * length + 30)
+                for i, text in zip(which, texts, strict=True):
                     found[i] = self.tokenizer.decode(text).strip()
         return found
 
-    def predictions(self, model, part: str) -> list[str]:
-        """The translations of a part."""
-        return self.translate(model, self.data[part], self.config.beam)
-
-    def scores(self, predicted: list[str], part: str, every: int = 1) -> dict:
-        """The share that is exactly right, as text; BLEU (lower case) and chrF by sacrebleu. Of a
-        part, or of every `every`th pair of it."""
-        right = [pair.target.strip() for pair in self.examples[part][::every]]
-        same = [a == b for a, b in zip(predicted, right, strict=True)]
-        values = {"exact": float(np.mean(same))}
-        if self.judge == "bleu":
+    def scores(self, found: list[str], pairs: list[Pair]) -> dict[str, float]:
+        """The share that is exactly right, as text; BLEU (lower case) and chrF by sacrebleu."""
+        right = [pair.target.strip() for pair in pairs]
+        values = {"exact": float(np.mean([a == b for a, b in zip(found, right, strict=True)]))}
+        if len(self.columns) > 1:
             import sacrebleu
 
-            characters = re.findall("[\u4e00-\u9fff]", "".join(right))
-            how = dict(
-                lowercase=True, force=True, tokenize="zh" if len(characters) > len(right) else "13a"
-            )
-            values["bleu"] = sacrebleu.corpus_bleu(predicted, [right], **how).score
-            values["chrf"] = sacrebleu.corpus_chrf(predicted, [right]).score
+            chinese = len(re.findall("[\u4e00-\u9fff]", "".join(right))) > len(right)
+            how = dict(lowercase=True, force=True, tokenize="zh" if chinese else "13a")
+            values["bleu"] = sacrebleu.corpus_bleu(found, [right], **how).score
+            values["chrf"] = sacrebleu.corpus_chrf(found, [right]).score
         return values
 
     def evaluate(self, model, part: str) -> tuple[float, dict]:
-        """How far from perfect; the loss, and the scores of greedy translations of some pairs."""
+        """How far from perfect: by BLEU, of formulas by what is exactly right, or else the loss;
+        and the scores of greedy translations of some pairs."""
         every = -(-len(self.data[part]) // SHOWN)
-        texts = self.translate(model, self.data[part][::every], width=1)
-        values = {"loss": self.mean_loss(model, part), **self.scores(texts, part, every)}
-        score = {"exact": 1 - values["exact"], "bleu": 1 - values.get("bleu", 0) / 100}
-        return score.get(self.judge, values["loss"]), values
+        pairs, rows = self.examples[part][::every], self.data[part][::every]
+        scores = self.scores(self.solve(model, rows, pairs, width=1), pairs)
+        values = {"loss": self.mean_loss(model, part), **scores}
+        if self.config.data == FORMULAS:
+            return 1 - values["exact"], values
+        return 1 - values["bleu"] / 100 if "bleu" in values else values["loss"], values
 
     def report(self, row: dict) -> str:
         """Some translations."""
         pairs, lines = self.examples[self.part], [f"some translations, beam {self.config.beam}:"]
         for i in range(0, len(pairs), -(-len(pairs) // 3)):
             source, target = pairs[i]
-            lines.append(f"  {source}\n    {row['predicted'][i]}\n    (right: {target})")
-        hint = ["for BLEU and chrF: pip install sacrebleu"] * (self.judge == "loss")
-        return "\n".join(lines + hint)
+            lines.append(f"  {source}\n    {row['found'][i]}\n    (right: {target})")
+        if self.config.data != FORMULAS and "bleu" not in row:
+            lines.append("for BLEU and chrF: pip install sacrebleu")
+        return "\n".join(lines)
 
     def simpler(self) -> dict[str, list]:
-        """To translate word by word; to copy the source."""
         pairs = self.examples[self.part]
         found = word_by_word(self.examples["train"], pairs)
         return {"word by word (IBM model 1)": found, "the source": [s for s, _ in pairs]}
 
-    def predict(self, model, texts: list[str]) -> list[str]:
-        """The translations."""
-        return self.translate(model, self.encode([Pair(t, "") for t in texts]), self.config.beam)
+    def unlabelled(self, text: str) -> Pair:
+        return Pair(text, "")
+
+    def told(self, text: str, found: str) -> tuple[str, dict]:
+        return found, dict(source=text, target=found)
 
 
 def word_by_word(train: list[Pair], test: list[Pair], rounds: int = 5) -> list[str]:
@@ -140,9 +123,9 @@ def word_by_word(train: list[Pair], test: list[Pair], rounds: int = 5) -> list[s
     t_number: dict[str, int] = defaultdict(lambda: len(t_number))
     links, n = [], 0  # (s, t, which target word of all): each target word with its whole source
     for source, target in train:
-        s = [s_number[word] for word in dict.fromkeys(WORD.findall(source.lower()))]
+        words = [s_number[word] for word in dict.fromkeys(WORD.findall(source.lower()))]
         for word in WORD.findall(target):
-            links += [(i, t_number[word], n) for i in s]
+            links += [(s, t_number[word], n) for s in words]
             n += 1
     s, t, instance = np.array(links).T
     pair, which = np.unique(s * len(t_number) + t, return_inverse=True)
@@ -160,13 +143,9 @@ def word_by_word(train: list[Pair], test: list[Pair], rounds: int = 5) -> list[s
 
 @torch.inference_mode()
 def beam_search(
-    model: Transformer,
-    sources: np.ndarray,
-    special: SpecialTokens,
-    width: int = 4,
-    penalty: float = 1.0,
-    most: int | None = None,
-) -> list[np.ndarray]:
+    model: Transformer, sources: np.ndarray, special: SpecialTokens, width: int = 4,
+    penalty: float = 1.0, most: int | None = None,
+) -> list[np.ndarray]:  # fmt: skip
     """Translate sources of one length (B, S) with a model that learnt `objectives.prefix`: of the
     `width` best beginnings all continuations are scored, and the `width` best of these go on. A
     translation t of n tokens, its <doc> among them, is ranked by (Wu et al. 2016, arXiv 1609.08144,
@@ -175,45 +154,36 @@ def beam_search(
         Σ_i log P(t_i | s, t_1 … t_{i-1}; θ) / ((5 + n) / 6)^penalty
 
     Width 1 is greedy. The source is computed once, and kept in the cache. Returns the tokens of
-    each translation, at most `most` and what the window holds.
-    """
+    each translation, at most `most` and what the window holds."""
     model.eval()
     device, V, (B, S) = model.embedding.weight.device, model.config.vocab_size, sources.shape
-    never = torch.ones(V, dtype=torch.bool, device=device)
-    never[special.ordinary.start : special.ordinary.stop] = never[special.eos] = False
+    may_follow = torch.full((V,), -torch.inf, device=device)
+    may_follow[special.ordinary.start : special.ordinary.stop] = may_follow[special.eos] = 0
+    only_end = torch.full_like(may_follow, -torch.inf)
+    only_end[special.eos] = 0  # a text that has ended stays what it is
     framed = np.pad(sources, ((0, 0), (1, 1)), constant_values=((0, 0), (special.bos, special.eos)))
     source = torch.from_numpy(framed.astype(np.int64)).to(device)  # (B, S + 2)
     cache = model.new_cache()
     hidden = model(source, causal=False, cache=cache)[:, -1]  # (B, D)
-    rows = torch.arange(B, device=device).repeat_interleave(width)  # (B · width,)
-    hidden = hidden[rows]
-    keep(cache, rows)
-    nats = torch.full((B, width), -torch.inf, device=device)  # Σ log P
-    nats[:, 0] = 0  # at first there is one beginning only
-    n, ended = torch.zeros_like(nats), torch.zeros_like(nats, dtype=torch.bool)
-    texts = torch.zeros(B, width, 0, dtype=torch.int64, device=device)
+    n = nats = torch.zeros(B, 1, device=device)  # tokens and Σ log P of each beginning: first one
+    ended = torch.zeros(B, 1, dtype=torch.bool, device=device)
+    texts = torch.zeros(B, 1, 0, dtype=torch.int64, device=device)
     for _ in range(min(most or V, model.config.max_length - S - 2)):
-        log_p = model.logits(hidden).float().masked_fill(never, -torch.inf).log_softmax(-1)
-        log_p = log_p.view(B, width, V)
-        log_p[ended] = -torch.inf
-        log_p[..., special.eos][ended] = 0  # one that has ended stays what it is
+        K = nats.shape[1]  # 1, then the width
+        log_p = (model.logits(hidden).float() + may_follow).log_softmax(-1).view(B, K, V)
+        log_p[ended] = only_end
         n = n + ~ended
-        sums = nats[..., None] + log_p  # (B, width, V)
+        sums = nats[..., None] + log_p  # (B, K, V)
         ranked = sums / ((5 + n) / 6)[..., None] ** penalty
-        best = ranked.flatten(1).topk(width).indices  # (B, width)
+        best = ranked.flatten(1).topk(min(width, K * V)).indices  # (B, width)
         beam, token = best // V, best % V
-        nats, n = sums.flatten(1).gather(1, best), n.gather(1, beam)
-        ended = ended.gather(1, beam) | (token == special.eos)
-        texts = torch.cat((texts.gather(1, beam[..., None].expand_as(texts)), token[..., None]), 2)
+        nats, n, ended = sums.flatten(1).gather(1, best), n.gather(1, beam), token == special.eos
+        kept = texts.gather(1, beam[..., None].expand(-1, -1, texts.shape[2]))
+        texts = torch.cat((kept, token[..., None]), 2)
         if ended[:, 0].all():  # the first is the best
             break
-        rows = (beam + width * torch.arange(B, device=device)[:, None]).flatten()
-        keep(cache, rows)
+        rows = (beam + K * torch.arange(B, device=device)[:, None]).flatten()
+        for layer in cache:
+            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
         hidden = model(token.view(-1, 1), causal=True, cache=cache)[:, -1]  # (B · width, D)
     return [text[text != special.eos].cpu().numpy() for text in texts[:, 0]]
-
-
-def keep(cache: list[KeyValueCache], rows: torch.Tensor) -> None:
-    """Go on with these rows of a cache, in this order, some perhaps twice."""
-    for layer in cache:
-        layer.keys, layer.values = layer.keys[rows], layer.values[rows]

@@ -38,7 +38,7 @@ def finetuned(folder, classes=("docs", "mail", "news"), metrics=(), **flags) -> 
     """A fine-tuning run in `folder`."""
     tokenizer = Tokenizer.train(TEXTS, 280)
     shape = ModelConfig(tokenizer.vocab_size, **SHAPE)
-    flags = dataclasses.asdict(FinetuneConfig(run=str(folder), **flags))
+    flags = dataclasses.asdict(FinetuneConfig(run=str(folder), max_length=24, **flags))
     facts = dict(kind="finetune", family="ours", model=dataclasses.asdict(shape), flags=flags,
                  classes=list(classes))  # fmt: skip
     model = stirred(Classifier(Transformer(shape), len(classes)))

@@ -13,7 +13,7 @@ from minilm.cli import api
 from minilm.config import UserError
 from minilm.data import frame
 from minilm.heads import pool
-from tests.machinery.small import finetuned, pretrained
+from tests.machinery.small import SHAPE, finetuned, pretrained
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def clf(folder):
 
 def framed(lm, text):
     """The tokens of a text as the model gets them, (1, T)."""
-    ids = frame(lm.tokenizer.encode(text), lm.max_length, lm.tokenizer.special)
+    ids = frame(lm.tokenizer.encode(text), SHAPE["max_length"], lm.tokenizer.special)
     return torch.from_numpy(ids.astype(np.int64))[None]
 
 
@@ -140,7 +140,7 @@ def test_probabilities_are_the_classifiers_and_the_label_the_likeliest(clf):
     for text, row in zip(texts, p, strict=True):
         tokens = framed(clf, text)
         with torch.inference_mode():
-            logits = clf.classifier(tokens, torch.ones(tokens.shape, dtype=torch.bool), False)[0]
+            logits = clf.model(tokens, torch.ones(tokens.shape, dtype=torch.bool), False)[0]
         np.testing.assert_allclose(row, logits.softmax(-1).numpy(), atol=1e-5)
     assert clf.predict(texts).tolist() == [clf.classes_[i] for i in p.argmax(1)]
     assert clf.predict([]).shape == (0,)
@@ -170,7 +170,6 @@ def test_both_kinds_work_in_pipelines_of_scikit_learn(folder, lm, clf):
         (lambda lm, clf: lm.fill("the <mask> " * 40), "shorten it"),
         (lambda lm, clf: lm.score(""), "no token to predict"),
         (lambda lm, clf: lm.encode("one text"), "give a list of texts"),
-        (lambda lm, clf: lm.encode(["a"], layer=3), "layer 3: this model has 0 to 2"),
         (lambda lm, clf: lm.encode(["a"], pooling="max"), "pooling 'max': choose"),
         (lambda lm, clf: clf.predict("one text"), "give a list of texts"),
         (lambda lm, clf: minilm.pretrain(stepz=3), "stepz is no flag of train_pretrain.py"),

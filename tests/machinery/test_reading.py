@@ -12,7 +12,7 @@ from minilm.config import UserError
 from minilm.corpora import Example, documents, fingerprint
 from minilm.corpora.decoding import note
 from minilm.corpora.files import read_examples, texts_in
-from minilm.corpora.tables import new_table
+from minilm.corpora.tables import write_rows
 
 CSV = "text,label\ngood film,pos\nbad film,neg\n"
 JSONL = '{"text": "good film", "label": "pos"}\n{"text": "bad film", "label": "neg"}\n'
@@ -244,18 +244,22 @@ def test_documents_end_at_the_separator_and_the_usual_one_is_said(tmp_path, caps
     assert texts(rows) == ["one", "two"]
 
 
-@pytest.mark.parametrize("name", ["out.csv", "out.jsonl"])
-def test_what_is_written_is_read_again(tmp_path, name):
-    rows = ["red cat\rold dog", 'say "yes", then\n', "a\r\nb", "", "ä\u2028", "x;y\tz"]
-    with new_table(tmp_path / name) as append:
-        for row in rows:
-            append(row, "a", 0.5)
-    assert texts_in(tmp_path / name) == rows
-    assert "exists" in error_of(new_table(tmp_path / name).__enter__)
-    with pytest.raises(KeyboardInterrupt), new_table(tmp_path / f"b{name}") as append:
-        append("text", "a", 1)
+def test_what_is_written_is_read_again(tmp_path):
+    def until_ctrl_c():
+        yield {"text": "text"}
         raise KeyboardInterrupt
-    assert not (tmp_path / f"b{name}").exists()
+
+    rows = ["red cat\rold dog", 'say "yes", then\n', "a\r\nb", "", "ä\u2028", "x;y\tz"]
+    path, other = tmp_path / "out.jsonl", tmp_path / "other.jsonl"
+    write_rows(path, ({"text": text, "label": "a"} for text in rows))
+    assert texts_in(path) == rows
+    for name in ("out.jsonl", "a.csv", "no/folder.jsonl"):
+        assert "exists, or its folder does not" in error_of(
+            write_rows, tmp_path / name, until_ctrl_c()
+        )
+    with pytest.raises(KeyboardInterrupt):
+        write_rows(other, until_ctrl_c())
+    assert not other.exists()
 
 
 def test_a_parquet_table_reads_like_any_other(tmp_path):

@@ -11,9 +11,11 @@ from minilm.__main__ import main
 from minilm.cli.options import FinetuneConfig
 from minilm.config import UserError
 from minilm.corpora import made
+from minilm.corpora.files import Example
 from minilm.corpora.tasks import Question, Tagged, read_pairs, read_questions, read_tagged
 from minilm.corpora.tasks import task_examples as examples_of
 from minilm.runs import answering, tagging, translating
+from minilm.runs.classify import Classify
 from minilm.runs.task import bootstrap
 from tests.machinery.small import pretrained
 
@@ -256,15 +258,23 @@ def rows_for(task, n=24):
     words = ["red", "blue", "cats", "dogs"]
     for i in range(n):
         a, b = words[i % 2], words[2 + i // 2 % 2]
-        if task == "tag":
-            yield {"words": [a, b, str(i)], "tags": ["B-colour", "B-animal", "O"]}
-        elif task == "answer":
-            yield dict(context=f"{i}: {a} {b}.", question="What colour?", answer=a)
-        else:
-            yield dict(source=f"{a} {b}", target=f"{b} {a}")
+        yield {
+            "classify": dict(text=f"{i}: {a} {b}", label=a),
+            "tag": dict(words=[a, b, str(i)], tags=["B-colour", "B-animal", "O"]),
+            "answer": dict(context=f"{i}: {a} {b}.", question="What colour?", answer=a),
+            "translate": dict(source=f"{a} {b}", target=f"{b} {a}"),
+        }[task]
 
 
-@pytest.mark.parametrize("task", ["tag", "answer", "translate"])
+WRITTEN = {  # the keys of what `predict` writes
+    "classify": ["text", "label", "probability"],
+    "tag": ["words", "tags"],
+    "answer": ["context", "question", "answer", "answer_start", "probability"],
+    "translate": ["source", "target"],
+}
+
+
+@pytest.mark.parametrize("task", WRITTEN)
 def test_each_task_is_learnt_predicted_and_evaluated(task, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     pretrained(tmp_path / "first")
@@ -276,16 +286,16 @@ def test_each_task_is_learnt_predicted_and_evaluated(task, tmp_path, monkeypatch
     )  # fmt: skip
     result = json.loads((tmp_path / "run/result.json").read_text())
     first, *others = result["rows"].values()
-    key = "exact" if task == "translate" else "f1"
+    key = {"classify": "accuracy", "translate": "exact"}.get(task, "f1")
     assert first[key] > 0.9 and len(others) >= 3
     text = "red dogs" if task == "translate" else "7: red dogs."
     [found] = model.predict([(text, "What colour?")] if task == "answer" else [text])
-    right = {
-        "tag": [("7", "O"), (":", "O"), ("red", "B-colour"), ("dogs", "B-animal"), (".", "O")],
-        "answer": "red",
-        "translate": "dogs red",
-    }[task]
-    assert (found.text if task == "answer" else found) == right or task == "tag"
+    if task == "tag":
+        assert [word for word, _ in found] == ["7", ":", "red", "dogs", "."]
+    else:
+        right = {"classify": "red", "answer": ("red", 3), "translate": "dogs red"}[task]
+        assert (found[:2] if task == "answer" else found) == right
+    assert len(model.predict([])) == 0
     capsys.readouterr()
     asked = ["--question", "What colour?"] if task == "answer" else []
     main(["predict", "run", text, *asked, "--device", "cpu"])
@@ -295,10 +305,18 @@ def test_each_task_is_learnt_predicted_and_evaluated(task, tmp_path, monkeypatch
     main(["predict", "run", "--file", file, "--device", "cpu"])
     lines = (tmp_path / f"{file}.predicted.jsonl").read_text().splitlines()
     assert len(lines) == (24 if task == "answer" else 2) and "red" in lines[0]
+    assert list(json.loads(lines[0])) == WRITTEN[task]
     for data in (["--test", "own.jsonl"], []):
         main(["evaluate", "run", *data, "--device", "cpu"])
         assert f"{first[key]:.1%}" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="2"):
-        main(["export", "run", "out"])
     main(["view", "run"])
     assert (tmp_path / "run/view.html").exists()
+    for command in (["export", "run", "out"], ["view", "run", "--text", text]):
+        if task != "classify":
+            with pytest.raises(SystemExit, match="2"):
+                main(command)
+
+
+def test_a_label_that_was_never_learnt_is_one_line():
+    with pytest.raises(UserError, match="label 'c' was never learnt; this run knows a, b"):
+        Classify(options(), Letters(), ["a", "b"]).encode([Example("text", "c")])

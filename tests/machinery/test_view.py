@@ -19,7 +19,7 @@ from minilm.config import ModelConfig
 from minilm.data import frame
 from minilm.model import Transformer, visibility
 from minilm.tokenizer import Tokenizer
-from minilm.view import classifier, pages, recording, run_page
+from minilm.view import command, pages, recording, run_page
 from tests.machinery.small import TEXTS, finetuned, pretrained, stirred
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
@@ -156,8 +156,8 @@ def test_no_text_becomes_markup_or_script(tmp_path):
     line = dict(step=3, score=1.0, causal_loss=1.0, sample=HOSTILE)
     run = finetuned(tmp_path / HOSTILE[:14].replace("/", ""), [HOSTILE, "b"], [line])
     clf = minilm.load(str(run.folder), device="cpu")
-    examples = [Example(HOSTILE, label) for label in (HOSTILE, "b")]
-    more = classifier.of_examples(clf, examples, HOSTILE) + classifier.of_text(clf, HOSTILE)
+    clf.task.load({"test": [Example(HOSTILE, label) for label in (HOSTILE, "b")]}, [HOSTILE, "b"])
+    more = command.of_tested(clf) + command.of_text(clf, HOSTILE)
     path = run_page.write_run_page(run, more)
     dom = opened(path)
     assert "<script" not in dom and "<img" not in dom and "\u202e" not in dom
@@ -202,7 +202,7 @@ def test_a_run_that_has_just_begun_has_a_page(tmp_path):
 def test_each_word_is_shaded_by_what_its_deletion_does(tmp_path):
     clf = minilm.load(str(finetuned(tmp_path / "run").folder), device="cpu")
     with_it, without = clf.predict_proba(["an error", "error"])[:, 1]
-    shaded = classifier.without_each_word(clf, "an error", 1)
+    shaded = command.without_each_word(clf, "an error", 1)
     assert f'title="{100 * (with_it - without):+.1f} points"' in shaded
 
 
@@ -212,10 +212,11 @@ def test_the_classifiers_page_counts_what_it_takes_for_what(tmp_path):
     predicted = clf.predict(texts).tolist()
     wrong = next(name for name in clf.classes_ if name != predicted[0])
     examples = [Example(*pair) for pair in zip(texts, [wrong, *predicted[1:]], strict=True)]
-    page = classifier.of_examples(clf, examples, "Test texts")
+    clf.task.load({"test": examples}, clf.task.classes)
+    page = command.of_tested(clf)
     assert "accuracy 75.0 %" in page and f"{wrong}, taken for {predicted[0]}" in page
     many = np.eye(40, dtype=int)
-    assert "<table" not in classifier.confusion_table(many, [f"label {i}" for i in range(40)])
+    assert "<table" not in command.confusion_table(many, [f"label {i}" for i in range(40)])
 
 
 def test_the_scripts_flags_as_arguments_train_and_leave_pages(tmp_path, monkeypatch, capsys):
