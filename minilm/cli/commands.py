@@ -90,7 +90,7 @@ def predict(parser: Parser, argv: list[str]) -> None:
     parser.add_argument("text", nargs="?", help="the text, unless --file is given")
     parser.add_argument("--question", help="to be answered from the text, which is its context")
     parser.add_argument("--file", type=Path, help=".txt .csv .tsv .jsonl, or .gz of these")
-    help = ".jsonl or .csv with text, label, probability (default: FILE.predicted.jsonl)"
+    help = ".jsonl with text, label, probability (default: FILE.predicted.jsonl)"
     parser.add_argument("--out", type=Path, help=help)
     parser.add_argument("--text-column", default="text", help="the column that holds the text")
     parser.add_argument("--encoding", default="utf-8", help="of the file")
@@ -114,16 +114,20 @@ def predict(parser: Parser, argv: list[str]) -> None:
     from tqdm import tqdm
 
     from minilm.corpora.files import texts_in
-    from minilm.corpora.tables import new_table
+    from minilm.corpora.tables import write_rows
 
     texts = texts_in(args.file, args.text_column, args.encoding)
     out = args.out or args.file.with_name(args.file.name + ".predicted.jsonl")
-    with new_table(out) as write, tqdm(total=len(texts), unit=" texts", disable=None) as bar:
-        for start in range(0, len(texts), 512):
+
+    def rows():
+        """What stands in the file for each text, a few hundred at a time."""
+        for start in tqdm(range(0, len(texts), 512), unit=" x 512 texts", disable=None):
             some = texts[start : start + 512]
             for text, row in zip(some, model.predict_proba(some), strict=True):
-                write(text, str(model.classes_[row.argmax()]), round(float(row.max()), 6))
-            bar.update(len(some))
+                label, probability = str(model.classes_[row.argmax()]), round(float(row.max()), 6)
+                yield {"text": text, "label": label, "probability": probability}
+
+    write_rows(out, rows())
     print(f"{len(texts):,} texts labelled in {out}")
 
 

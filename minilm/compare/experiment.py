@@ -21,8 +21,8 @@ from minilm.compare import arms, labels, outcomes
 from minilm.compare.plan import Arm, CompareOptions, arm
 from minilm.compare.work import Advance, Work
 from minilm.config import SIZES, ModelConfig, UserError
+from minilm.corpora.files import normalised
 from minilm.corpora.splits import splits
-from minilm.corpora.splitting import normalised
 from minilm.corpora.tokens import prepare
 from minilm.model import Transformer
 from minilm.runs.device import Machine, choose_machine

@@ -4,32 +4,19 @@ The names `imdb`, `sms-spam` and `tinyshakespeare` stand for what `python -m min
 into data/; `python-docs` needs no download.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from minilm.config import UserError
-from minilm.corpora import named, python_docs
-from minilm.corpora.decoding import EmptyFile, note
-from minilm.corpora.files import Example, check_exists, files_in, kind, read_documents
+from minilm.corpora import python_docs
+from minilm.corpora.files import Example, files_in, fraction, kind, normalised, read_documents
+from minilm.corpora.tables import EmptyFile, note, read_lines, read_rows, read_text
 from minilm.runs.bounded import sha256_of
 
-__all__ = ["NAMES", "Example", "documents", "fingerprint", "labelled"]
-
-_DOCUMENTS = {
-    "python-docs": python_docs.documents,
-    "imdb": named.imdb_documents,
-    "sms-spam": named.sms_spam_documents,
-    "tinyshakespeare": named.tinyshakespeare_documents,
-}
-_LABELLED = {
-    "python-docs": python_docs.labelled,
-    "python-docs-whole": python_docs.labelled_whole,
-    "imdb": named.imdb_labelled,
-    "sms-spam": named.sms_spam_labelled,
-}
-NAMES = tuple(_DOCUMENTS)
+DATA = Path("data")
 
 
 def documents(
@@ -72,8 +59,8 @@ def fingerprint(data: Sequence[str]) -> str:
         if item == "python-docs":
             facts.append(python_docs.version())
         elif item in NAMES:
-            folder = named.DATA / item
-            facts += [(p.name, p.stat().st_size) for p in sorted(folder.rglob("*")) if p.is_file()]
+            files = sorted(path for path in (DATA / item).rglob("*") if path.is_file())
+            facts += [(path.name, path.stat().st_size) for path in files]
         else:
             facts.append((kind(item), sha256_of(item)))
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
@@ -89,8 +76,81 @@ def _files(data: Sequence[str]) -> list[str | Path]:
             found.append(item)
         elif path.is_dir():
             found += files_in(path)
-        else:
-            check_exists(path, "" if path.suffix else f", or name a corpus: {', '.join(NAMES)}")
-            kind(path)
+        elif not path.exists():
+            raise UserError(f"{path}: no such file or folder: check the name, or name a corpus: "
+                            f"{', '.join(NAMES)}")  # fmt: skip
+        elif kind(path):
             found.append(path)
     return found
+
+
+def needed(name: str, path: Path) -> Path:
+    """The path, if something is there. Raises UserError that says how to get it."""
+    if not path.exists():
+        raise UserError(f"{path}: not there yet: run `python -m minilm fetch {name}`, or see "
+                        f"data/README.md for where it comes from")  # fmt: skip
+    return path
+
+
+def _imdb(part: str) -> Iterator[Example]:
+    """The "train", "test" or "unsup" reviews: of the unpacked archive, or else of a .jsonl.gz."""
+    if (top := DATA / "imdb" / "aclImdb").exists():
+        unsup = part == "unsup"
+        folders = [top / "train" / "unsup"] if unsup else [top / part / "neg", top / part / "pos"]
+        files = (file for folder in folders for file in files_in(needed("imdb", folder)))
+        rows = ((read_text(file), file.parent.name) for file in files)
+    else:
+        table = read_rows(needed("imdb", DATA / "imdb" / f"{part}.jsonl.gz"), {"": "text"}, "utf-8")
+        rows = ((row["text"], row.get("label", "unsup")) for _, row in table)
+    yield from (Example(text.replace("<br />", "\n"), label) for text, label in rows)
+
+
+def _imdb_documents() -> Iterator[str]:
+    """The train and unlabelled reviews, but for those that repeat a test review."""
+    test = {normalised(text) for text, _ in _imdb("test")}
+    for part in ("train", "unsup"):
+        yield from (text for text, _ in _imdb(part) if normalised(text) not in test)
+
+
+def _imdb_labelled() -> dict[str, list[Example]]:
+    """25,000 reviews, "pos" or "neg", to train on, and those to test on, in a mixed order."""
+    mixed = functools.partial(sorted, key=lambda review: fraction(review.text, "order"))
+    return {part: mixed(_imdb(part)) for part in ("train", "test")}
+
+
+def _sms_spam_labelled() -> dict[str, list[Example]]:
+    """The messages, "ham" or "spam": about 80 % to train on and 20 % to test on.
+
+    The collection repeats messages; each is taken once, and its text alone decides its part.
+    """
+    path = needed("sms-spam", DATA / "sms-spam" / "SMSSpamCollection")
+    messages: dict[str, Example] = {}
+    for number, line in enumerate(read_lines(path), 1):
+        label, tab, text = line.rstrip("\n").partition("\t")
+        if not tab:
+            raise UserError(f"{path}: line {number}: no tab after the label: fetch the file again")
+        messages.setdefault(normalised(text), Example(text, label))
+    parts: dict[str, list[Example]] = {"train": [], "test": []}
+    for message in messages.values():
+        parts["test" if fraction(message.text, "part") < 0.2 else "train"].append(message)
+    return parts
+
+
+def _tinyshakespeare_documents() -> Iterator[str]:
+    """One document: the plays, 1.1 million characters."""
+    yield read_text(needed("tinyshakespeare", DATA / "tinyshakespeare" / "input.txt"))
+
+
+_DOCUMENTS = {
+    "python-docs": python_docs.documents,
+    "imdb": _imdb_documents,
+    "sms-spam": lambda: (text for text, _ in _sms_spam_labelled()["train"]),
+    "tinyshakespeare": _tinyshakespeare_documents,
+}
+_LABELLED = {
+    "python-docs": python_docs.labelled,
+    "python-docs-whole": functools.partial(python_docs.labelled, whole=True),
+    "imdb": _imdb_labelled,
+    "sms-spam": _sms_spam_labelled,
+}
+NAMES = tuple(_DOCUMENTS)

@@ -11,18 +11,15 @@ documentation that python-docs reads, or off an expression that SymPy prints in 
 - latex-sympy: random expressions as LaTeX, and as SymPy writes them.
 """
 
-import json
-import os
 import random
 import re
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from minilm.corpora import python_docs
-from minilm.corpora.named import DATA
-from minilm.corpora.splitting import fraction
-from minilm.corpora.tasks import Pair, Question, Tagged, read_pairs
+from minilm.corpora import DATA, python_docs
+from minilm.corpora.files import fraction
+from minilm.corpora.tasks import Pair, Question, Tagged
 
 ROLES = dict(func="function", meth="function", mod="module", exc="exception")
 ROLES["class"] = "class"  # and "attr" may be a parameter
@@ -143,7 +140,7 @@ def _questions(context: str, form: int, wordings: dict) -> Iterator[Question]:
                 yield Question(context, wordings[kind][which].format(name), (answer,), start)
 
 
-def latex_pairs(n: int = PAIRS, seed: int = 0) -> dict[str, list[Pair]]:
+def latex_pairs(n: int, seed: int = 0) -> list[tuple[str, str]]:
     """n random expressions, each as LaTeX and as SymPy's text; both are SymPy's own printing."""
     import sympy  # here, because it takes a second; torch brings it along
 
@@ -173,12 +170,7 @@ def latex_pairs(n: int = PAIRS, seed: int = 0) -> dict[str, list[Pair]]:
         made = expression(rng.choice((1, 2, 2, 3)))
         if not made.has(sympy.zoo, sympy.nan, sympy.oo) and len(text := str(made)) <= 80:
             found.setdefault(sympy.latex(made), text)
-    parts: dict[str, list[Pair]] = {"train": [], "valid": [], "test": []}
-    for latex, text in found.items():
-        where = fraction(latex, "part")
-        part = "train" if where < 0.8 else "valid" if where < 0.9 else "test"
-        parts[part].append(Pair(latex, text))
-    return parts
+    return list(found.items())
 
 
 def load(name: str) -> dict[str, list]:
@@ -188,14 +180,11 @@ def load(name: str) -> dict[str, list]:
         return {"python-docs-tags": tags, "python-docs-answers": answers}[name](python_docs.load())
     import sympy
 
-    folder = DATA / name / f"{sympy.__version__}-{PAIRS}"
-    if not folder.exists():
+    file = DATA / name / f"{sympy.__version__}-{PAIRS}.jsonl"
+    if not file.exists():
         print(f"{name}: making {PAIRS:,} pairs, this once", flush=True)
-        parts, beside = latex_pairs(), folder.with_suffix(f".{os.getpid()}.part")
-        beside.mkdir(parents=True)
-        for part, pairs in parts.items():
-            lines = "".join(json.dumps(pair._asdict()) + "\n" for pair in pairs)
-            (beside / f"{part}.jsonl").write_text(lines, encoding="utf-8")
-        os.replace(beside, folder)
-    parts = ("train", "valid", "test")
-    return {part: read_pairs(folder / f"{part}.jsonl", "source", "target") for part in parts}
+    parts: dict[str, list[Pair]] = {"train": [], "valid": [], "test": []}
+    for pair in python_docs.kept(file, Pair._fields, lambda: latex_pairs(PAIRS)):
+        where = fraction(pair[0], "part")
+        parts["train" if where < 0.8 else "valid" if where < 0.9 else "test"].append(Pair(*pair))
+    return parts

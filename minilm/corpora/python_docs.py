@@ -18,14 +18,13 @@ import re
 import sysconfig
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
 from tqdm import tqdm
 
-from minilm.corpora.files import Example
-from minilm.corpora.splitting import fraction, normalised
+from minilm.corpora.files import Example, fraction, normalised
 from minilm.corpora.tables import read_rows
 from minilm.corpora.workers import parallel
 from minilm.runs.durable import writing
@@ -41,7 +40,6 @@ SKIPPED |= {"site-packages", "dist-packages"}  # inside the standard library's f
 SHORTEST = 60  # characters
 MIN_SHARE = 0.2  # of a file that lies between triple quotes: parsing the others takes too long
 TRIPLE_QUOTED = re.compile(rb'"""(.*?)"""|' + rb"'''(.*?)'''", re.DOTALL)
-SURROGATE = re.compile("[\ud800-\udfff]")  # a string literal may hold what UTF-8 cannot write
 SYMBOL = re.compile(r"[^\w\s]|[\d_]")
 SIGNATURE = re.compile(r"[\w.]+ ?\(.*\)( ?->.*)?|[-=~*#]+|\W*")  # "add(a, b) -> Tensor", a rule
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`:*])")
@@ -100,22 +98,15 @@ def documents() -> Iterator[str]:
     yield from (text for source, text in rows if parts.get(source, "train") == "train")
 
 
-def labelled() -> dict[str, list[Example]]:
-    """First sentences, each once, and none that a text of another part or label begins with."""
+def labelled(whole: bool = False) -> dict[str, list[Example]]:
+    """First sentences, or whole docstrings, each once, in an order that depends on the texts alone.
+    A text that stands in two parts or under two labels (as all of it or as the beginning of a text
+    that pretraining reads) is in none."""
     rows = load()
-    sentences = [(source, first_sentence(text)) for source, text in rows]
-    return task_of([row for row in sentences if row[1].count(" ") > 2], parts_of(rows))
-
-
-def labelled_whole() -> dict[str, list[Example]]:
-    """Whole docstrings, in the same parts."""
-    rows = load()
-    return task_of(rows, parts_of(rows))
-
-
-def task_of(rows: list[tuple[str, str]], part_of: dict[str, str]) -> dict[str, list[Example]]:
-    """Turn rows (source, text) into the three parts, in an order that depends on the texts alone.
-    A text that stands in two parts or under two labels is in none."""
+    part_of = parts_of(rows)
+    if not whole:
+        rows = [(source, first_sentence(text)) for source, text in rows]
+        rows = [row for row in rows if row[1].count(" ") > 2]
     places, examples = defaultdict(set), {}
     for source, text in rows:
         place = part_of.get(source, "train"), label_of(source)  # pretraining reads the others
@@ -138,18 +129,21 @@ def version() -> str:
 
 
 def load() -> list[tuple[str, str]]:
-    """All (source, text), from the cache if it is there; else extract and cache them."""
-    cache = FOLDER / f"{version()}.jsonl"
-    if not cache.exists():
-        lines = [json.dumps({"source": source, "text": text}) + "\n"
-                 for source, text in extract(roots())]  # fmt: skip
-        part = cache.with_suffix(f".{os.getpid()}.part")
-        with writing(cache):  # beside, and renamed: an interrupted call leaves no half of a corpus
-            FOLDER.mkdir(parents=True, exist_ok=True)
+    """All (source, text), which are extracted once and then kept."""
+    return kept(FOLDER / f"{version()}.jsonl", ("source", "text"), lambda: extract(roots()))
+
+
+def kept(path: Path, names: tuple[str, str], make: Callable[[], Iterable]) -> list[tuple]:
+    """Rows of texts from a .jsonl file; where it is not there yet, `make` makes them, this once."""
+    if not path.exists():
+        lines = [json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in make()]
+        part = path.with_suffix(f".{os.getpid()}.part")
+        with writing(path):  # beside, and renamed: an interrupted call leaves no half of it
+            path.parent.mkdir(parents=True, exist_ok=True)
             part.write_text("".join(lines), encoding="utf-8", newline="\n")
-            os.replace(part, cache)
-    columns = {"source": "source", "text": "text"}
-    return [(row["source"], row["text"]) for _, row in read_rows(cache, columns, "utf-8")]
+            os.replace(part, path)
+    rows = read_rows(path, {name: name for name in names}, "utf-8")
+    return [tuple(row.values()) for _, row in rows]
 
 
 def roots() -> dict[str, Path]:
@@ -208,7 +202,7 @@ def _constants(tree: ast.AST) -> Iterator[str]:
 
 def is_prose(text: str) -> bool:
     """Whether a string is long enough, and neither a table of symbols nor a template of C code."""
-    if len(text) < SHORTEST or SURROGATE.search(text) or "{{" in text or "{%" in text:
+    if len(text) < SHORTEST or re.search(r"[\ud800-\udfff]|{{|{%", text):  # no UTF-8, a template
         return False
     lines = text.splitlines()
     of_code = sum(line.endswith((";", "{", "}")) for line in lines)

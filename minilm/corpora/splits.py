@@ -1,15 +1,15 @@
 """Labelled texts: read, split, sampled, and encoded."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from minilm import corpora
 from minilm.config import UserError
-from minilm.corpora.decoding import note
-from minilm.corpora.files import Example, read_examples
-from minilm.corpora.splitting import normalised
+from minilm.corpora.files import Example, normalised, read_examples
+from minilm.corpora.tables import note
 from minilm.data import draws, frame
 from minilm.tokenizer import Tokenizer
 
@@ -51,13 +51,25 @@ def splits(
     """
     if train:
         files = dict(train=train, valid=valid, test=test)
-        columns = text_column, label_column, encoding
-        parts = {part: read_examples(file, *columns) for part, file in files.items() if file}
+        how = text_column, label_column, encoding
+        parts = {part: read_examples(file, *how) for part, file in files.items() if file}
     else:
         parts = dict(corpora.labelled(data))
-    source = str(train or data)
+    source, rows = str(train or data), len(parts["train"])
     classes = sorted({example.label for example in parts["train"]})
-    _check(parts, classes, source)
+    if not 2 <= len(classes) <= max(2, rows / 2):
+        raise UserError(f"{source} has {len(classes)} labels in {rows} rows to train on: two are "
+                        f"needed, and no more than half as many as rows: choose the column with "
+                        f"--label-column")  # fmt: skip
+    for name in classes:
+        if name.lower() in MISSING:
+            note(f"{source}: the label {name!r} is one like any other: if it means that there is "
+                 f"none, drop its rows")  # fmt: skip
+    for part in parts:
+        if unknown := {example.label for example in parts[part]}.difference(classes):
+            raise UserError(f"{part} has the label {min(unknown)!r}, which train never shows (it "
+                            f"has {', '.join(classes[:8])}): correct it")  # fmt: skip
+    note_repeats(parts, key=lambda example: normalised(example.text))
     if labels is not None:
         parts["train"], parts["valid"] = sample(parts["train"], parts.get("valid"), labels, seed)
     elif "valid" not in parts:
@@ -65,6 +77,15 @@ def splits(
     if not parts["valid"]:
         raise UserError(f"{source} has too few texts to hold some out: give more, or --valid")
     return parts, classes
+
+
+def note_repeats(parts: dict[str, list], key: Callable) -> None:
+    """Say how many examples of the other parts are in train, too."""
+    known = {key(example) for example in parts["train"]}
+    for part in sorted(parts.keys() - {"train"}):
+        if again := sum(key(example) in known for example in parts[part]):
+            note(f"warning: {again} of the {len(parts[part])} texts in {part} are in train, too, "
+                 f"where they can be learnt by heart")  # fmt: skip
 
 
 def hold_out(examples: list[Example], seed: int) -> tuple[list[Example], list[Example]]:
@@ -115,26 +136,3 @@ def _pool(examples: list[Example], rng: np.random.Generator) -> dict[str, list[E
     for i in rng.permutation(len(different)):
         pool[different[i].label].append(different[i])
     return pool
-
-
-def _check(parts: dict[str, list[Example]], classes: list[str], source: str) -> None:
-    """Raise UserError for labels that cannot be learnt or are probably not meant; say which texts
-    are in train and in another part."""
-    rows = len(parts["train"])
-    if len(classes) < 2:
-        raise UserError(f"{source} has {len(classes)} label to learn, {classes}: give two or more")
-    if len(classes) > max(2, rows / 2):
-        raise UserError(f"{source} has {len(classes)} labels in {rows} rows to train on, more than "
-                        f"half as many: choose the right column with --label-column")  # fmt: skip
-    for name in classes:
-        if name.lower() in MISSING:
-            note(f"{source}: the label {name!r} is one like any other: if it means that there is "
-                 f"none, drop its rows")  # fmt: skip
-    known = {normalised(example.text) for example in parts["train"]}
-    for part in parts.keys() - {"train"}:
-        if unknown := {example.label for example in parts[part]}.difference(classes):
-            raise UserError(f"{part} has the label {min(unknown)!r}, which train never shows (it "
-                            f"has {', '.join(classes[:8])}): correct it")  # fmt: skip
-        if again := sum(normalised(example.text) in known for example in parts[part]):
-            note(f"warning: {again} of the {len(parts[part])} texts in {part} are in train, too, "
-                 f"where they can be learnt by heart")  # fmt: skip

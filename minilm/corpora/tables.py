@@ -1,20 +1,39 @@
-"""Rows of .csv, .tsv, .jsonl and .parquet files, read and written."""
+"""From the bytes of a file to its lines, and from .csv, .tsv, .jsonl and .parquet files to rows."""
 
-import contextlib
+import codecs
 import csv
 import functools
+import gzip
+import io
+import itertools
 import json
 import re
+import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from minilm.config import UserError
-from minilm.corpora.decoding import EmptyFile, note, read_lines
+from tqdm import tqdm
 
+from minilm.config import UserError
+
+# A byte order mark at the beginning names the encoding.
+MARKS = {codecs.BOM_UTF8: "utf-8-sig"}
+MARKS |= dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16")
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 LONGEST_CELL = 100_000_000  # characters; csv's own limit of 131,072 is shorter than many a text
 PREDICT = "a file without labels is for `python -m minilm predict RUN --file FILE`, here"
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+class EmptyFile(UserError):
+    """A file without any text in it; among other files it is left out."""
+
+
+@functools.cache  # each sentence is said once, however often a file is read
+def note(message: str) -> None:
+    """Tell the person at the terminal something about their files, without disturbing a bar."""
+    tqdm.write(message, file=sys.stderr)
 
 
 def ending(path: Path) -> str:
@@ -22,29 +41,102 @@ def ending(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def read_rows(path: Path, columns: dict[str, str], encoding: str) -> Iterator[tuple[int, dict]]:
-    """Yield (line number, row) for every row of a table.
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    r"""The text of a file, or of its .gz: no byte order mark, and every line ends in \n."""
+    return "".join(read_lines(path, encoding))
+
+
+def read_lines(path: Path, encoding: str = "utf-8", newline: str | None = None) -> Iterator[str]:
+    r"""Yield the lines of a file, or of its .gz. They end at \n, \r\n and \r, and nowhere else:
+    str.splitlines would also split at U+0085 and U+2028, which occur inside of texts.
+
+    newline: None writes each of the three as \n, "" leaves them. A byte order mark goes before
+    `encoding`. Raises UserError naming the place; EmptyFile where there is nothing but blanks.
+    """
+    try:
+        "".encode(encoding)  # refuses what is no encoding of text, such as "hex"
+    except (LookupError, ValueError):
+        raise UserError(f"--encoding {encoding}: no such encoding: try utf-8 or cp1252") from None
+    if not path.is_file():  # a pipe may have no end, and no writer
+        what = "not a regular file" if path.exists() else "no such file"
+        raise UserError(f"{path}: {what}: give the path of a text file")
+    opener, blank = gzip.open if path.name.lower().endswith(".gz") else open, True
+    try:
+        with opener(path, "rb") as file:
+            head = file.read(4096)
+            file.seek(0)
+            marked = [name for mark, name in MARKS.items() if head.startswith(mark)]
+            encoding = marked[0] if marked else encoding
+            if b"\0" in head and not codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")):
+                raise UserError(f"{path}: NUL bytes near its start: {_with_zeros(head)}")
+            for number, line in enumerate(io.TextIOWrapper(file, encoding, newline=newline), 1):
+                if "\0" in line:
+                    raise UserError(f"{path}: line {number} holds a NUL character: this is no text")
+                blank = blank and not line.strip()
+                yield line
+    except UnicodeError:
+        with opener(path, "rb") as file:
+            raise UserError(f"{path}: {_undecodable(file.read(), encoding)}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read ({error}): get it again, or the right to read it"
+                        ) from None  # fmt: skip
+    if blank:
+        raise EmptyFile(f"{path}: the file is empty: put some text into it or leave it out")
+
+
+def _with_zeros(head: bytes) -> str:
+    """What a file is that begins so: Western text in UTF-16 has a zero in every other byte."""
+    halves = {"utf-16-be": head[::2], "utf-16-le": head[1::2]}
+    fits = [name for name, half in halves.items() if half.count(0) > 0.7 * len(half)]
+    if len(fits) == 1:
+        return f"try --encoding {fits[0]}"
+    return "this is no text file, or one packed by gzip whose name should end in .gz"
+
+
+def _undecodable(data: bytes, encoding: str) -> str:
+    """Where a file is not written in `encoding`, and which one would fit."""
+    try:
+        data.decode(encoding)
+        return "it has no byte order mark: try --encoding utf-16-le or utf-16-be"
+    except UnicodeDecodeError as error:
+        line = 1 + len(re.findall("\r\n?|\n", data[: error.start].decode(encoding, "ignore")))
+        where = f"line {line}, byte {error.start}: 0x{data[error.start]:02x}"
+        where += f" is not {encoding} ({error.reason})"
+    if encoding.startswith("utf-8"):
+        in_utf8 = data.decode("utf-8", "replace")
+        if len(re.findall("[^\0-\x7f\ufffd]", in_utf8)) > in_utf8.count("\ufffd"):
+            return f"{where}: the rest of the file is: mend what stands there"
+        western = "cp1252" if re.search(rb"[\x80-\x9f]", data) else "latin-1"
+        foreign = len(re.findall(rb"[\x80-\xff]", data)) / len(data)
+        if foreign < 0.4 and "\ufffd" not in data.decode(western, "replace"):
+            return f"{where}: try --encoding {western}"
+    return f"{where}: say which one it is, for instance --encoding cp1251, gb18030 or shift_jis"
+
+
+def read_rows(path: Path, columns: dict[str, str], encoding: str) -> Iterator[tuple[str, dict]]:
+    """Yield (where it is, row) for every row of a table.
 
     `columns` are those that each row must have, under the flags that choose them. Raises UserError
     where one is missing, and for what is wrong with the file; EmptyFile where it has no rows.
     """
-    if ending(path) == ".parquet":
+    kind, place = ending(path), None
+    if kind == ".parquet":
         rows = _parquet_rows(path)
-    elif ending(path) in (".jsonl", ".ndjson"):
+    elif kind in (".jsonl", ".ndjson"):
         rows = _json_rows(path, encoding)
     else:
-        rows = _csv_rows(path, list(columns.values()), encoding)
-    line = None
-    for line, row in rows:
+        rows = _csv_rows(path, set(columns.values()), encoding)
+    for number, row in rows:
+        place = f"{path}: line {number}"
         for flag, column in columns.items():
             if column not in row:  # where the header is missing, the names may be whole texts
                 found = ", ".join(repr(name[:30]) for name in list(row)[:12]) or "none"
                 more = f"; {PREDICT} {path}" if flag == "--label-column" else ""
-                raise UserError(f"{path}: line {line}: no column {column!r}: choose one with {flag}"
-                                f"; found: {found} (a table begins with a line of such names)"
-                                + more)  # fmt: skip
-        yield line, row
-    if line is None:
+                raise UserError(f"{place}: no column {column!r}: choose one with {flag}; found: "
+                                f"{found} (a table begins with a line of such names){more}"
+                                )  # fmt: skip
+        yield place, row
+    if place is None:
         raise EmptyFile(f"{path}: a header but no rows: put some rows under it")
 
 
@@ -75,48 +167,43 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:
         raise UserError(f"{path}: no parquet table ({why}): get it again") from None
 
 
-def _csv_rows(path: Path, columns: list[str], encoding: str) -> Iterator[tuple[int, dict]]:
+def _csv_rows(path: Path, wanted: set[str], encoding: str) -> Iterator[tuple[int, dict]]:
     csv.field_size_limit(LONGEST_CELL)
     lines = functools.partial(read_lines, path, encoding, newline="")
-    usual = "\t" if ending(path) == ".tsv" else ","
     first = next(line for line in lines() if line.strip())
-    delimiter, header = _header(first, usual, columns)
-    if twins := [column for column in columns if header.count(column) > 1]:
+    usual = "\t" if ending(path) == ".tsv" else ","
+
+    def names(delimiter: str) -> list[str]:
+        cells = next(csv.reader([first], delimiter=delimiter))
+        return [cell.strip().strip('"') for cell in cells]
+
+    # What gives the columns wanted separates them, or else what gives the most.
+    best = max((usual, *DELIMITERS), key=lambda d: (wanted <= set(names(d)), len(names(d))))
+    header, tabs = names(best), best == "\t"
+    if twins := [name for name in wanted if header.count(name) > 1]:
         raise UserError(f"{path}: two columns of one name, {twins[0]!r}: rename one")
-    if delimiter != usual:
-        note(f"{path}: its columns are separated by {DELIMITERS[delimiter]}")
-    tabs = delimiter == "\t"
+    if best != usual:
+        note(f"{path}: its columns are separated by {DELIMITERS[best]}")
     quoting = csv.QUOTE_NONE if tabs and not _quoted(lines, len(header)) else csv.QUOTE_MINIMAL
-    reader = csv.reader(lines(), delimiter=delimiter, quoting=quoting, strict=True)
-    begins, at_header = 1, True
+    reader = csv.reader(lines(), delimiter=best, quoting=quoting, strict=True)
+    begins, past_header = 1, False
     try:
         for cells in reader:
-            number, begins = begins, reader.line_num + 1
-            if at_header or not any(cells):
-                at_header = at_header and not any(cells)
-                continue
-            place = f"{path}: line {number}"
-            if any(cells[len(header) :]) or any(header[len(cells) :]):  # nameless ones may lack
-                raise UserError(f"{place}: {len(cells)} cells under a header of {len(header)}: "
-                                f"quote a cell that holds a separator")  # fmt: skip
-            if tabs and any("\t" in cell and ("\n" in cell or "\r" in cell) for cell in cells):
-                raise UserError(f"{place}: a cell in quotes goes over lines and holds tabs, like "
-                                f"several rows: save the table as .csv or .jsonl")  # fmt: skip
-            yield number, {name: cell for name, cell in zip(header, cells, strict=False) if name}
+            place = f"{path}: line {begins}"
+            if past_header and any(cells):
+                if any(cells[len(header) :]) or any(header[len(cells) :]):  # nameless ones may lack
+                    raise UserError(f"{place}: {len(cells)} cells under a header of {len(header)}: "
+                                    f"quote a cell that holds a separator")  # fmt: skip
+                if tabs and any(re.search("\t.*[\r\n]|[\r\n].*\t", cell, re.S) for cell in cells):
+                    raise UserError(f"{place}: a cell in quotes goes over lines and holds tabs, "
+                                    f"like several rows: save it as .csv or .jsonl")  # fmt: skip
+                row = dict(zip(header, cells, strict=False))
+                yield begins, {name: cell for name, cell in row.items() if name}
+            past_header = past_header or any(cells)
+            begins = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"{path}: the row from line {begins} on is broken ({error}): mend its "
                         f"quotes") from None  # fmt: skip
-
-
-def _header(line: str, usual: str, wanted: Iterable[str]) -> tuple[str, list[str]]:
-    """The delimiter and the names of the columns: whatever gives those wanted, or else the most."""
-    found = {}
-    for delimiter in dict.fromkeys((usual, *DELIMITERS)):
-        cells = next(csv.reader([line], delimiter=delimiter))
-        found[delimiter] = [cell.strip().strip('"') for cell in cells]
-    fits = [delimiter for delimiter, names in found.items() if set(wanted) <= set(names)]
-    best = fits[0] if fits else max(found, key=lambda delimiter: len(found[delimiter]))
-    return best, found[best]
 
 
 def _quoted(lines: Callable[[], Iterator[str]], width: int) -> bool:
@@ -125,71 +212,53 @@ def _quoted(lines: Callable[[], Iterator[str]], width: int) -> bool:
     They do where each is needed (as doubled ones show) or all of its column has them, in rows of
     the right width. A quote that opens a cell must not swallow the rows up to the next one.
     """
-    fits, stray, bare, needless = True, False, set(), set()
-    rows = (line.rstrip("\r\n").split("\t") for line in lines())
-    for number, cells in enumerate(row for row in rows if any(row)):
-        fits = fits and len(cells) == width
-        for column, cell in enumerate(cells if number else ()):  # but those of the header
-            if cell and '"' not in cell:
-                bare.add(column)
-            elif cell:
-                stray = stray or not re.fullmatch('"([^"]|"")*"', cell)
-                needless |= {column} if '"' not in cell[1:-1] else set()
-    if fits:
-        return not stray and not bare & needless
-    with contextlib.suppress(csv.Error):  # a cell in quotes may go over lines
-        table = csv.reader(lines(), delimiter="\t", strict=True)
-        return all(len(cells) == width for cells in table if any(cells))
-    return False
+    rows = lambda: (line.rstrip("\r\n").split("\t") for line in lines() if line.strip())
+    if any(len(cells) != width for cells in rows()):  # a cell in quotes may go over lines
+        try:
+            table = csv.reader(lines(), delimiter="\t", strict=True)
+            return all(len(cells) == width for cells in table if any(cells))
+        except csv.Error:
+            return False
+    cells = lambda: (cell for row in itertools.islice(rows(), 1, None) for cell in enumerate(row))
+    if not all(re.fullmatch('[^"]*|"([^"]|"")*"', cell) for _, cell in cells()):
+        return False
+    bare = {column for column, cell in cells() if cell and '"' not in cell}
+    needless = {column for column, cell in cells() if '"' in cell and '"' not in cell[1:-1]}
+    return not bare & needless
 
 
-def text_of(row: dict, column: str, path: Path, line: int) -> str:
-    """The text of a row. Raises UserError where it is no text."""
-    value, place = row[column], f"{path}: line {line}: {column!r}"
-    if not isinstance(value, str):
-        raise UserError(f"{place} is no text but {type(value).__name__}: mend the row")
-    try:  # what JSON can write with escapes, but nobody could print or save again
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError(f"{place} holds half of a surrogate pair: mend the row") from None
+def text_of(row: dict, column: str, place: str) -> str:
+    """The text of a row. Raises UserError where it is no text that could be printed or saved."""
+    value = row[column]
+    half = isinstance(value, str) and re.search("[\ud800-\udfff]", value)  # JSON's escapes can
+    if half or not isinstance(value, str):
+        what = "half of a surrogate pair" if half else type(value).__name__
+        raise UserError(f"{place}: {column!r} is no text but {what}: mend the row")
     return value
 
 
-def label_of(row: dict, column: str, path: Path, line: int) -> str:
+def label_of(row: dict, column: str, place: str) -> str:
     """The label of a row without surrounding blanks, "" for none (JSON's null and NaN). Words such
     as "nan" or "None" are labels like any other. Raises UserError for a list or an object."""
     value = row[column]
     if value is None or value != value:
         return ""
-    if isinstance(value, int | float):
-        value = str(value)
-    return text_of({column: value}, column, path, line).strip()
+    value = str(value) if isinstance(value, int | float) else value
+    return text_of({column: value}, column, place).strip()
 
 
-@contextlib.contextmanager
-def new_table(path: Path, names=("text", "label", "probability")) -> Iterator[Callable]:
-    """Yield write(*row) for a new .jsonl or .csv with columns of these names. The file is removed
-    again if anything goes wrong. Raises UserError where it is there already or cannot be made."""
-    if path.suffix not in (".jsonl", ".csv"):
-        raise UserError(f"--out {path}: the name must end in .jsonl or .csv")
-
-    def write(*row) -> None:
-        """Append a row."""
-        if path.suffix == ".csv":  # all quoted: before 3.11.9 csv leaves a lone \r bare
-            csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerow(row)
-        else:
-            row = dict(zip(names, row, strict=True))
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
+def write_rows(path: Path, rows: Iterable[dict]) -> None:
+    """Write a new .jsonl, which is removed again if anything goes wrong. Raises UserError where it
+    is there already or cannot be made."""
+    if path.suffix != ".jsonl":
+        raise UserError(f"--out {path}: the name must end in .jsonl")
     try:
-        file = path.open("x", encoding="utf-8", newline="")
+        file = path.open("x", encoding="utf-8", newline="\n")
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): give --out") from None
     try:
         with file:
-            if path.suffix == ".csv":
-                write(*names)
-            yield write
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     except BaseException:
         path.unlink(missing_ok=True)
         raise

@@ -5,8 +5,8 @@ import functools
 import json
 import os
 import re
-import secrets
 import shutil
+import tempfile
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,13 +18,13 @@ from tqdm import tqdm
 
 from minilm import corpora
 from minilm.config import UserError
-from minilm.corpora.decoding import note
-from minilm.corpora.splitting import fraction
+from minilm.corpora.files import fraction
+from minilm.corpora.tables import note
 from minilm.corpora.workers import parallel
 from minilm.fast.bpe import FastTokenizer
 from minilm.runs.bounded import read_bounded, sha256_of
 from minilm.runs.durable import sync, writing
-from minilm.runs.tokenizer_file import load_tokenizer, to_json
+from minilm.runs.tokenizer_file import DAMAGE, load_tokenizer, to_json
 from minilm.tokenizer import Tokenizer
 
 FORMAT = 3  # of a prepared text
@@ -72,17 +72,22 @@ def prepare(
     if (entropy := _verified(folder)) is None:
         if folder.exists():
             note(f"{folder} is damaged and made anew")
-        with writing(folder), _beside(folder) as beside:
-            if tokenizer is None:
-                texts = (text for text, *_ in blocks("learning a vocabulary"))
-                tokenizer = FastTokenizer.train(texts, vocab_size)
-            _write_tokens(blocks("tokenizing"), tokenizer, beside)
-            for path in beside.iterdir():
-                sync(path)
-            if _verified(folder) is None:  # nor has another process made it anew
-                shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # another process may have been faster
-                beside.rename(folder)
+        with writing(folder):
+            PREPARED.mkdir(parents=True, exist_ok=True)
+            for path in PREPARED.iterdir():  # what a killed process left a day ago
+                if path.suffix == ".part" and time.time() - path.stat().st_mtime > 86_400:
+                    shutil.rmtree(path, ignore_errors=True)
+            with tempfile.TemporaryDirectory(".part", name, PREPARED) as beside:
+                new = Path(beside, name)
+                new.mkdir()
+                if tokenizer is None:
+                    texts = (text for text, *_ in blocks("learning a vocabulary"))
+                    tokenizer = FastTokenizer.train(texts, vocab_size)
+                _write_tokens(blocks("tokenizing"), tokenizer, new)
+                if _verified(folder) is None:  # nor has another process made it anew
+                    shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):  # another process may have been faster
+                    new.rename(folder)
         for older in PREPARED.glob(name[:9] + "*"):  # what these files held before
             if older.name != name and older.suffix != ".part":
                 shutil.rmtree(older, ignore_errors=True)
@@ -108,29 +113,10 @@ def cut(document: str) -> Iterator[tuple[str, bool, bool]]:
     yield document[start:], True, is_valid
 
 
-@contextlib.contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
-    """A new folder to write to, removed at the end if it is still there. What a killed process left
-    behind goes after a day, in which any other has ended."""
-    PREPARED.mkdir(parents=True, exist_ok=True)
-    for part in PREPARED.glob("*.part"):
-        with contextlib.suppress(OSError):
-            if time.time() - part.stat().st_mtime > 86_400:
-                shutil.rmtree(part)
-    beside = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.part")
-    try:
-        beside.mkdir()
-        yield beside
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
 def _verified(folder: Path) -> float | None:
     """The unigram entropy of a prepared text; None where there is none, or a file differs from what
     was written."""
-    with contextlib.suppress(
-        OSError, ValueError, LookupError, TypeError, AttributeError, UserError
-    ):
+    with contextlib.suppress(*DAMAGE, UserError):
         meta = json.loads(read_bounded(folder / "meta.json", 2**16))
         if all(sha256_of(folder / name) == sha256 for name, sha256 in meta["files"].items()):
             return float(meta["unigram_entropy"])
@@ -166,6 +152,8 @@ def _write_tokens(blocks: Iterable, tokenizer: Tokenizer, folder: Path) -> None:
     files = {path.name: sha256_of(path) for path in folder.iterdir()}
     meta = json.dumps({"unigram_entropy": entropy, "files": files})
     (folder / "meta.json").write_text(meta, encoding="utf-8")
+    for path in folder.iterdir():
+        sync(path)
 
 
 def _megabytes(blocks: Iterable[tuple]) -> Iterator[list[tuple]]:

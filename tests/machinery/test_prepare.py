@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from minilm.config import UserError
-from minilm.corpora import decoding, tokens
+from minilm.corpora import tables, tokens
 from minilm.corpora.workers import parallel
 from minilm.tokenizer import DOC, Tokenizer
 
@@ -29,7 +29,7 @@ def some_text(path: Path, lines: int, seed=0) -> str:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    decoding.note.cache_clear()
+    tables.note.cache_clear()
     monkeypatch.chdir(tmp_path)
 
 
@@ -84,15 +84,16 @@ def test_a_text_is_prepared_once_and_anew_where_it_or_a_file_has_changed(monkeyp
     assert len(names()) == 3
 
 
-def test_what_a_killed_preparation_left_is_removed_after_a_day():
+def test_what_a_killed_preparation_left_is_removed_after_a_day(monkeypatch):
     some_text(Path("a.txt"), 400)
     for name in ("old.part", "new.part"):
         (tokens.PREPARED / name).mkdir(parents=True)
     os.utime(tokens.PREPARED / "old.part", (1, 1))
     tokens.prepare(["a.txt"], 300)
     assert "old.part" not in names() and "new.part" in names() and len(names()) == 2
-    with pytest.raises(KeyboardInterrupt), tokens._beside(tokens.PREPARED / "third"):
-        raise KeyboardInterrupt
+    monkeypatch.setattr(tokens, "sync", lambda path: signal.default_int_handler(2, None))
+    with pytest.raises(KeyboardInterrupt):
+        tokens.prepare(["a.txt"], 301)
     assert len(names()) == 2
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from minilm.config import UserError
 from minilm.corpora import documents, fingerprint, labelled, python_docs
-from minilm.corpora.splitting import normalised
+from minilm.corpora.files import normalised
 
 SENTENCE = "It takes numbers and returns {} numbers, as the examples below will show."
 

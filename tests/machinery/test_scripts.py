@@ -101,11 +101,11 @@ def test_from_a_text_to_a_classifier_and_what_is_printed_is_what_is_used(world, 
 def test_predictions_are_written_and_can_be_read_again(world, capsys):
     assert pretrain() == finetune() == 0
     Path("new.txt").write_text("kaba xx\r\nlodi zz\n\n", encoding="utf-8", newline="")
-    assert run("predict", "labels --file new.txt --out out.csv --device cpu") == 0
-    assert run("predict", "labels --file out.csv --out again.jsonl --device cpu") == 0
+    assert run("predict", "labels --file new.txt --out out.jsonl --device cpu") == 0
+    assert run("predict", "labels --file out.jsonl --out again.jsonl --device cpu") == 0
     again = [json.loads(line) for line in Path("again.jsonl").read_text().splitlines()]
     assert [row["text"] for row in again] == ["kaba xx", "lodi zz"]
-    assert run("predict", "labels --file new.txt --out out.csv --device cpu") == 2  # is there
+    assert run("predict", "labels --file new.txt --out out.jsonl --device cpu") == 2  # is there
     assert run("predict", ["labels", "kaba xx", "--device", "cpu"]) == 0
     capsys.readouterr()
 

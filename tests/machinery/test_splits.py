@@ -8,9 +8,9 @@ import pytest
 
 from minilm.config import UserError
 from minilm.corpora import Example, splits
-from minilm.corpora.decoding import note
+from minilm.corpora.files import normalised
 from minilm.corpora.splits import encode_texts, hold_out, sample
-from minilm.corpora.splitting import normalised
+from minilm.corpora.tables import note
 from minilm.tokenizer import DOC, Tokenizer
 
 OFTEN = [Example(f"text {i}", "ab"[i % 2] if i < 180 else "c") for i in range(200)]
