@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from minilm.config import UserError
-from minilm.corpora import python_docs
-from minilm.corpora.files import Example, files_in, fraction, kind, normalised, read_documents
-from minilm.corpora.tables import EmptyFile, note, read_lines, read_rows, read_text
+from minilm.corpora import files, python_docs
+from minilm.corpora.files import Example, fraction, normalised, read_text
+from minilm.corpora.tables import EmptyFile, note, read_lines, read_rows
 from minilm.runs.bounded import sha256_of
 
 DATA = Path("data")
@@ -31,7 +31,7 @@ def documents(
     empty, any_text, how = [], False, (text_column, encoding, separator)
     for item in _files(data):
         try:
-            for text in _DOCUMENTS[item]() if item in NAMES else read_documents(item, *how):
+            for text in _DOCUMENTS[item]() if item in NAMES else files.read_documents(item, *how):
                 any_text = True
                 yield text
         except EmptyFile as error:
@@ -59,10 +59,10 @@ def fingerprint(data: Sequence[str]) -> str:
         if item == "python-docs":
             facts.append(python_docs.version())
         elif item in NAMES:
-            files = sorted(path for path in (DATA / item).rglob("*") if path.is_file())
-            facts += [(path.name, path.stat().st_size) for path in files]
+            found = sorted(path for path in (DATA / item).rglob("*") if path.is_file())
+            facts += [(path.name, path.stat().st_size) for path in found]
         else:
-            facts.append((kind(item), sha256_of(item)))
+            facts.append((files.kind(item), sha256_of(item)))
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 
@@ -75,56 +75,53 @@ def _files(data: Sequence[str]) -> list[str | Path]:
         if item in NAMES:
             found.append(item)
         elif path.is_dir():
-            found += files_in(path)
+            found += files.files_in(path)
         elif not path.exists():
             raise UserError(f"{path}: no such file or folder: check the name, or name a corpus: "
                             f"{', '.join(NAMES)}")  # fmt: skip
-        elif kind(path):
+        elif files.kind(path):
             found.append(path)
     return found
 
 
-def needed(name: str, path: Path) -> Path:
-    """The path, if something is there. Raises UserError that says how to get it."""
-    if not path.exists():
+def needed(name: str, *place: str) -> Path:
+    """The path below data/NAME, if something is there. Raises UserError that says how to get it."""
+    if not (path := Path(DATA, name, *place)).exists():
         raise UserError(f"{path}: not there yet: run `python -m minilm fetch {name}`, or see "
                         f"data/README.md for where it comes from")  # fmt: skip
     return path
 
 
-def _imdb(part: str) -> Iterator[Example]:
-    """The "train", "test" or "unsup" reviews: of the unpacked archive, or else of a .jsonl.gz."""
-    if (top := DATA / "imdb" / "aclImdb").exists():
-        unsup = part == "unsup"
-        folders = [top / "train" / "unsup"] if unsup else [top / part / "neg", top / part / "pos"]
-        files = (file for folder in folders for file in files_in(needed("imdb", folder)))
-        rows = ((read_text(file), file.parent.name) for file in files)
+def _imdb(part: str, *labels: str) -> Iterator[Example]:
+    """The reviews of the unpacked archive; without it, those of a .jsonl.gz file."""
+    if Path(DATA, "imdb", "aclImdb").exists():
+        folders = [needed("imdb", "aclImdb", part, label) for label in labels]
+        texts = (file for folder in folders for file in files.files_in(folder))
+        rows = ((read_text(file), file.parent.name) for file in texts)
     else:
-        table = read_rows(needed("imdb", DATA / "imdb" / f"{part}.jsonl.gz"), {"": "text"}, "utf-8")
+        path = needed("imdb", f"{'unsup' if 'unsup' in labels else part}.jsonl.gz")
+        table = read_rows(path, {"--text-column": "text"}, "utf-8")
         rows = ((row["text"], row.get("label", "unsup")) for _, row in table)
     yield from (Example(text.replace("<br />", "\n"), label) for text, label in rows)
 
 
 def _imdb_documents() -> Iterator[str]:
     """The train and unlabelled reviews, but for those that repeat a test review."""
-    test = {normalised(text) for text, _ in _imdb("test")}
-    for part in ("train", "unsup"):
-        yield from (text for text, _ in _imdb(part) if normalised(text) not in test)
+    test = {normalised(text) for text, _ in _imdb("test", "neg", "pos")}
+    for labels in (("neg", "pos"), ("unsup",)):
+        yield from (text for text, _ in _imdb("train", *labels) if normalised(text) not in test)
 
 
 def _imdb_labelled() -> dict[str, list[Example]]:
     """25,000 reviews, "pos" or "neg", to train on, and those to test on, in a mixed order."""
     mixed = functools.partial(sorted, key=lambda review: fraction(review.text, "order"))
-    return {part: mixed(_imdb(part)) for part in ("train", "test")}
+    return {part: mixed(_imdb(part, "neg", "pos")) for part in ("train", "test")}
 
 
 def _sms_spam_labelled() -> dict[str, list[Example]]:
-    """The messages, "ham" or "spam": about 80 % to train on and 20 % to test on.
-
-    The collection repeats messages; each is taken once, and its text alone decides its part.
-    """
-    path = needed("sms-spam", DATA / "sms-spam" / "SMSSpamCollection")
-    messages: dict[str, Example] = {}
+    """The messages, "ham" or "spam": about 80 % to train on and 20 % to test on. The collection
+    repeats messages; each is taken once, and its text alone decides its part."""
+    path, messages = needed("sms-spam", "SMSSpamCollection"), {}
     for number, line in enumerate(read_lines(path), 1):
         label, tab, text = line.rstrip("\n").partition("\t")
         if not tab:
@@ -136,16 +133,11 @@ def _sms_spam_labelled() -> dict[str, list[Example]]:
     return parts
 
 
-def _tinyshakespeare_documents() -> Iterator[str]:
-    """One document: the plays, 1.1 million characters."""
-    yield read_text(needed("tinyshakespeare", DATA / "tinyshakespeare" / "input.txt"))
-
-
 _DOCUMENTS = {
     "python-docs": python_docs.documents,
     "imdb": _imdb_documents,
     "sms-spam": lambda: (text for text, _ in _sms_spam_labelled()["train"]),
-    "tinyshakespeare": _tinyshakespeare_documents,
+    "tinyshakespeare": lambda: iter([read_text(needed("tinyshakespeare", "input.txt"))]),
 }
 _LABELLED = {
     "python-docs": python_docs.labelled,

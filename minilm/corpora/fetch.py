@@ -16,8 +16,6 @@ from tqdm import tqdm
 from minilm.config import UserError
 from minilm.runs.bounded import sha256_of
 
-MOST = 2**24  # bytes of a download whose size is not known
-
 
 class Source(NamedTuple):
     """A file to download, and how it is recognised: by size and sha256, or by its lines."""
@@ -88,14 +86,11 @@ def _downloaded(source: Source, folder: Path) -> Path:
     with urllib.request.urlopen(request, timeout=60) as response, path.open("wb") as file:
         if response.headers.get_content_type() == "text/html":
             raise ValueError("the server answered with a web page in place of the file")
-        length = response.headers.get("Content-Length", "")
-        total = int(length) if length.isdecimal() else source.size
-        most = source.size or MOST
-        with tqdm(None, path.name, total, unit="B", unit_scale=True, disable=None) as bar:
-            while file.tell() <= most and (data := response.read(1 << 16)):
-                bar.update(file.write(data))
-        if not (total or 0) <= file.tell() <= most:
-            raise ValueError(f"{file.tell():,} bytes came, not {total or 0:,} to {most:,}")
+        size = source.size or int(response.headers.get("Content-Length", 0))
+        with tqdm.wrapattr(response, "read", size, desc=path.name, disable=None) as body:
+            shutil.copyfileobj(body, file)
+        if size not in (0, file.tell()):
+            raise ValueError(f"{file.tell():,} bytes came, not {size:,}")
     return path
 
 

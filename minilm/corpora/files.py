@@ -9,18 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minilm.config import UserError
-from minilm.corpora.tables import (
-    PREDICT,
-    TABLES,
-    EmptyFile,
-    ending,
-    label_of,
-    note,
-    read_lines,
-    read_rows,
-    read_text,
-    text_of,
-)
+from minilm.corpora.tables import PREDICT, TABLES, EmptyFile, ending, note, read_lines, read_rows
 
 HTML = (".html", ".htm", ".xhtml")
 PLAIN = ".txt .text .md .markdown .rst .adoc .org .tex .log .srt .py .pyi .c .h .cc .cpp .hpp .cs"
@@ -56,6 +45,31 @@ def fraction(text: str, purpose: str) -> float:
     decides by the text alone in which part of a data set it is, so that it never moves."""
     digest = hashlib.sha256(f"{purpose}\0{normalised(text)}".encode("utf-8", "replace")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    r"""The text of a file, or of its .gz: no byte order mark, and every line ends in \n."""
+    return "".join(read_lines(path, encoding))
+
+
+def text_of(row: dict, column: str, place: str) -> str:
+    """The text of a row. Raises UserError where it is no text that could be printed or saved."""
+    value = row[column]
+    half = isinstance(value, str) and re.search("[\ud800-\udfff]", value)  # JSON's escapes can
+    if half or not isinstance(value, str):
+        what = "half of a surrogate pair" if half else type(value).__name__
+        raise UserError(f"{place}: {column!r} is no text but {what}: mend the row")
+    return value
+
+
+def label_of(row: dict, column: str, place: str) -> str:
+    """The label of a row without surrounding blanks, "" for none (JSON's null and NaN). Words such
+    as "nan" or "None" are labels like any other. Raises UserError for a list or an object."""
+    value = row[column]
+    if value is None or value != value:
+        return ""
+    value = str(value) if isinstance(value, int | float) else value
+    return text_of({column: value}, column, place).strip()
 
 
 def read_documents(
@@ -122,10 +136,10 @@ def read_examples(
         examples.append(Example(text_of(row, text_column, place), label))
         without += [] if label else [place]
     if without:
-        every = f"; another column: --label-column; {PREDICT} {path}"
-        raise UserError(f"{without[0]}: no label in {label_column!r}, as in {len(without):,} of "
-                        f"{len(examples):,} rows: give one or drop the row"
-                        + every * (len(without) == len(examples)))  # fmt: skip
+        n, rows = len(without), len(examples)
+        raise UserError(f"{without[0]}: no label in {label_column!r}, as in {n:,} of {rows:,} rows:"
+                        f" give one or drop the row; --label-column takes another column; {PREDICT}"
+                        )  # fmt: skip
     return examples
 
 

@@ -16,13 +16,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minilm.config import UserError
+from minilm.runs.durable import write_file
 
 # A byte order mark at the beginning names the encoding.
 MARKS = {codecs.BOM_UTF8: "utf-8-sig"}
 MARKS |= dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16")
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-LONGEST_CELL = 100_000_000  # characters; csv's own limit of 131,072 is shorter than many a text
-PREDICT = "a file without labels is for `python -m minilm predict RUN --file FILE`, here"
+PREDICT = "a file without labels is for `python -m minilm predict RUN --file`"
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
@@ -41,11 +41,6 @@ def ending(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def read_text(path: Path, encoding: str = "utf-8") -> str:
-    r"""The text of a file, or of its .gz: no byte order mark, and every line ends in \n."""
-    return "".join(read_lines(path, encoding))
-
-
 def read_lines(path: Path, encoding: str = "utf-8", newline: str | None = None) -> Iterator[str]:
     r"""Yield the lines of a file, or of its .gz. They end at \n, \r\n and \r, and nowhere else:
     str.splitlines would also split at U+0085 and U+2028, which occur inside of texts.
@@ -58,8 +53,7 @@ def read_lines(path: Path, encoding: str = "utf-8", newline: str | None = None) 
     except (LookupError, ValueError):
         raise UserError(f"--encoding {encoding}: no such encoding: try utf-8 or cp1252") from None
     if not path.is_file():  # a pipe may have no end, and no writer
-        what = "not a regular file" if path.exists() else "no such file"
-        raise UserError(f"{path}: {what}: give the path of a text file")
+        raise UserError(f"{path}: no such file, or not a regular file: check the name")
     opener, blank = gzip.open if path.name.lower().endswith(".gz") else open, True
     try:
         with opener(path, "rb") as file:
@@ -78,8 +72,7 @@ def read_lines(path: Path, encoding: str = "utf-8", newline: str | None = None) 
         with opener(path, "rb") as file:
             raise UserError(f"{path}: {_undecodable(file.read(), encoding)}") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({error}): get it again, or the right to read it"
-                        ) from None  # fmt: skip
+        raise UserError(f"{path}: cannot be read ({error}): get it, or the right to") from None
     if blank:
         raise EmptyFile(f"{path}: the file is empty: put some text into it or leave it out")
 
@@ -100,25 +93,22 @@ def _undecodable(data: bytes, encoding: str) -> str:
         return "it has no byte order mark: try --encoding utf-16-le or utf-16-be"
     except UnicodeDecodeError as error:
         line = 1 + len(re.findall("\r\n?|\n", data[: error.start].decode(encoding, "ignore")))
-        where = f"line {line}, byte {error.start}: 0x{data[error.start]:02x}"
-        where += f" is not {encoding} ({error.reason})"
+        place = f"line {line}, byte {error.start}: 0x{data[error.start]:02x}"
+        place += f" is not {encoding} ({error.reason})"
     if encoding.startswith("utf-8"):
         in_utf8 = data.decode("utf-8", "replace")
         if len(re.findall("[^\0-\x7f\ufffd]", in_utf8)) > in_utf8.count("\ufffd"):
-            return f"{where}: the rest of the file is: mend what stands there"
+            return f"{place}: the rest of the file is: mend what stands there"
         western = "cp1252" if re.search(rb"[\x80-\x9f]", data) else "latin-1"
         foreign = len(re.findall(rb"[\x80-\xff]", data)) / len(data)
         if foreign < 0.4 and "\ufffd" not in data.decode(western, "replace"):
-            return f"{where}: try --encoding {western}"
-    return f"{where}: say which one it is, for instance --encoding cp1251, gb18030 or shift_jis"
+            return f"{place}: try --encoding {western}"
+    return f"{place}: say which one it is, for instance --encoding cp1251, gb18030 or shift_jis"
 
 
 def read_rows(path: Path, columns: dict[str, str], encoding: str) -> Iterator[tuple[str, dict]]:
-    """Yield (where it is, row) for every row of a table.
-
-    `columns` are those that each row must have, under the flags that choose them. Raises UserError
-    where one is missing, and for what is wrong with the file; EmptyFile where it has no rows.
-    """
+    """Yield (place in the file, row) for every row of a table. `columns` are those that each must
+    have, under the flags that choose them. Raises UserError; EmptyFile where it has no rows."""
     kind, place = ending(path), None
     if kind == ".parquet":
         rows = _parquet_rows(path)
@@ -168,7 +158,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def _csv_rows(path: Path, wanted: set[str], encoding: str) -> Iterator[tuple[int, dict]]:
-    csv.field_size_limit(LONGEST_CELL)
+    csv.field_size_limit(100_000_000)  # characters; 131,072, csv's own, is shorter than many a text
     lines = functools.partial(read_lines, path, encoding, newline="")
     first = next(line for line in lines() if line.strip())
     usual = "\t" if ending(path) == ".tsv" else ","
@@ -189,21 +179,20 @@ def _csv_rows(path: Path, wanted: set[str], encoding: str) -> Iterator[tuple[int
     begins, past_header = 1, False
     try:
         for cells in reader:
-            place = f"{path}: line {begins}"
             if past_header and any(cells):
+                wrong = None
                 if any(cells[len(header) :]) or any(header[len(cells) :]):  # nameless ones may lack
-                    raise UserError(f"{place}: {len(cells)} cells under a header of {len(header)}: "
-                                    f"quote a cell that holds a separator")  # fmt: skip
-                if tabs and any(re.search("\t.*[\r\n]|[\r\n].*\t", cell, re.S) for cell in cells):
-                    raise UserError(f"{place}: a cell in quotes goes over lines and holds tabs, "
-                                    f"like several rows: save it as .csv or .jsonl")  # fmt: skip
+                    wrong = f"{len(cells)} cells under a header of {len(header)}"
+                elif tabs and any("\t" in cell and re.search(r"[\r\n]", cell) for cell in cells):
+                    wrong = "a cell in quotes goes over lines and holds tabs, like several rows"
+                if wrong:
+                    raise UserError(f"{path}: line {begins}: {wrong}: mend its quotes")
                 row = dict(zip(header, cells, strict=False))
                 yield begins, {name: cell for name, cell in row.items() if name}
             past_header = past_header or any(cells)
             begins = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{path}: the row from line {begins} on is broken ({error}): mend its "
-                        f"quotes") from None  # fmt: skip
+        raise UserError(f"{path}: line {begins} and on is broken ({error}): mend it") from None
 
 
 def _quoted(lines: Callable[[], Iterator[str]], width: int) -> bool:
@@ -227,38 +216,9 @@ def _quoted(lines: Callable[[], Iterator[str]], width: int) -> bool:
     return not bare & needless
 
 
-def text_of(row: dict, column: str, place: str) -> str:
-    """The text of a row. Raises UserError where it is no text that could be printed or saved."""
-    value = row[column]
-    half = isinstance(value, str) and re.search("[\ud800-\udfff]", value)  # JSON's escapes can
-    if half or not isinstance(value, str):
-        what = "half of a surrogate pair" if half else type(value).__name__
-        raise UserError(f"{place}: {column!r} is no text but {what}: mend the row")
-    return value
-
-
-def label_of(row: dict, column: str, place: str) -> str:
-    """The label of a row without surrounding blanks, "" for none (JSON's null and NaN). Words such
-    as "nan" or "None" are labels like any other. Raises UserError for a list or an object."""
-    value = row[column]
-    if value is None or value != value:
-        return ""
-    value = str(value) if isinstance(value, int | float) else value
-    return text_of({column: value}, column, place).strip()
-
-
 def write_rows(path: Path, rows: Iterable[dict]) -> None:
-    """Write a new .jsonl, which is removed again if anything goes wrong. Raises UserError where it
-    is there already or cannot be made."""
-    if path.suffix != ".jsonl":
-        raise UserError(f"--out {path}: the name must end in .jsonl")
-    try:
-        file = path.open("x", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): give --out") from None
-    try:
-        with file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+    """Write a new .jsonl, whole or not at all. Raises UserError, before it asks for a row, where
+    that cannot be."""
+    if path.suffix != ".jsonl" or path.exists() or not path.parent.is_dir():
+        raise UserError(f"{path}: exists, or its folder does not, or is no .jsonl: give --out")
+    write_file(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minilm.config import UserError
-from minilm.corpora import DATA, needed
-from minilm.corpora.files import fraction, normalised
+from minilm.corpora import needed
+from minilm.corpora.files import fraction, normalised, read_text, text_of
 from minilm.corpora.splits import HELD_OUT, note_repeats
-from minilm.corpora.tables import ending, read_lines, read_rows, read_text, text_of
+from minilm.corpora.tables import ending, read_lines, read_rows
 
 TAG = re.compile(r"O|[BI]-\S+")
 NAMED = {  # the first of each is made on this machine, the others lie in data/NAME
@@ -169,7 +169,7 @@ def task_examples(config) -> dict[str, list]:
 
         parts = load(config.data)
     elif config.data in named:
-        there = sorted(needed(config.data, DATA / config.data).iterdir())
+        there = sorted(needed(config.data).iterdir())
         first = lambda begins: [file for file in there if file.name.startswith(begins)][:1]
         parts = {part: read(config, f) for part, begins in FILES.items() for f in first(begins)}
         if "train" not in parts:  # of QAMR, the smaller development part is what is learnt from

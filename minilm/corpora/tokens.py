@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,13 +70,8 @@ def prepare(
                     bar.update(len(block[0]))
 
     if (entropy := _verified(folder)) is None:
-        if folder.exists():
-            note(f"{folder} is damaged and made anew")
         with writing(folder):
             PREPARED.mkdir(parents=True, exist_ok=True)
-            for path in PREPARED.iterdir():  # what a killed process left a day ago
-                if path.suffix == ".part" and time.time() - path.stat().st_mtime > 86_400:
-                    shutil.rmtree(path, ignore_errors=True)
             with tempfile.TemporaryDirectory(".part", name, PREPARED) as beside:
                 new = Path(beside, name)
                 new.mkdir()
@@ -84,13 +79,15 @@ def prepare(
                     texts = (text for text, *_ in blocks("learning a vocabulary"))
                     tokenizer = FastTokenizer.train(texts, vocab_size)
                 _write_tokens(blocks("tokenizing"), tokenizer, new)
-                if _verified(folder) is None:  # nor has another process made it anew
+                if _verified(folder) is None:  # nor has another process made it
                     shutil.rmtree(folder, ignore_errors=True)
                 with contextlib.suppress(OSError):  # another process may have been faster
                     new.rename(folder)
-        for older in PREPARED.glob(name[:9] + "*"):  # what these files held before
-            if older.name != name and older.suffix != ".part":
-                shutil.rmtree(older, ignore_errors=True)
+            for path in PREPARED.iterdir():
+                part, age = path.suffix == ".part", time.time() - path.stat().st_mtime
+                before = path.name.startswith(name[:9]) and path != folder  # what the files held
+                if age > 86_400 if part else before:  # a day: what a killed process has left
+                    shutil.rmtree(path, ignore_errors=True)
         size = sum(path.stat().st_size for path in PREPARED.rglob("*") if path.is_file())
         note(f"{PREPARED} holds {size / 1e6:,.0f} MB of tokens, which can be deleted at any time")
         entropy = _verified(folder)
@@ -123,7 +120,7 @@ def _verified(folder: Path) -> float | None:
     return None
 
 
-def _write_tokens(blocks: Iterable, tokenizer: Tokenizer, folder: Path) -> None:
+def _write_tokens(blocks: Iterator, tokenizer: Tokenizer, folder: Path) -> None:
     """Write train.bin and valid.bin: the tokens of every document, then <doc>; and beside them the
     tokenizer, the unigram entropy and the sha256 of each file. Where the hashes of the documents
     give no fitting share to validate on, it is the end of all tokens."""
@@ -138,12 +135,10 @@ def _write_tokens(blocks: Iterable, tokenizer: Tokenizer, folder: Path) -> None:
     least = max(int(0.2 * VALID_SHARE * n), min(256, n // 5))
     if not least <= n_valid <= 4 * VALID_SHARE * n:
         n_valid = max(int(VALID_SHARE * n), least)
-        with open(train, "r+b") as file:
-            file.seek(0, os.SEEK_END)
+        with open(train, "ab") as file:
             file.write(valid.read_bytes())
-            file.seek(2 * (n - n_valid))  # two bytes a token
-            valid.write_bytes(file.read())
-            file.truncate(2 * (n - n_valid))
+        valid.write_bytes(np.memmap(train, np.uint16, mode="r")[-n_valid:].tobytes())
+        os.truncate(train, 2 * (n - n_valid))  # two bytes a token
         if n < 20 * 256:
             note(f"a short text, {n:,} tokens: its last {n_valid:,} are the validation part")
     (folder / "tokenizer.json").write_text(to_json(tokenizer), encoding="utf-8", newline="\n")
@@ -156,7 +151,7 @@ def _write_tokens(blocks: Iterable, tokenizer: Tokenizer, folder: Path) -> None:
         sync(path)
 
 
-def _megabytes(blocks: Iterable[tuple]) -> Iterator[list[tuple]]:
+def _megabytes(blocks: Iterator[tuple]) -> Iterator[list[tuple]]:
     group, size = [], 0
     for block in blocks:
         group.append(block)

@@ -164,7 +164,7 @@ BAD = {  # name: content, what the line says besides the path
     "no-header.csv": ("fine,pos\nbad,neg\n", "a table begins with a line of such names"),
     "twice.csv": ("text,text,label\na,b,c\n", "two columns of one name"),
     "ragged.csv": (CSV + "\nfine,indeed,pos\n", "line 5: 3 cells under a header of 2"),
-    "quote.csv": (CSV + '"never closed,pos\nmore,neg\n', "from line 4 on is broken"),
+    "quote.csv": (CSV + '"never closed,pos\nmore,neg\n', "line 4 and on is broken"),
     "broken.jsonl": (JSONL + '{"text": ', "line 3: broken JSON"),
     "deep.jsonl": ("[" * 100_000, "line 1: broken JSON"),
     "array.jsonl": ('["good film", "pos"]\n', "line 1: broken JSON (no object like"),
@@ -251,8 +251,10 @@ def test_what_is_written_is_read_again(tmp_path):
     path, other = tmp_path / "out.jsonl", tmp_path / "other.jsonl"
     write_rows(path, ({"text": text, "label": "a"} for text in rows))
     assert texts_in(path) == rows
-    assert "exists" in error_of(write_rows, path, [])
-    assert "must end in .jsonl" in error_of(write_rows, tmp_path / "a.csv", [])
+    for name in ("out.jsonl", "a.csv", "no/folder.jsonl"):
+        assert "exists, or its folder does not" in error_of(
+            write_rows, tmp_path / name, until_ctrl_c()
+        )
     with pytest.raises(KeyboardInterrupt):
         write_rows(other, until_ctrl_c())
     assert not other.exists()
