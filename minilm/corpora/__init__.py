@@ -24,9 +24,8 @@ def documents(
 ) -> Iterator[str]:
     """Yield the texts to pretrain on; no text that a labelled task validates or tests on.
 
-    data: names of corpora, and paths of files and folders. separator: where a document ends within
-    a file (None: at <|endoftext|>). Empty files are left out, which is said. Raises UserError for
-    what is wrong with a file, and where there is no text at all.
+    data: names of corpora, and paths of files and folders. separator: as in `read_documents`. Empty
+    files are left out. Raises UserError for what is wrong, and where there is no text at all.
     """
     empty, any_text, how = [], False, (text_column, encoding, separator)
     for item in _files(data):

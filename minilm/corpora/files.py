@@ -54,10 +54,10 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
 
 def text_of(row: dict, column: str, place: str) -> str:
     """The text of a row. Raises UserError where it is no text that could be printed or saved."""
-    value = row[column]
-    half = isinstance(value, str) and re.search("[\ud800-\udfff]", value)  # JSON's escapes can
-    if half or not isinstance(value, str):
-        what = "half of a surrogate pair" if half else type(value).__name__
+    value, what = row[column], type(row[column]).__name__
+    if what == "str" and re.search("[\ud800-\udfff]", value):  # which JSON's escapes can write
+        what = "half of a surrogate pair"
+    if what != "str":
         raise UserError(f"{place}: {column!r} is no text but {what}: mend the row")
     return value
 
@@ -75,9 +75,8 @@ def label_of(row: dict, column: str, place: str) -> str:
 def read_documents(
     path: Path, text_column: str, encoding: str, separator: str | None = None
 ) -> Iterator[str]:
-    r"""Yield the documents of a file: of a table those of each row, of any other text all of it,
-    both cut at `separator` (None: at <|endoftext|>, which is said; "": nowhere; \n and \t in it are
-    a line end and a tab)."""
+    r"""Yield the documents of a file: a table's rows, or all of any other text, cut at `separator`
+    (None: at <|endoftext|>, which is said; "": nowhere; \n and \t are a line end and a tab)."""
     end = END_OF_TEXT if separator is None else separator.replace("\\n", "\n").replace("\\t", "\t")
     for text in _texts(path, text_column, encoding):
         parts = text.split(end) if end else [text]
@@ -128,7 +127,7 @@ def read_examples(
     """Read the examples of a table. Labels become strings without surrounding blanks; none may be
     empty. Raises UserError naming the path and line."""
     if kind(path := Path(path)) not in TABLES:
-        raise UserError(f"{path}: labels stand in a table ({', '.join(TABLES)}); {PREDICT} {path}")
+        raise UserError(f"{path}: labels stand in a table ({', '.join(TABLES)}); {PREDICT}")
     columns = {"--text-column": text_column, "--label-column": label_column}
     examples, without = [], []
     for place, row in read_rows(path, columns, encoding):

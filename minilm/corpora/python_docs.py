@@ -1,8 +1,6 @@
-"""The documentation that came with the packages: a corpus that needs no download.
-
-Docstrings and other long strings of the standard library, NumPy, PyTorch (with SymPy and NetworkX,
-which it brings along) and pytest, where these are installed. The source files are parsed with `ast`
-and never run. The first call takes some seconds; it leaves its result in data/python-docs/.
+"""The documentation that came with the packages, a corpus that needs no download: docstrings and
+other long strings of the standard library, NumPy, PyTorch (with SymPy and NetworkX, which it brings
+along) and pytest, where these are installed. The source files are parsed with `ast` and never run.
 
 The labelled task: which part of which library does the first sentence of a text document?
 """
@@ -30,10 +28,7 @@ from minilm.corpora.workers import parallel
 from minilm.runs.durable import writing
 
 FOLDER = Path("data") / "python-docs"
-PACKAGES = {  # package to import: distribution that pip knows
-    "numpy": "numpy", "torch": "torch", "sympy": "sympy", "networkx": "networkx",
-    "_pytest": "pytest",
-}  # fmt: skip
+PACKAGES = ("numpy", "torch", "sympy", "networkx", "_pytest")
 # Folders of tests, of tables, of copies of other packages: much source, little prose.
 SKIPPED = {"test", "tests", "idle_test", "_internal", "lib2to3", "encodings", "_vendor"}
 SKIPPED |= {"site-packages", "dist-packages"}  # inside the standard library's folder
@@ -100,8 +95,7 @@ def documents() -> Iterator[str]:
 
 def labelled(whole: bool = False) -> dict[str, list[Example]]:
     """First sentences, or whole docstrings, each once, in an order that depends on the texts alone.
-    A text that stands in two parts or under two labels (as all of it or as the beginning of a text
-    that pretraining reads) is in none."""
+    What stands in two parts or under two labels, or begins a text without a label, is in none."""
     rows = load()
     part_of = parts_of(rows)
     if not whole:
@@ -123,7 +117,7 @@ def labelled(whole: bool = False) -> dict[str, list[Example]]:
 def version() -> str:
     """A short name for what the corpus depends on: Python, the packages, the rules here."""
     rules = Path(__file__).read_text(encoding="utf-8")
-    installed = {pip: metadata.version(pip) for name, pip in PACKAGES.items() if name in roots()}
+    installed = [(name, metadata.version(name.strip("_"))) for name in PACKAGES if name in roots()]
     facts = json.dumps([platform.python_version(), installed, rules])
     return hashlib.sha256(facts.encode()).hexdigest()[:12]
 
@@ -148,8 +142,8 @@ def kept(path: Path, names: tuple[str, str], make: Callable[[], Iterable]) -> li
 
 def roots() -> dict[str, Path]:
     """The folders of the standard library and of the packages that are installed."""
-    found = {name: importlib.util.find_spec(name) for name in PACKAGES}  # without running them
-    folders = {n: Path(spec.submodule_search_locations[0]) for n, spec in found.items() if spec}
+    specs = {name: importlib.util.find_spec(name) for name in PACKAGES}  # without running them
+    folders = {n: Path(spec.submodule_search_locations[0]) for n, spec in specs.items() if spec}
     return {"stdlib": Path(sysconfig.get_path("stdlib")), **folders}
 
 
@@ -204,6 +198,5 @@ def is_prose(text: str) -> bool:
     """Whether a string is long enough, and neither a table of symbols nor a template of C code."""
     if len(text) < SHORTEST or re.search(r"[\ud800-\udfff]|{{|{%", text):  # no UTF-8, a template
         return False
-    lines = text.splitlines()
-    of_code = sum(line.endswith((";", "{", "}")) for line in lines)
-    return of_code <= 0.2 * len(lines) and len(SYMBOL.findall(text)) <= 0.5 * len(text)
+    of_code = [line.endswith((";", "{", "}")) for line in text.splitlines()]
+    return sum(of_code) <= 0.2 * len(of_code) and len(SYMBOL.findall(text)) <= 0.5 * len(text)

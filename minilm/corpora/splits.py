@@ -58,17 +58,14 @@ def splits(
     source, rows = str(train or data), len(parts["train"])
     classes = sorted({example.label for example in parts["train"]})
     if not 2 <= len(classes) <= max(2, rows / 2):
-        raise UserError(f"{source} has {len(classes)} labels in {rows} rows to train on: two are "
-                        f"needed, and no more than half as many as rows: choose the column with "
-                        f"--label-column")  # fmt: skip
+        raise UserError(f"{source} has {len(classes)} labels in {rows} rows: give two or more, but "
+                        f"at most half as many (is it the right --label-column?)")  # fmt: skip
     for name in classes:
         if name.lower() in MISSING:
-            note(f"{source}: the label {name!r} is one like any other: if it means that there is "
-                 f"none, drop its rows")  # fmt: skip
+            note(f"{source}: the label {name!r} is one like any other; if it means none, drop it")
     for part in parts:
         if unknown := {example.label for example in parts[part]}.difference(classes):
-            raise UserError(f"{part} has the label {min(unknown)!r}, which train never shows (it "
-                            f"has {', '.join(classes[:8])}): correct it")  # fmt: skip
+            raise UserError(f"{part} has the label {min(unknown)!r}, which train lacks: correct it")
     note_repeats(parts, key=lambda example: normalised(example.text))
     if labels is not None:
         parts["train"], parts["valid"] = sample(parts["train"], parts.get("valid"), labels, seed)
@@ -84,8 +81,7 @@ def note_repeats(parts: dict[str, list], key: Callable) -> None:
     known = {key(example) for example in parts["train"]}
     for part in sorted(parts.keys() - {"train"}):
         if again := sum(key(example) in known for example in parts[part]):
-            note(f"warning: {again} of the {len(parts[part])} texts in {part} are in train, too, "
-                 f"where they can be learnt by heart")  # fmt: skip
+            note(f"warning: {again} of the {len(parts[part])} texts in {part} are in train, too")
 
 
 def hold_out(examples: list[Example], seed: int) -> tuple[list[Example], list[Example]]:
@@ -106,12 +102,10 @@ def hold_out(examples: list[Example], seed: int) -> tuple[list[Example], list[Ex
 def sample(
     train: list[Example], valid: list[Example] | None, n: int, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """Draw n different texts, as many of each label as there are; every fifth is to validate on,
-    the second of a label first. A smaller sample with the same seed is a part of a larger one.
-
-    valid: where those to validate on come from (None: train). Raises UserError where n is too
-    large, or too small for one text of every label to train on and one to validate on.
-    """
+    """Draw n different texts, as many of each label as there are; every fifth is to validate on
+    (from `valid` or, None, from train), the second of a label first. A smaller sample of the same
+    seed is a part of a larger one. Raises UserError where n is too large, or too small for one text
+    of every label to train on and one to validate on."""
     rng = draws(seed, 0, "labels")
     pools = [_pool(examples, rng) for examples in (train, valid or [])]
     drawn = []  # (turn, random number, is it to validate on, example)
@@ -123,8 +117,7 @@ def sample(
             if pool:  # the two may be one, which is empty by now
                 drawn.append((turn, rng.random(), validates, pool.pop()))
     if not len(pools[0]) < n <= len(drawn):
-        raise UserError(f"--labels {n}: {len(drawn)} different texts with {len(pools[0])} labels "
-                        f"allow from {len(pools[0]) + 1} to {len(drawn)}")  # fmt: skip
+        raise UserError(f"--labels {n}: give a number from {len(pools[0]) + 1} to {len(drawn)}")
     chosen = sorted(drawn)[:n]
     return tuple([e for *_, side, e in chosen if side is wanted] for wanted in (False, True))
 

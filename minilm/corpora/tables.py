@@ -121,10 +121,9 @@ def read_rows(path: Path, columns: dict[str, str], encoding: str) -> Iterator[tu
         for flag, column in columns.items():
             if column not in row:  # where the header is missing, the names may be whole texts
                 found = ", ".join(repr(name[:30]) for name in list(row)[:12]) or "none"
-                more = f"; {PREDICT} {path}" if flag == "--label-column" else ""
-                raise UserError(f"{place}: no column {column!r}: choose one with {flag}; found: "
-                                f"{found} (a table begins with a line of such names){more}"
-                                )  # fmt: skip
+                found += f"; {PREDICT}" * (flag == "--label-column")
+                raise UserError(f"{place}: no column {column!r}: choose one with {flag}; the line "
+                                f"of names with which a table begins has {found}")  # fmt: skip
         yield place, row
     if place is None:
         raise EmptyFile(f"{path}: a header but no rows: put some rows under it")
@@ -199,8 +198,7 @@ def _quoted(lines: Callable[[], Iterator[str]], width: int) -> bool:
     """Whether quotes in a tab-separated file enclose cells; mostly they are characters.
 
     They do where each is needed (as doubled ones show) or all of its column has them, in rows of
-    the right width. A quote that opens a cell must not swallow the rows up to the next one.
-    """
+    the right width. A quote that opens a cell must not swallow the rows up to the next one."""
     rows = lambda: (line.rstrip("\r\n").split("\t") for line in lines() if line.strip())
     if any(len(cells) != width for cells in rows()):  # a cell in quotes may go over lines
         try:

@@ -1,8 +1,5 @@
 """Examples for three more tasks: tags for words, questions with answers, pairs to translate.
-
-Whatever can be wrong with a file raises UserError: one line with the path, the place in the file,
-and what to do about it.
-"""
+Whatever is wrong with a file raises UserError: its path, the place in it, and what to do."""
 
 import json
 import re
@@ -53,46 +50,41 @@ def read_tagged(path: Path | str, encoding: str = "utf-8") -> list[Tagged]:
     """Read a CoNLL column file (the word first, the tag last; tabs or blanks between; a blank line
     ends a sentence; # begins a comment), or a .jsonl of {"words": [...], "tags": [...]}. An I- tag
     that goes on with nothing is read as B-."""
-    path, rows = Path(path), []
-    if ending(path) in (".jsonl", ".ndjson"):
-        for place, row in read_rows(path, {"words": "words", "tags": "tags"}, encoding):
-            rows.append((place, row["words"], row["tags"]))
-    else:
-        rows.append((f"{path}: line 1", [], []))
-        for number, line in enumerate(read_lines(path, encoding), 1):
-            place = f"{path}: line {number}"
-            cells = [cell.strip() for cell in line.split("\t" if "\t" in line.strip() else None)]
-            if not line.strip() or line.startswith("-DOCSTART-"):
-                rows.append((place, [], []))
-            elif len(cells) > 1 and cells[0] and TAG.fullmatch(cells[-1]):
-                rows[-1][1].append(cells[0])
-                rows[-1][2].append(cells[-1])
-            elif not line.startswith("#"):  # a comment, unless it is "#word O"
-                raise UserError(f"{place}: {line.strip()[:40]!r} is not a word, blanks or a tab, "
-                                f"and a tag (O, or B- or I- and a type): mend it")  # fmt: skip
-    return [_tagged(words, tags, place) for place, words, tags in rows if words]
+    if ending(path := Path(path)) in (".jsonl", ".ndjson"):
+        rows = read_rows(path, {"words": "words", "tags": "tags"}, encoding)
+        tagged = (_tagged(row["words"], row["tags"], place) for place, row in rows)
+        return [sentence for sentence in tagged if sentence.words]
+    sentences = [([], [])]
+    for number, line in enumerate(read_lines(path, encoding), 1):
+        cells = [cell.strip() for cell in line.split("\t" if "\t" in line.strip() else None)]
+        if not line.strip() or line.startswith("-DOCSTART-"):
+            sentences.append(([], []))
+        elif len(cells) > 1 and cells[0] and TAG.fullmatch(cells[-1]):
+            sentences[-1][0].append(cells[0])
+            sentences[-1][1].append(cells[-1])
+        elif not line.startswith("#"):  # a comment, unless it is "#word O"
+            raise UserError(f"{path}: line {number}: {line.strip()[:40]!r} is no word with, after a "
+                            f"blank or tab, a tag (O, B-type, I-type): mend it")  # fmt: skip
+    return [_tagged(*sentence, str(path)) for sentence in sentences if sentence[0]]
 
 
 def _tagged(words: list, tags: list, place: str) -> Tagged:
     lists = isinstance(words, list) and isinstance(tags, list) and len(words) == len(tags)
     if not lists or not all(isinstance(word, str) and word.strip() for word in words):
-        raise UserError(f'{place}: "words" and "tags" must be lists of one length, of words that '
-                        f"are not blank: mend the row")  # fmt: skip
+        raise UserError(f'{place}: "words" and "tags" must be lists of one length: mend the row')
     if wrong := [tag for tag in tags if not TAG.fullmatch(str(tag))]:
-        raise UserError(f"{place}: the tag {wrong[0]!r} is not O, nor B- or I- and a type")
-    begins = [tag[2:] != before[2:] for before, tag in zip(["O", *tags], tags, strict=False)]
-    bio = (f"B{t[1:]}" if t != "O" and new else t for t, new in zip(tags, begins, strict=True))
+        raise UserError(f"{place}: the tag {wrong[0]!r} is not O, B-type or I-type: mend it")
+    bio = [f"B{tag[1:]}" if tag[0] == "I" and tag[2:] != before[2:] else tag
+           for before, tag in zip(["O", *tags], tags, strict=False)]  # fmt: skip
     return Tagged(tuple(words), tuple(bio))
 
 
 def read_questions(path: Path | str, encoding: str = "utf-8") -> list[Question]:
     """Read SQuAD's .json, or a .jsonl of {"context", "question", "answer", "answer_start"}, to
     which "answers" may add what else is right. answer_start -1: the context holds no answer."""
-    if ending(path := Path(path)) == ".json":
-        rows = _squad_rows(path, encoding)
-    else:
-        columns = {name: name for name in ("context", "question", "answer")}
-        rows = read_rows(path, columns, encoding)
+    columns = {name: name for name in ("context", "question", "answer")}
+    squad = ending(path := Path(path)) == ".json"
+    rows = _squad_rows(path, encoding) if squad else read_rows(path, columns, encoding)
     return [_question(row, place) for place, row in rows]
 
 
@@ -102,9 +94,8 @@ def _squad_rows(path: Path, encoding: str) -> Iterator[tuple[str, dict]]:
         for paragraph in (paragraph for article in articles for paragraph in article["paragraphs"]):
             for i, qa in enumerate(paragraph["qas"], 1):
                 answers = qa["answers"] or [{"text": "", "answer_start": -1}]
-                row = dict(context=paragraph["context"], question=qa["question"])
-                row |= dict(answer=answers[0]["text"], answer_start=answers[0]["answer_start"])
-                row["answers"] = [answer["text"] for answer in answers]
+                row = dict(context=paragraph["context"], question=qa["question"], **answers[0])
+                row |= dict(answer=row["text"], answers=[answer["text"] for answer in answers])
                 yield f"{path}: question {qa.get('id', i)}", row
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not SQuAD's layout ({error!r}): mend it") from None
@@ -155,11 +146,10 @@ def read(config, path: Path) -> list:
 
 
 def task_examples(config) -> dict[str, list]:
-    """The "train", "valid" and (if there is one) "test" part of what the options name.
-
-    A missing validation part is a tenth of train; with `labels` N, training and validation share N
-    examples, chosen by the seed. What belongs together (the questions on a context, a sentence and
-    its repetitions) stays on one side. Raises UserError where there is nothing to learn from."""
+    """The "train", "valid" and (if there is one) "test" part of what the options name. Without
+    "valid" a tenth of train is held out; with `labels` N, the two share N examples, drawn by the
+    seed. What belongs together (the questions on a context, a sentence and its repetitions) stays
+    on one side. Raises UserError where there is nothing to learn from."""
     named = NAMED[config.task]
     if config.train:
         files = dict(train=config.train, valid=config.valid, test=config.test)

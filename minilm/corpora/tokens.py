@@ -52,8 +52,8 @@ def prepare(
     """Tokenize a corpus into data/prepared/, once; later calls open the files, or write them anew
     where they are no longer what was written.
 
-    data: names of corpora, or files and folders. Without a tokenizer, one of vocab_size is learnt
-    from them. Raises UserError where they cannot be read or are too little to train on.
+    Without a tokenizer, one of vocab_size is learnt. The data and the rest are as for `documents`.
+    Raises UserError where they cannot be read or are too little to train on.
     """
     where = [item if item in corpora.NAMES else str(Path(item).resolve()) for item in data]
     vocabulary = tokenizer.fingerprint if tokenizer else [Tokenizer([]).fingerprint, vocab_size]

@@ -85,7 +85,7 @@ def test_parts_that_are_given_are_used_and_texts_in_two_of_them_are_counted(tmp_
     [
         ("aaaa", "a", "1 label"),
         ("abab", "abc", "test has the label 'c'"),
-        (["0.5", "1.25", "3.75", "2.5", "1.25"], ["2.5"], "4 labels in 5 rows .*--label-column"),
+        (["0.5", "1.25", "3.75", "2.5", "1.25"], ["2.5"], "4 labels in 5 rows: .*--label-column"),
         ("ab", "a", "too few texts to hold some out"),
     ],
 )
