@@ -1,13 +1,10 @@
-"""Three tasks made by rule, without a download: what is right is read off the markup of the
-documentation that python-docs reads, or off an expression that SymPy prints in two ways.
+"""Three tasks made by rule, without a download.
 
-- python-docs-tags: functions, classes, modules, parameters and exceptions in sentences. Sphinx's
-  roles and a docstring's list of its parameters give the tags; all markup is then taken away. What
-  stands in backquotes without a role is tagged if the package's own texts say what it is, and else
-  the sentence is left out.
-- python-docs-answers: the type or the default of a parameter. The context is a list of parameters
-  with two different answers of the kind at least. Packages and wordings differ between the parts.
-  Some parameters have no default: no answer.
+- python-docs-tags: functions, classes, modules, parameters and exceptions in sentences, as Sphinx's
+  roles and the lists of parameters say; then all markup is taken away. A name in backquotes without
+  a role is what the package's own texts say, or else the sentence is left out.
+- python-docs-answers: the type or the default of a parameter (some have none) in a list that holds
+  two different answers of the kind at least. Packages and wordings differ between the parts.
 - latex-sympy: random expressions as LaTeX, and as SymPy writes them.
 """
 
@@ -81,13 +78,13 @@ def tags(rows: list[tuple[str, str]]) -> dict[str, list[Tagged]]:
 
 def _tagged(sentence: str, own: set, package: str, kinds: dict) -> Tagged | None:
     """The words and tags of a sentence, or None where it has no name, or one that is unknown."""
-    words, tags, end = [], [], 0
-    for match in [*MARKED.finditer(sentence), None]:
-        for word in WORD.findall(sentence[end : match.start() if match else len(sentence)]):
-            words.append(word)
-            tags.append("B-exception" if ERROR.fullmatch(word) else "O")
-        if match:
-            (role, name), end = match.groups(), match.end()
+    pieces, words, tags = iter(MARKED.split(sentence)), [], []
+    for plain in pieces:  # then a role and a name, but for the last one
+        found = WORD.findall(plain)
+        words += found
+        tags += ["B-exception" if ERROR.fullmatch(word) else "O" for word in found]
+        role, name = next(pieces, None), next(pieces, None)
+        if name:
             known = kinds.get((package, name.split(".")[-1]))
             kind = ROLES.get(role)
             if ERROR.fullmatch(name):

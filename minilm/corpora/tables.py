@@ -79,11 +79,10 @@ def read_lines(path: Path, encoding: str = "utf-8", newline: str | None = None) 
 
 def _with_zeros(head: bytes) -> str:
     """What a file is that begins so: Western text in UTF-16 has a zero in every other byte."""
-    halves = {"utf-16-be": head[::2], "utf-16-le": head[1::2]}
-    fits = [name for name, half in halves.items() if half.count(0) > 0.7 * len(half)]
-    if len(fits) == 1:
-        return f"try --encoding {fits[0]}"
-    return "this is no text file, or one packed by gzip whose name should end in .gz"
+    even, odd = (half.count(0) > 0.7 * len(half) for half in (head[::2], head[1::2]))
+    if even == odd:
+        return "this is no text file, or one packed by gzip whose name should end in .gz"
+    return f"try --encoding utf-16-{'be' if even else 'le'}"
 
 
 def _undecodable(data: bytes, encoding: str) -> str:
@@ -109,14 +108,9 @@ def _undecodable(data: bytes, encoding: str) -> str:
 def read_rows(path: Path, columns: dict[str, str], encoding: str) -> Iterator[tuple[str, dict]]:
     """Yield (place in the file, row) for every row of a table. `columns` are those that each must
     have, under the flags that choose them. Raises UserError; EmptyFile where it has no rows."""
-    kind, place = ending(path), None
-    if kind == ".parquet":
-        rows = _parquet_rows(path)
-    elif kind in (".jsonl", ".ndjson"):
-        rows = _json_rows(path, encoding)
-    else:
-        rows = _csv_rows(path, set(columns.values()), encoding)
-    for number, row in rows:
+    readers = {".parquet": _parquet_rows, ".jsonl": _json_rows, ".ndjson": _json_rows}
+    read, place = readers.get(ending(path), _csv_rows), None
+    for number, row in read(path, encoding, set(columns.values())):
         place = f"{path}: line {number}"
         for flag, column in columns.items():
             if column not in row:  # where the header is missing, the names may be whole texts
@@ -129,7 +123,7 @@ def read_rows(path: Path, columns: dict[str, str], encoding: str) -> Iterator[tu
         raise EmptyFile(f"{path}: a header but no rows: put some rows under it")
 
 
-def _json_rows(path: Path, encoding: str) -> Iterator[tuple[int, dict]]:
+def _json_rows(path: Path, encoding: str, _: set) -> Iterator[tuple[int, dict]]:
     for number, line in enumerate(read_lines(path, encoding), 1):
         if not line.strip():
             continue
@@ -142,7 +136,7 @@ def _json_rows(path: Path, encoding: str) -> Iterator[tuple[int, dict]]:
         yield number, row
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:
+def _parquet_rows(path: Path, *_) -> Iterator[tuple[int, dict]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
@@ -156,7 +150,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:
         raise UserError(f"{path}: no parquet table ({why}): get it again") from None
 
 
-def _csv_rows(path: Path, wanted: set[str], encoding: str) -> Iterator[tuple[int, dict]]:
+def _csv_rows(path: Path, encoding: str, wanted: set[str]) -> Iterator[tuple[int, dict]]:
     csv.field_size_limit(100_000_000)  # characters; 131,072, csv's own, is shorter than many a text
     lines = functools.partial(read_lines, path, encoding, newline="")
     first = next(line for line in lines() if line.strip())

@@ -63,8 +63,8 @@ def read_tagged(path: Path | str, encoding: str = "utf-8") -> list[Tagged]:
             sentences[-1][0].append(cells[0])
             sentences[-1][1].append(cells[-1])
         elif not line.startswith("#"):  # a comment, unless it is "#word O"
-            raise UserError(f"{path}: line {number}: {line.strip()[:40]!r} is no word with, after a "
-                            f"blank or tab, a tag (O, B-type, I-type): mend it")  # fmt: skip
+            raise UserError(f"{path}: line {number}: {line.strip()[:40]!r} is no word and "
+                            f"then, after a blank, a tag (O, B-type, I-type): mend it")  # fmt: skip
     return [_tagged(*sentence, str(path)) for sentence in sentences if sentence[0]]
 
 
