@@ -62,16 +62,6 @@ def text_of(row: dict, column: str, place: str) -> str:
     return value
 
 
-def label_of(row: dict, column: str, place: str) -> str:
-    """The label of a row without surrounding blanks, "" for none (JSON's null and NaN). Words such
-    as "nan" or "None" are labels like any other. Raises UserError for a list or an object."""
-    value = row[column]
-    if value is None or value != value:
-        return ""
-    value = str(value) if isinstance(value, int | float) else value
-    return text_of({column: value}, column, place).strip()
-
-
 def read_documents(
     path: Path, text_column: str, encoding: str, separator: str | None = None
 ) -> Iterator[str]:
@@ -125,20 +115,21 @@ def read_examples(
     path: Path | str, text_column="text", label_column="label", encoding="utf-8"
 ) -> list[Example]:
     """Read the examples of a table. Labels become strings without surrounding blanks; none may be
-    empty. Raises UserError naming the path and line."""
+    empty, but words such as "nan" or "None" are labels like any other. Raises UserError."""
     if kind(path := Path(path)) not in TABLES:
         raise UserError(f"{path}: labels stand in a table ({', '.join(TABLES)}); {PREDICT}")
-    columns = {"--text-column": text_column, "--label-column": label_column}
-    examples, without = [], []
+    columns, examples = {"--text-column": text_column, "--label-column": label_column}, []
     for place, row in read_rows(path, columns, encoding):
-        label = label_of(row, label_column, place)
+        label = row[label_column]
+        if label is None or label != label:  # JSON's null and NaN
+            row[label_column] = ""
+        elif isinstance(label, int | float):
+            row[label_column] = str(label)
+        label = text_of(row, label_column, place).strip()
+        if not label:
+            raise UserError(f"{place}: no label in {label_column!r}: give one, drop the row, name "
+                            f"another --label-column; {PREDICT}")  # fmt: skip
         examples.append(Example(text_of(row, text_column, place), label))
-        without += [] if label else [place]
-    if without:
-        n, rows = len(without), len(examples)
-        raise UserError(f"{without[0]}: no label in {label_column!r}, as in {n:,} of {rows:,} rows:"
-                        f" give one or drop the row; --label-column takes another column; {PREDICT}"
-                        )  # fmt: skip
     return examples
 
 

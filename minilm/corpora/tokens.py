@@ -83,13 +83,15 @@ def prepare(
                     shutil.rmtree(folder, ignore_errors=True)
                 with contextlib.suppress(OSError):  # another process may have been faster
                     new.rename(folder)
+        with contextlib.suppress(OSError):  # another process may remove the same
             for path in PREPARED.iterdir():
-                part, age = path.suffix == ".part", time.time() - path.stat().st_mtime
-                before = path.name.startswith(name[:9]) and path != folder  # what the files held
-                if age > 86_400 if part else before:  # a day: what a killed process has left
+                older = path.name.startswith(name[:9]) and path != folder  # what the files held
+                if path.suffix == ".part":  # a day ago: what a killed process has left
+                    older = time.time() - path.stat().st_mtime > 86_400
+                if older:
                     shutil.rmtree(path, ignore_errors=True)
-        size = sum(path.stat().st_size for path in PREPARED.rglob("*") if path.is_file())
-        note(f"{PREPARED} holds {size / 1e6:,.0f} MB of tokens, which can be deleted at any time")
+            size = sum(path.stat().st_size for path in PREPARED.rglob("*") if path.is_file())
+            note(f"{PREPARED} holds {size / 1e6:,.0f} MB of tokens, which you can delete any time")
         entropy = _verified(folder)
     tokenizer = tokenizer or load_tokenizer(folder / "tokenizer.json")
     files = (np.memmap(folder / file, np.uint16, mode="r") for file in ("train.bin", "valid.bin"))

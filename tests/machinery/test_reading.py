@@ -172,10 +172,10 @@ BAD = {  # name: content, what the line says besides the path
     "half.jsonl": (r'{"text": "\ud800", "label": "a"}', "surrogate"),
 }
 BAD_LABELS = {
-    "none.jsonl": (JSONL + '{"text": "a", "label": null}', "line 3: no label in 'label', as in 1"),
+    "none.jsonl": (JSONL + '{"text": "a", "label": null}', "line 3: no label in 'label'"),
     "nan.jsonl": (JSONL + '{"text": "a", "label": NaN}', "line 3: no label"),
     "list.jsonl": ('{"text": "a", "label": ["b"]}', "'label' is no text but list"),
-    "some.csv": (CSV + "fine,\n", "line 4: no label in 'label', as in 1 of 3 rows"),
+    "some.csv": (CSV + "fine,\n", "line 4: no label in 'label'"),
     "all.csv": ("text,label\nfine,\nbad, \n", "minilm predict RUN --file"),
     "unlabelled.csv": ("text\nfine\n", "minilm predict RUN --file"),
     "unlabelled.txt": ("fine\n", "minilm predict RUN --file"),
