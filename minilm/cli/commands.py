@@ -120,12 +120,13 @@ def predict(parser: Parser, argv: list[str]) -> None:
     out = args.out or args.file.with_name(args.file.name + ".predicted.jsonl")
 
     def rows():
-        """What stands in the file for each text, a few hundred at a time."""
-        for start in tqdm(range(0, len(texts), 512), unit=" x 512 texts", disable=None):
-            some = texts[start : start + 512]
-            for text, row in zip(some, model.predict_proba(some), strict=True):
-                label, probability = str(model.classes_[row.argmax()]), round(float(row.max()), 6)
-                yield {"text": text, "label": label, "probability": probability}
+        """The label of each text."""
+        with tqdm(total=len(texts), unit=" texts", disable=None) as bar:
+            for some in (texts[start : start + 512] for start in range(0, len(texts), 512)):
+                for text, p in zip(some, model.predict_proba(some), strict=True):
+                    label, best = str(model.classes_[p.argmax()]), round(float(p.max()), 6)
+                    yield {"text": text, "label": label, "probability": best}
+                bar.update(len(some))
 
     write_rows(out, rows())
     print(f"{len(texts):,} texts labelled in {out}")

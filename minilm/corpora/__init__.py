@@ -76,8 +76,7 @@ def _files(data: Sequence[str]) -> list[str | Path]:
         elif path.is_dir():
             found += files.files_in(path)
         elif not path.exists():
-            raise UserError(f"{path}: no such file or folder: check the name, or name a corpus: "
-                            f"{', '.join(NAMES)}")  # fmt: skip
+            raise UserError(f"{path}: no such file or folder, nor a corpus ({', '.join(NAMES)})")
         elif files.kind(path):
             found.append(path)
     return found
@@ -86,8 +85,9 @@ def _files(data: Sequence[str]) -> list[str | Path]:
 def needed(name: str, *place: str) -> Path:
     """The path below data/NAME, if something is there. Raises UserError that says how to get it."""
     if not (path := Path(DATA, name, *place)).exists():
-        raise UserError(f"{path}: not there yet: run `python -m minilm fetch {name}`, or see "
-                        f"data/README.md for where it comes from")  # fmt: skip
+        raise UserError(
+            f"{path}: missing: `python -m minilm fetch {name}`, or see data/README.md"
+        )
     return path
 
 

@@ -82,18 +82,15 @@ def test_a_table_reads_the_same_in_every_dress(tmp_path, capsys, name):
     assert (said in capsys.readouterr().err) == (name in UNUSUAL)
 
 
-@pytest.mark.parametrize(
-    "data, rows",
-    [
-        ('"the cat\t0\nand dog"\t1\n', ['"the cat', 'and dog"']),  # two rows, not one
-        ('"the cat" runs\t0\nold dog\t1\n', ['"the cat" runs', "old dog"]),
-        ('"the cat"\t0\nold dog\t1\n', ['"the cat"', "old dog"]),  # needed by nobody
-        ('"say ""yes"""\t0\nold dog\t1\n', ['say "yes"', "old dog"]),
-        ('"the cat\nruns"\t0\nold dog\t1\n', ["the cat\nruns", "old dog"]),
-        ('"a\tcat\tor\ndog"\t0\nold dog\t1\n', "line 2: a cell in quotes goes over lines"),
-        ('"the cat" runs\t0\nold dog\n', "line 3: 1 cells under a header of 2"),
-    ],
-)
+@pytest.mark.parametrize("data, rows", [
+    ('"the cat\t0\nand dog"\t1\n', ['"the cat', 'and dog"']),  # two rows, not one
+    ('"the cat" runs\t0\nold dog\t1\n', ['"the cat" runs', "old dog"]),
+    ('"the cat"\t0\nold dog\t1\n', ['"the cat"', "old dog"]),  # needed by nobody
+    ('"say ""yes"""\t0\nold dog\t1\n', ['say "yes"', "old dog"]),
+    ('"the cat\nruns"\t0\nold dog\t1\n', ["the cat\nruns", "old dog"]),
+    ('"a\tcat\tor\ndog"\t0\nold dog\t1\n', "line 2: a cell in quotes goes over lines"),
+    ('"the cat" runs\t0\nold dog\n', "line 3: 1 cells under a header of 2"),
+])  # fmt: skip
 def test_quotes_in_a_tsv_never_swallow_rows(tmp_path, data, rows):
     path = write(tmp_path / "a.tsv", "text\tlabel\n" + data)
     if isinstance(rows, str):
@@ -128,22 +125,16 @@ def test_another_encoding_can_be_asked_for(tmp_path, encoding):
     assert read_examples(path, encoding=encoding) == [Example("café", "é")]
 
 
-@pytest.mark.parametrize(
-    "data, advice",
-    [
-        (
-            "It\u2019s red".encode("cp1252"),
-            "line 1, byte 2: 0x92 is not utf-8 (invalid start byte)",
-        ),
-        ("It\u2019s red".encode("cp1252"), "try --encoding cp1252"),
-        ("one\r\rtwo caf\xe9s".encode("latin-1"), "line 3, byte 12: 0xe9"),
-        ("one caf\xe9s".encode("latin-1"), "try --encoding latin-1"),
-        ("Всё хорошо".encode("cp1251"), "say which one it is"),
-        ("na\xefve caf\xe9 \xe0 la carte".encode() + b"\xff", "the rest of the file is: mend"),
-        ("a film".encode("utf-16-le"), "try --encoding utf-16-le"),
-        ("a film".encode("utf-16-be"), "try --encoding utf-16-be"),
-    ],
-)
+@pytest.mark.parametrize("data, advice", [
+    ("It\u2019s red".encode("cp1252"), "line 1, byte 2: 0x92 is not utf-8 (invalid start byte)"),
+    ("It\u2019s red".encode("cp1252"), "try --encoding cp1252"),
+    ("one\r\rtwo caf\xe9s".encode("latin-1"), "line 3, byte 12: 0xe9"),
+    ("one caf\xe9s".encode("latin-1"), "try --encoding latin-1"),
+    ("Всё хорошо".encode("cp1251"), "say which one it is"),
+    ("na\xefve caf\xe9 \xe0 la carte".encode() + b"\xff", "the rest of the file is: mend"),
+    ("a film".encode("utf-16-le"), "try --encoding utf-16-le"),
+    ("a film".encode("utf-16-be"), "try --encoding utf-16-be"),
+])  # fmt: skip
 def test_the_advice_names_the_encoding_that_fits(tmp_path, data, advice):
     assert advice in error_of(texts, write(tmp_path / "a.txt", data))
 
@@ -273,7 +264,7 @@ def test_a_parquet_table_reads_like_any_other(tmp_path):
 
 def test_what_is_missing_is_said(tmp_path):
     good = write(tmp_path / "good.txt", "text")
-    for missing, words in [("no.txt", "no such file"), ("imbd", "name a corpus: python")]:
+    for missing, words in [("no.txt", "no such file"), ("imbd", "nor a corpus (python")]:
         assert words in error_of(texts, good, missing)
     assert "no such encoding" in error_of(texts, good, encoding="hex")
 
