@@ -85,9 +85,7 @@ def _files(data: Sequence[str]) -> list[str | Path]:
 def needed(name: str, *place: str) -> Path:
     """The path below data/NAME, if something is there. Raises UserError that says how to get it."""
     if not (path := Path(DATA, name, *place)).exists():
-        raise UserError(
-            f"{path}: missing: `python -m minilm fetch {name}`, or see data/README.md"
-        )
+        raise UserError(f"{path}: missing: `python -m minilm fetch {name}`, or see data/README.md")
     return path
 
 

@@ -23,7 +23,7 @@ from minilm.corpora.tables import note
 from minilm.corpora.workers import parallel
 from minilm.fast.bpe import FastTokenizer
 from minilm.runs.bounded import read_bounded, sha256_of
-from minilm.runs.durable import sync, writing
+from minilm.runs.durable import writing
 from minilm.runs.tokenizer_file import DAMAGE, load_tokenizer, to_json
 from minilm.tokenizer import Tokenizer
 
@@ -149,8 +149,6 @@ def _write_tokens(blocks: Iterator, tokenizer: Tokenizer, folder: Path) -> None:
     files = {path.name: sha256_of(path) for path in folder.iterdir()}
     meta = json.dumps({"unigram_entropy": entropy, "files": files})
     (folder / "meta.json").write_text(meta, encoding="utf-8")
-    for path in folder.iterdir():
-        sync(path)
 
 
 def _megabytes(blocks: Iterator[tuple]) -> Iterator[list[tuple]]:

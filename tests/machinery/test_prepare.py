@@ -90,7 +90,7 @@ def test_what_a_killed_preparation_left_is_removed_after_a_day(monkeypatch):
     os.utime(tokens.PREPARED / "old.part", (1, 1))
     tokens.prepare(["a.txt"], 300)
     assert "old.part" not in names() and "new.part" in names() and len(names()) == 2
-    monkeypatch.setattr(tokens, "sync", lambda path: signal.default_int_handler(2, None))
+    monkeypatch.setattr(tokens, "to_json", lambda _: signal.default_int_handler(2, None))
     with pytest.raises(KeyboardInterrupt):
         tokens.prepare(["a.txt"], 301)
     assert len(names()) == 2
