@@ -45,8 +45,7 @@ def labelled(name: str) -> dict[str, list[Example]]:
     """The examples of a corpus under "train", "test" and, where it has such, "valid". Raises
     UserError where it has none or is not there."""
     if name not in _LABELLED:
-        why = "has no labels" if name in NAMES else "is no known corpus"
-        raise UserError(f"--data {name} {why}: choose {', '.join(_LABELLED)}, or --train FILE")
+        raise UserError(f"--data {name}: choose {', '.join(_LABELLED)}, or give --train FILE")
     return _LABELLED[name]()
 
 
