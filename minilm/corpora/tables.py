@@ -114,10 +114,10 @@ def read_rows(path: Path, columns: dict[str, str], encoding: str) -> Iterator[tu
         place = f"{path}: line {number}"
         for flag, column in columns.items():
             if column not in row:  # where the header is missing, the names may be whole texts
-                found = ", ".join(repr(name[:30]) for name in list(row)[:12]) or "none"
-                found += f"; {PREDICT}" * (flag == "--label-column")
-                raise UserError(f"{place}: no column {column!r}: choose one with {flag}; the line "
-                                f"of names with which a table begins has {found}")  # fmt: skip
+                found = ", ".join(repr(name[:30]) for name in list(row)[:12])
+                raise UserError(f"{place}: no column {column!r} among {found}: choose by {flag} (a"
+                                f" table begins with a line of names)"
+                                + f"; {PREDICT}" * (flag == "--label-column"))  # fmt: skip
         yield place, row
     if place is None:
         raise EmptyFile(f"{path}: a header but no rows: put some rows under it")

@@ -151,8 +151,8 @@ BAD = {  # name: content, what the line says besides the path
     "cut.jsonl.gz": (gzip.compress(JSONL.encode())[:-9], "end-of-stream"),
     "nul.txt": ("text\0text", "NUL"),
     "late-nul.txt": ("text\n" * 2000 + "\0", "line 2001 holds a NUL"),
-    "columns.csv": ("review,stars\nfine,5\n", "with which a table begins has 'review', 'stars'"),
-    "no-header.csv": ("fine,pos\nbad,neg\n", "choose one with --text-column"),
+    "columns.csv": ("review,stars\nfine,5\n", "among 'review', 'stars': choose by --text-column"),
+    "no-header.csv": ("fine,pos\nbad,neg\n", "a table begins with a line of names"),
     "twice.csv": ("text,text,label\na,b,c\n", "two columns of one name"),
     "ragged.csv": (CSV + "\nfine,indeed,pos\n", "line 5: 3 cells under a header of 2"),
     "quote.csv": (CSV + '"never closed,pos\nmore,neg\n', "line 4 and on is broken"),
@@ -258,7 +258,7 @@ def test_a_parquet_table_reads_like_any_other(tmp_path):
     rows = pyarrow.table({"id": [1, 2], "text": [f.text for f in FILMS], "label": ["pos", "neg"]})
     parquet.write_table(rows, tmp_path / "a.parquet")
     assert read_examples(tmp_path / "a.parquet") == FILMS
-    assert "has 'id', 'text'" in error_of(texts, tmp_path / "a.parquet", text_column="x")
+    assert "among 'id', 'text'" in error_of(texts, tmp_path / "a.parquet", text_column="x")
     assert "no parquet table" in error_of(texts, write(tmp_path / "b.parquet", b"PAR1"))
 
 
