@@ -22,11 +22,9 @@ DATA = Path("data")
 def documents(
     data: Sequence[str], text_column="text", encoding="utf-8", separator: str | None = None
 ) -> Iterator[str]:
-    """Yield the texts to pretrain on; no text that a labelled task validates or tests on.
-
-    data: names of corpora, and paths of files and folders. separator: as in `read_documents`. Empty
-    files are left out. Raises UserError for what is wrong, and where there is no text at all.
-    """
+    """Yield the texts to pretrain on, none of which a labelled task validates or tests on, from
+    names of corpora, and paths of files and folders. separator: as in `read_documents`. Empty files
+    are left out. Raises UserError for what is wrong, and where there is no text at all."""
     empty, any_text, how = [], False, (text_column, encoding, separator)
     for item in _files(data):
         try:

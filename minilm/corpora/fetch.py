@@ -53,11 +53,9 @@ SOURCES: dict[str, list[Source]] = {
 
 
 def fetch(name: str, folder: Path = Path("data")) -> None:
-    """Put the corpus `name` into folder/name, unless it is there already.
-
-    A download that was put there by hand is checked and unpacked as if it had just arrived.
-    Raises UserError naming the URL and the place for the file, whatever goes wrong.
-    """
+    """Put the corpus `name` into folder/name, unless it is there already. A download that was put
+    there by hand is checked and unpacked as if it had just arrived. Raises UserError naming the URL
+    and the place for the file, whatever goes wrong."""
     if name not in SOURCES:
         raise UserError(f"fetch {name}: no such corpus to fetch: choose from {', '.join(SOURCES)}")
     for source in SOURCES[name]:

@@ -32,11 +32,7 @@ class Example(NamedTuple):
 
 
 def normalised(text: str) -> str:
-    """The text in lower case with single blanks: texts that are equal in this are one text.
-
-    >>> normalised("One  text\\nTWICE ")
-    'one text twice'
-    """
+    """The text in lower case with single blanks: texts that are equal in this are one text."""
     return " ".join(text.lower().split())
 
 
@@ -91,11 +87,7 @@ def _texts(path: Path, text_column: str, encoding: str) -> Iterator[str]:
 
 
 def without_tags(page: str) -> str:
-    """The text of a page. Line ends mean nothing in HTML but in <pre>; most tags end a line.
-
-    >>> without_tags("<p>One <b>bold</b>\\nword &amp; more<br>second line</p>")
-    'One bold word & more\\nsecond line'
-    """
+    """The text of a page. Line ends mean nothing in HTML but in <pre>; most tags end a line."""
     page = UNSEEN.sub("", page)
     page = re.sub(r"(?is)(<pre\b.*?(?:</pre|\Z))|\s+", lambda match: match[1] or " ", page)
     page = re.sub(r"<[a-zA-Z/!?][^>]*>", "\n", INLINE.sub("", page))

@@ -76,11 +76,7 @@ def parts_of(rows: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def first_sentence(text: str) -> str:
-    """The first sentence of a docstring, on one line, without the signature above it.
-
-    >>> first_sentence("abs(x) -> Tensor\\n\\nThe absolute value\\nof x. See also sign.")
-    'The absolute value of x.'
-    """
+    """The first sentence of a docstring, on one line, without the signature above it."""
     paragraphs = (" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text))
     prose = next((p for p in paragraphs if not SIGNATURE.fullmatch(p)), "")
     return SENTENCE_END.split(prose, maxsplit=1)[0]

@@ -42,13 +42,10 @@ def splits(
     test: str | None = None, labels: int | None = None, seed: int = 0,
     text_column: str = "text", label_column: str = "label", encoding: str = "utf-8",
 ) -> tuple[dict[str, list[Example]], list[str]]:  # fmt: skip
-    """The examples of "train", "valid" and (if there is one) "test", and the sorted label names;
-    of the corpus `data`, or of the files.
-
-    labels: so many examples, drawn by the seed, are all that training and validation share. Where
-    there is no validation part, texts of every label are taken from train. No text is in both, not
-    even in another case or with other blanks. Raises UserError for labels that cannot be learnt.
-    """
+    """The examples of "train", "valid" and (if there is one) "test", and the sorted label names; of
+    the corpus `data`, or of the files. labels: so many examples, drawn by the seed, are all that
+    training and validation share. Without a validation part, texts of every label are held out. No
+    text is then in both. Raises UserError for labels that cannot be learnt."""
     if train:
         files = dict(train=train, valid=valid, test=test)
         how = text_column, label_column, encoding

@@ -42,12 +42,9 @@ def ending(path: Path) -> str:
 
 
 def read_lines(path: Path, encoding: str = "utf-8", newline: str | None = None) -> Iterator[str]:
-    r"""Yield the lines of a file, or of its .gz. They end at \n, \r\n and \r, and nowhere else:
-    str.splitlines would also split at U+0085 and U+2028, which occur inside of texts.
-
-    newline: None writes each of the three as \n, "" leaves them. A byte order mark goes before
-    `encoding`. Raises UserError naming the place; EmptyFile where there is nothing but blanks.
-    """
+    r"""Yield the lines of a file, or of its .gz. They end at \n, \r\n and \r (newline: None writes
+    each as \n, "" leaves it), but not at U+0085 and U+2028, which occur inside of texts. A byte
+    order mark goes before `encoding`. Raises UserError; EmptyFile for nothing but blanks."""
     try:
         "".encode(encoding)  # refuses what is no encoding of text, such as "hex"
     except (LookupError, ValueError):

@@ -49,12 +49,9 @@ def prepare(
     data: Sequence[str], vocab_size: int, tokenizer: Tokenizer | None = None,
     text_column: str = "text", encoding: str = "utf-8", separator: str | None = None,
 ) -> PreparedText:  # fmt: skip
-    """Tokenize a corpus into data/prepared/, once; later calls open the files, or write them anew
-    where they are no longer what was written.
-
-    Without a tokenizer, one of vocab_size is learnt. The data and the rest are as for `documents`.
-    Raises UserError where they cannot be read or are too little to train on.
-    """
+    """Tokenize what `documents` reads into data/prepared/, once; later calls open the files, or
+    write them anew where they are no longer what was written. Without a tokenizer, one of
+    vocab_size is learnt. Raises UserError for data that cannot be read or are too little."""
     where = [item if item in corpora.NAMES else str(Path(item).resolve()) for item in data]
     vocabulary = tokenizer.fingerprint if tokenizer else [Tokenizer([]).fingerprint, vocab_size]
     source = [FORMAT, VALID_SHARE, where, vocabulary, text_column, encoding, separator]
@@ -100,11 +97,7 @@ def prepare(
 
 def cut(document: str) -> Iterator[tuple[str, bool, bool]]:
     """Cut a text into blocks where a token ends anyway; yield each, whether it is the last, and
-    whether the text is one to validate on, which a hash of its beginning decides.
-
-    >>> list(cut("a short text"))
-    [('a short text', True, False)]
-    """
+    whether the text is one to validate on, which a hash of its beginning decides."""
     is_valid, start = fraction(document[:1000], "valid") < VALID_SHARE, 0
     while (match := _BLOCK.match(document, start)) and match.end() < len(document):
         yield match[0], False, is_valid
