@@ -21,9 +21,9 @@ RESULTS = Path(__file__).with_name("results")
 PRETRAIN, FINETUNE = "train_pretrain.py", "train_finetune.py"
 JOBS = {
     **{f"pretrain-{o}-{s}": f"{PRETRAIN} --objective {o} --seed {s}"
-       for o, seeds in (("hybrid", 3), ("causal", 1), ("masked", 1)) for s in range(seeds)},
+       for o, seeds in (("hybrid", 5), ("causal", 1), ("masked", 1)) for s in range(seeds)},
     **{f"finetune-{o}-{s}": f"{FINETUNE} --pretrained runs/pretrain-{o}-{s} --seed {s}"
-       for o, seeds in (("hybrid", 3), ("causal", 1), ("masked", 1)) for s in range(seeds)},
+       for o, seeds in (("hybrid", 5), ("causal", 1), ("masked", 1)) for s in range(seeds)},
     **{f"draw-{s}": f"{FINETUNE} --pretrained runs/pretrain-hybrid-0 --seed {s}"
        for s in range(1, 5)},
     "labels-1000": f"{FINETUNE} --pretrained runs/pretrain-hybrid-0 --labels 1000",

@@ -94,7 +94,7 @@ def three_rows(results: dict) -> str:
     draws = ["finetune-hybrid-0", *(f"draw-{seed}" for seed in range(1, 5))]
     rows = []
     for names, what in ((draws, "300, five draws, one pretraining"),
-                        ([f"finetune-hybrid-{seed}" for seed in range(3)],
+                        ([f"finetune-hybrid-{seed}" for seed in range(5)],
                          "300, each with a pretraining of its own")):  # fmt: skip
         runs = [results[name] for name in names if name in results]
         for row in runs[0]["rows"] if len(runs) > 1 else ():
