@@ -81,7 +81,7 @@ def finetune(config: FinetuneConfig):
         spent = train_and_validate(config, run)
 
     # 5. Test once, beside networks that lack something, and simpler means.
-    rows = {"these weights": task.test(run.classifier()[0].to(machine.device))}
+    rows = {"these weights": task.test(run.classifier().to(machine.device))}
     for name, folder, from_scratch, other in task.controls():
         control = Run(run.folder / folder)
         control.folder.mkdir(exist_ok=True)
