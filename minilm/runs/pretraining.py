@@ -7,9 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from minilm.data import Windows, draws
-from minilm.fast.compute import MixedPrecision, compile_blocks, compiles, eager
-from minilm.fast.loss import fast_nll, gather_targets
-from minilm.fast.muon import fast_orthogonalise
+from minilm.fast import compute
 from minilm.generate import fill_masks, sample
 from minilm.metrics import evaluate_language_model
 from minilm.objectives import OBJECTIVES, Batch, evaluation_batches, masked
@@ -25,13 +23,13 @@ class Pretraining:
 
     def __init__(self, model, config, windows: Windows, tokenizer, machine: Machine):
         self.config, self.windows, self.tokenizer = config, windows, tokenizer
-        self.machine, self.compiled = machine, compiles(config.compile, machine.device)
-        formula = functools.partial(fast_nll, compiled=self.compiled)
-        self.loss = MixedPrecision(model, formula, machine.dtype)
+        self.machine, self.compiled = machine, compute.compiles(config.compile, machine.device)
+        formula = functools.partial(compute.fast_nll, compiled=self.compiled)
+        self.loss = compute.MixedPrecision(model, formula, machine.dtype)
         if self.compiled:
-            compile_blocks(self.loss.copy)
+            compute.compile_blocks(self.loss.copy)
         rule = config.optimizer, config.learning_rate, config.weight_decay
-        orthogonalise = functools.partial(fast_orthogonalise, compiled=self.compiled)
+        orthogonalise = functools.partial(compute.fast_orthogonalise, compiled=self.compiled)
         self.optimizers = make_optimizers(model, *rule, orthogonalise=orthogonalise)
         self.plan = Plan(config.steps or 1000, warmup=0.03, cooldown=0.4, seed=config.seed)
         self.objective = OBJECTIVES[config.objective]
@@ -46,7 +44,7 @@ class Pretraining:
         rng = draws(config.seed, step, "masks")
         whole = self.objective(windows, rate, rng, self.tokenizer.special)
         parts = share_out(whole, self.machine, config.accumulate)
-        return [gather_targets(Batch(*part), self.machine.device) for part in parts]
+        return [compute.gather_targets(Batch(*part), self.machine.device) for part in parts]
 
     def evaluate(self, validation: list[np.ndarray]) -> tuple[float, dict]:
         """The mean loss of what the objective trains, and all that was measured, on windows."""
@@ -55,7 +53,7 @@ class Pretraining:
             evaluation_batches(config.objective, windows, i, special, config.shift)
             for i, windows in enumerate(in_chunks(validation, 32))
         )
-        with eager():
+        with compute.eager():
             model = self.loss.refresh()
             values = evaluate_language_model(model, batches, self.tokenizer.token_bytes)
         losses = [value for name, value in values.items() if name.endswith("_loss")]
@@ -68,7 +66,7 @@ class Pretraining:
         line = lambda tokens: self.tokenizer.decode(tokens).replace("\n", "⏎")
         ordinary = (text >= special.ordinary.start) & (text < special.ordinary.stop)
         tokens, shown = text[ordinary][: min(24, model.config.max_length - 2)], ""
-        with eager():
+        with compute.eager():
             if self.config.objective != "masked":
                 more = list(sample(model, tokens[:8], 24, special))
                 shown += f"\n    continued: {line(tokens[:8])}[{line(more)}]"

@@ -18,7 +18,7 @@ from pathlib import Path
 from torch import nn
 
 from minilm.config import ModelConfig, UserError
-from minilm.fast.attention import use_fast_attention
+from minilm.fast.compute import use_fast_attention
 from minilm.huggingface.families import FAMILIES
 from minilm.model import Transformer
 from minilm.runs import checkpoint
