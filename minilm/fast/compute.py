@@ -125,7 +125,7 @@ class ChunkedNLL(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         """The chain rule's last factor, a number."""
         d_hidden, d_E = ctx.saved_tensors
-        return (grad * d_hidden).to(d_hidden.dtype), (grad * d_E).to(d_E.dtype), None
+        return grad * d_hidden, grad * d_E, None
 
 
 def whole_nll(hidden: Tensor, E: Tensor, targets: Tensor) -> Tensor:
