@@ -194,7 +194,12 @@ def train(
         except NonFiniteError as error:
             if not first:
                 raise
-            raise _advised(error, done, run, optimizers) from None
+            rate = max(group["lr"] for o in optimizers for group in o.param_groups)
+            good = checkpoint.newest(run.folder, evaluated=True)  # from which --resume starts
+            checkpoint.delete_after(run.folder, good.step if good else -1)
+            last = f"the last good checkpoint is {good.folder if good else 'none yet'}"
+            why = f"after step {done}: {error}. The learning rate was {rate:g}; {last}"
+            raise NonFiniteError(why) from None
     return dict(spent)
 
 
@@ -212,16 +217,6 @@ def _resume(run: Run, model, optimizers) -> tuple[int, list, Counter, bool]:
         raise UserError(f"{saved.folder} does not fit the model and optimizer of this run: train a "
                         f"new one") from None  # fmt: skip
     return saved.step, saved.scores, Counter(saved.spent), saved.score is not None
-
-
-def _advised(error: NonFiniteError, step: int, run: Run, optimizers) -> NonFiniteError:
-    """The error, with what a person needs to go on. What was saved after the last good checkpoint
-    goes, so that --resume starts from that one."""
-    rate = max(group["lr"] for o in optimizers for group in o.param_groups)
-    good = checkpoint.newest(run.folder, evaluated=True)
-    checkpoint.delete_after(run.folder, good.step if good else -1)
-    return NonFiniteError(f"after step {step}: {error}. The learning rate was {rate:g}; the last "
-                          f"good checkpoint is {good.folder if good else 'none yet'}")  # fmt: skip
 
 
 def _listed(values: dict) -> str:
