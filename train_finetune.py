@@ -61,7 +61,7 @@ def finetune(config: FinetuneConfig):
 
         def batch(step: int) -> list[tuple]:
             """This process's micro-batches of a step."""
-            return loop.share_out(task.batch(step), machine, config.accumulate)
+            return machine.share_out(task.batch(step), config.accumulate)
 
         def evaluate() -> tuple[float, dict]:
             """How far validation is from perfect, and all that was measured."""

@@ -17,7 +17,6 @@ from minilm.model import Transformer
 from minilm.objectives import IGNORE, Batch, hybrid, masked
 from minilm.runs import checkpoint, loop
 from minilm.runs.pretraining import Pretraining, measured, training_flops
-from minilm.runs.progress import Progress
 from minilm.runs.run import Run, make_model
 from minilm.tokenizer import SpecialTokens
 
@@ -98,11 +97,8 @@ def pretrain(
     if not there:
         facts = dict(kind="pretrain", family="ours", model=asdict(shape), arm=arm.name)
         run.create({**facts, "flags": asdict(training.config)}, text.tokenizer)
-    bar = Progress(steps, shown=False)  # instead of it a part of the whole's
-    update = bar.update
-    bar.update = lambda step, *seen: (update(step, *seen), advance(step / steps))
     how = run, experiment.machine, evaluate, steps // PLACES
-    spent = loop.train(*rule, *how, progress=bar)
+    spent = loop.train(*rule, *how, advance=advance)
     run.release()
     for older in sorted(folder.glob("step-*"))[:-1]:
         shutil.rmtree(older)

@@ -21,8 +21,8 @@ from minilm.generate import fill_masks, sample
 from minilm.metrics import evaluate_language_model
 from minilm.objectives import OBJECTIVES, Batch, evaluation_batches, masked
 from minilm.optim import make_optimizers
-from minilm.runs.device import Machine, matrix_rate, synchronize
-from minilm.runs.loop import share_out, steps
+from minilm.runs.device import Machine, matrix_rate
+from minilm.runs.loop import steps
 from minilm.runs.run import least_parameters
 from minilm.training import Plan
 
@@ -53,7 +53,7 @@ class Pretraining:
         windows = self.windows.batch(step, config.batch_size)  # (B, T + 1)
         rng = draws(config.seed, step, "masks")
         whole = self.objective(windows, rate, rng, self.tokenizer.special)
-        parts = share_out(whole, self.machine, config.accumulate)
+        parts = self.machine.share_out(whole, config.accumulate)
         return [compute.gather_targets(Batch(*part), self.machine.device) for part in parts]
 
     def evaluate(self, validation: list[np.ndarray]) -> tuple[float, dict]:
@@ -155,7 +155,7 @@ def measured(training: Pretraining, rounds: list, seconds: float) -> tuple:
     going = steps(*rule, machine, start=0, read=read)
     while len(times) < 2 or sum(times) < seconds:
         began, _round = time.perf_counter(), list(itertools.islice(going, n))
-        synchronize(machine.device)
+        torch.get_device_module(machine.device).synchronize()
         times.append(machine.agree(time.perf_counter() - began))
     model.load_state_dict(weights)
     for optimizer in training.optimizers:
