@@ -22,7 +22,7 @@ from minilm.cli.terminal import printable
 from minilm.config import NonFiniteError, UserError
 from minilm.runs import checkpoint
 from minilm.runs.device import Machine
-from minilm.runs.durable import sync
+from minilm.runs.durable import damage, sync
 from minilm.runs.run import Run
 from minilm.view.run_page import write_run_page
 
@@ -202,13 +202,10 @@ def _resume(run: Run, model, optimizers) -> tuple[int, list, Counter, bool]:
     saved = checkpoint.newest(run.folder)
     if saved is None:
         return 0, [], Counter(tokens=0, targets=0, seconds=0.0), True
-    try:
+    with damage(f"{saved.folder} does not fit this model and optimizer: train a new run"):
         model.load_state_dict(saved.read("model"))
         for optimizer, state in zip(optimizers, saved.read("optimizers"), strict=True):
             optimizer.load_state_dict(state)
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-        raise UserError(f"{saved.folder} does not fit the model and optimizer of this run: train a "
-                        f"new one") from None  # fmt: skip
     return saved.step, saved.scores, Counter(saved.spent), saved.score is not None
 
 

@@ -122,11 +122,11 @@ def test_a_killed_process_holds_no_run(tmp_path):
     (dict(flags=1), "flags is missing, or no dict"), (dict(id=None), "id is missing"),
     (dict(kind="finetune"), "classes is missing"), (dict(family="other"), "family 'other'"),
     (dict(kind="finetune", classes=["a"]), "this needs a pretrain run"),
-    (dict(model=FACTS["model"] | dict(n_layers=20_000)), "do not have the shape"),
-    (dict(model=FACTS["model"] | dict(d_ff=2**20)), "do not have the shape"),
-    (dict(model=FACTS["model"] | dict(n_heads=1)), "do not have the shape"),
+    (dict(model=FACTS["model"] | dict(n_layers=20_000)), "does not fit the shape"),
+    (dict(model=FACTS["model"] | dict(d_ff=2**20)), "does not fit the shape"),
+    (dict(model=FACTS["model"] | dict(n_heads=1)), "does not fit the shape"),
     (dict(model=FACTS["model"] | dict(d_model=8.5)), "d_model is 8.5"),
-    (dict(model=dict(depth=3)), "damaged .*depth"),
+    (dict(model=dict(depth=3)), "damaged.*depth"),
     (dict(id="another"), "written by another run"),
 ])  # fmt: skip
 def test_a_config_that_cannot_be_used_is_refused_before_anything_is_built(
@@ -174,7 +174,7 @@ def test_models_come_with_the_best_weights_and_in_a_longer_window(tmp_path, monk
     config = json.dumps(finetuned.config | dict(classes=["a"] * 10_000))
     (finetuned.folder / "config.json").write_text(config)
     monkeypatch.setattr(run, "make_model", lambda *_, **__: pytest.fail("it is built"))
-    with pytest.raises(UserError, match="do not have the shape"):
+    with pytest.raises(UserError, match="does not fit the shape"):
         finetuned.classifier()
 
 
