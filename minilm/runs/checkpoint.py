@@ -133,8 +133,9 @@ def _is_finite(state) -> bool:
     """Whether every tensor in nested dicts and lists is finite."""
     if isinstance(state, torch.Tensor):
         return bool(torch.isfinite(state).all())
-    parts = state.values() if isinstance(state, dict) else state
-    return not isinstance(state, dict | list | tuple) or all(map(_is_finite, parts))
+    if isinstance(state, dict):
+        state = list(state.values())
+    return not isinstance(state, list | tuple) or all(map(_is_finite, state))
 
 
 def _manifests(run: Path, say=lambda *_, **__: None) -> list[Checkpoint]:

@@ -232,7 +232,7 @@ class Progress:
     """
 
     def __init__(self, steps: int, start: int, shown: bool):
-        self.steps, self.step, self.shown = steps, start, shown
+        self.steps, self.shown = steps, shown
         self.tokens, self.losses, self.best, self.last_line = 0, [], "", -60.0
         self.begun, how = time.perf_counter(), dict(total=steps, unit="step", leave=False)
         bar = self._try(tqdm, initial=start, disable=None, **how)  # None: where this is no terminal
@@ -242,12 +242,12 @@ class Progress:
         """Show that steps were done up to this one, whose loss is given, and `tokens` read."""
         self.losses.append(loss)
         self.tokens += tokens
-        now, steps, self.step = time.perf_counter(), step - self.step, step
+        now = time.perf_counter()
         rate = f"{self.tokens / (now - self.begun):,.0f} tokens/s{self.best}"
         if not self.bar.disable:
             text = f"loss {loss:.3f} {curve(self.losses)}, {rate}"
             self._try(self.bar.set_postfix_str, text, refresh=False)
-            self._try(self.bar.update, steps)
+            self._try(self.bar.update, step - self.bar.n)
         elif now - self.last_line > 10:
             self.last_line = now
             self.say(f"step {step}/{self.steps}  loss {loss:.3f}  {rate}")
