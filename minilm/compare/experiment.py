@@ -23,8 +23,8 @@ from minilm.cli.scripts import checksum, fitting_length, open_run
 from minilm.compare import arms, labels, outcomes
 from minilm.compare.plan import Arm, CompareOptions, arm
 from minilm.config import SIZES, ModelConfig, UserError
+from minilm.corpora.files import normalised
 from minilm.corpora.splits import splits
-from minilm.corpora.splitting import normalised
 from minilm.corpora.tokens import prepare
 from minilm.model import Transformer
 from minilm.runs.device import Machine, choose_machine

@@ -8,9 +8,9 @@ import pytest
 
 from minilm.config import UserError
 from minilm.corpora import Example, splits
-from minilm.corpora.decoding import note
+from minilm.corpora.files import normalised
 from minilm.corpora.splits import encode_texts, hold_out, sample
-from minilm.corpora.splitting import normalised
+from minilm.corpora.tables import note
 from minilm.tokenizer import DOC, Tokenizer
 
 OFTEN = [Example(f"text {i}", "ab"[i % 2] if i < 180 else "c") for i in range(200)]
@@ -85,7 +85,7 @@ def test_parts_that_are_given_are_used_and_texts_in_two_of_them_are_counted(tmp_
     [
         ("aaaa", "a", "1 label"),
         ("abab", "abc", "test has the label 'c'"),
-        (["0.5", "1.25", "3.75", "2.5", "1.25"], ["2.5"], "4 labels in 5 rows .*--label-column"),
+        (["0.5", "1.25", "3.75", "2.5", "1.25"], ["2.5"], "4 labels in 5 rows: .*--label-column"),
         ("ab", "a", "too few texts to hold some out"),
     ],
 )
