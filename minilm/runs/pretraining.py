@@ -175,17 +175,13 @@ def require_memory(config: ModelConfig, machine: Machine, positions=0, length=0)
     a_block = 11 * config.d_model + 2 * config.d_ff + weights
     needed += 2 * machine.dtype.itemsize * positions * config.n_layers * a_block
     needed += 3 * 4 * min(positions, 1024) * config.vocab_size  # a chunk of the logits
-    if needed > (there := memory_of(machine.device)):
+    there = math.inf
+    if machine.device.type == "cuda":
+        there = torch.cuda.mem_get_info(machine.device)[1]
+    elif hasattr(os, "sysconf"):  # not on Windows
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
         raise UserError(f"this run needs about {needed / 1e9:.1f} GB of memory, and there are "
                         f"{there / 1e9:.1f} GB: give a smaller --size or --batch-size, or a larger "
                         f"--accumulate")  # fmt: skip
     return int(needed)
-
-
-def memory_of(device: torch.device) -> float:
-    """The bytes of memory that the device has."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[1]
-    if not hasattr(os, "sysconf"):  # Windows
-        return math.inf
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -61,9 +61,10 @@ class Run:
 
     def of_kind(self, kind: str) -> dict:
         """config.json. Raises UserError where it is not that of a run of this kind."""
-        if (there := self.config["kind"]) != kind:
-            raise UserError(f"{self.folder} is a {there} run; this needs a {kind} run")
-        return self.config
+        config = self.config
+        if config["kind"] != kind:
+            raise UserError(f"{self.folder} is a {config['kind']} run; this needs a {kind} run")
+        return config
 
     @property
     def tokenizer(self):

@@ -88,7 +88,7 @@ def test_the_memory_of_activations_is_twice_what_the_forward_pass_keeps(d_model,
 
 
 def test_a_run_that_does_not_fit_is_refused_before_anything_is_built(monkeypatch):
-    monkeypatch.setattr(page, "memory_of", lambda _: 10**9)
+    monkeypatch.setattr(page.os, "sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 10**9}.get)
     require_memory(SHAPE, CPU)
     with pytest.raises(UserError, match=r"needs about 1\.\d GB of memory, and there are 1\.0 GB"):
         require_memory(dataclasses.replace(SHAPE, d_model=1024, n_layers=4, d_ff=4096), CPU)
