@@ -202,8 +202,7 @@ class MixedPrecision:
         """The formula's (sum of nats, number of targets)."""
         if self.refresh() is self.model:
             return self.formula(self.model, *batch)
-        trained = [weight for weight in self.weights if weight.requires_grad]
-        return _Computed.apply(self, batch, *trained)
+        return _Computed.apply(self, batch, *self.weights)
 
 
 class _Computed(torch.autograd.Function):
@@ -221,9 +220,14 @@ class _Computed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor, _):
-        trained = [half for half in ctx.mixed.copies if half.requires_grad]
-        found = torch.autograd.grad(ctx.loss_sum, trained, grad, allow_unused=True)
-        return None, None, *(half if half is None else half.float() for half in found)
+        ctx.loss_sum.backward(grad)
+        copies = ctx.mixed.copies
+        found = [half for half in copies if half.grad is not None]
+        exact = [torch.empty_like(half, dtype=torch.float32) for half in found]
+        torch._foreach_copy_(exact, [half.grad for half in found])
+        by_copy = dict(zip(found, exact, strict=True))
+        ctx.mixed.copy.zero_grad(set_to_none=True)
+        return None, None, *map(by_copy.get, copies)
 
 
 def compiles(wanted: bool | None, device: torch.device) -> bool:
