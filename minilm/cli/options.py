@@ -26,7 +26,6 @@ class Options(Flags):
                           choices=["auto", "float32", "bfloat16"])  # fmt: skip
     compile: bool | None = flag(None, "compile the blocks (default: on CUDA, with a C compiler)")
     seed: int = flag(0, "of every random draw", high=2**63 - 1)
-    accumulate: int = flag(1, "micro-batches that a step is computed in, to save memory", 1)
     run: str | None = flag(None, "folder to write to (default: a new one in runs/)")
     resume: bool = flag(False, "continue the run in --run, or the newest")
 
@@ -35,6 +34,7 @@ class Options(Flags):
 class PretrainConfig(Options):
     """The flags of train_pretrain.py. None: what `size` says."""
 
+    accumulate: int = flag(1, "micro-batches that a step is computed in, to save memory", 1)
     data: list[str] = flag(["python-docs"], "corpora, text files or folders", metavar="NAME|FILE")
     text_column: str = flag("text", "the column of tables that holds the text")
     encoding: str = flag("utf-8", "the encoding of text files")
@@ -100,6 +100,7 @@ TO_CLASSIFY, TO_TRANSLATE = "to classify", "to translate"
 class FinetuneConfig(Options):
     """The flags of train_finetune.py."""
 
+    accumulate: int = flag(1, "micro-batches that a step is computed in, to save memory", 1)
     pretrained: str | None = flag(None, "run to start from, or hf:FOLDER (default: the newest run)")
     task: str = flag("classify", "a label for a text, a tag for each word, the answer to a "
                      "question in a context, a translation", choices=[*DEFAULT_DATA])  # fmt: skip

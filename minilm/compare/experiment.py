@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from minilm import corpora
+from minilm.cli.options import saved_options
 from minilm.cli.scripts import checksum, fitting_length, open_run
 from minilm.compare import arms, labels, outcomes
 from minilm.compare.plan import Arm, CompareOptions, arm
@@ -228,7 +229,8 @@ def compare(options: CompareOptions) -> Experiment:
     """Do a comparison, or what is left of it; with --report only find it."""
     if options.report:
         run = Run(options.run or newest_run("compare"))
-        return Experiment(CompareOptions(**run.of_kind("compare")["flags"]), run.folder)
+        flags = run.of_kind("compare")["flags"]
+        return Experiment(saved_options(CompareOptions, flags), run.folder)
     machine = choose_machine(options.device, options.precision)
     if machine.world > 1:
         raise UserError("a comparison runs in one process: start it without torchrun")
@@ -240,7 +242,10 @@ def compare(options: CompareOptions) -> Experiment:
         experiment.carry_out()
     except (Stopped, KeyboardInterrupt) as stopped:  # what goes on is all of it, not one run
         done = len(list(run.folder.glob("jobs/*.json")))
-        raise Stopped(getattr(stopped, "number", signal.SIGINT), done, run.folder) from None
+        stop = Stopped(getattr(stopped, "number", signal.SIGINT), done, run.folder)
+        if not (run.folder / "config.json").exists():  # nothing but a sweep's jobs is there yet
+            stop.args = (f"stopped: {done} jobs are saved, go on with the same command",)
+        raise stop from None
     finally:
         experiment.bar.close()
         run.release()
