@@ -22,7 +22,7 @@ from minilm.runs.estimate import require_memory
 from minilm.runs.pretraining import Pretraining
 from minilm.runs.run import Run, family, make_model, new_folder, newest_run
 from minilm.tokenizer import DOC, MASK, N_SPECIAL, PAD, SpecialTokens
-from minilm.view.run_page import write_run_page
+from minilm.view.pages import write_run_page
 
 
 def open_run(config: Options, kind: str, machine: Machine) -> tuple[Run, Options]:

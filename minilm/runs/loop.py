@@ -23,7 +23,7 @@ from minilm.runs.device import Machine
 from minilm.runs.durable import sync
 from minilm.runs.progress import Progress
 from minilm.runs.run import Run
-from minilm.view.run_page import write_run_page
+from minilm.view.pages import write_run_page
 
 READ_EVERY = {"cuda": 10}  # steps; to read a loss is to wait for the device, which a CPU never does
 

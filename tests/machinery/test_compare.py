@@ -352,7 +352,7 @@ def test_every_colour_is_legible_as_text(scheme):
 def test_charts_stay_inside_and_escape():
     evil = charts.Row(EVIL, 120.0, (-50.0, 130.0), 9, EVIL)
     drawn = charts.intervals(EVIL, EVIL, [evil], 0, 100, mark=50, unit=EVIL[:0])
-    line = charts.Line(EVIL, [(0, 1.0, None, None), (1, 2.0, 0.5, 3.0)], 1)
+    line = charts.Line(EVIL, [(0, 1.0), (1, 2.0, 0.5, 3.0)], 1)
     drawn += charts.curves(EVIL, EVIL, [line], EVIL, marks=[(EVIL, 2.0)], high=2.0)
     drawn += charts.tokens([(EVIL, -3.0, EVIL)])
     assert "<script" not in drawn and "<b>" not in drawn
