@@ -53,31 +53,22 @@ def world(tmp_path, monkeypatch):
 
 
 def run(name, arguments):
-    """Run a script or a command here. Returns its exit status."""
-    options = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}.get(name)
-    script = {"pretrain": train_pretrain.pretrain if options else None,
-              "finetune": train_finetune.finetune}.get(name)  # fmt: skip
-    words = arguments.split() if isinstance(arguments, str) else arguments
+    """Run a command here; pretrain and finetune are the scripts. Returns its exit status."""
     try:
-        if options:
-            entry_point(lambda: script(parse_flags(options, "", words)))
-        else:
-            minilm([name, *words])
+        minilm([name, *(arguments.split() if isinstance(arguments, str) else arguments)])
     except SystemExit as ended:
         return ended.code
     return 0
 
 
 def pretrain(more="", name="first"):
-    return run(
-        "pretrain", f"--data own.txt {SHAPE} {CPU} --steps 8 --evaluations 2 --run {name} {more}"
-    )
+    flags = f"--data own.txt {SHAPE} {CPU} --steps 8 --evaluations 2"
+    return run("pretrain", f"{flags} --run {name} {more}")
 
 
 def finetune(more="", name="labels"):
-    return run(
-        "finetune", f"--train own.csv --pretrained first {CPU} --epochs 2 --run {name} {more}"
-    )
+    flags = f"--train own.csv --pretrained first {CPU} --epochs 2"
+    return run("finetune", f"{flags} --run {name} {more}")
 
 
 def test_from_a_text_to_a_classifier_and_what_is_printed_is_what_is_used(world, capsys):
