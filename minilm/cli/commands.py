@@ -7,11 +7,9 @@ place, those after it as flags. It imports what it needs itself, for torch takes
 import contextlib
 import dataclasses
 import importlib
-import inspect
 import itertools
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import minilm
@@ -62,7 +60,7 @@ def run_command(argv: list[str]) -> None:
     if name not in COMMANDS:
         raise UserError(f"there is no command {name}: choose from {', '.join(COMMANDS)}")
     command, how = COMMANDS[name], (about[name], argv[1:], f"python -m minilm {name}")
-    kind = next(iter(inspect.get_annotations(command).values()))
+    kind = next(iter(command.__annotations__.values()))
     if issubclass(kind, Flags):  # which it takes as one object
         command(parse_flags(kind, *how))
     else:
@@ -210,7 +208,7 @@ def view(run: str, *, text: str | None = None, open: bool = False, device: str =
     """Write a page to look at: a run's curves and samples, and a text inside the model."""
     from minilm.view import command
 
-    command.view(run=run, text=text, open=open, device=device)
+    command.view(run, text, open, device)
 
 
 def compare(options: CompareOptions) -> None:
@@ -219,7 +217,7 @@ def compare(options: CompareOptions) -> None:
     minilm.compare.compare(options)
 
 
-@dataclass
+@dataclasses.dataclass
 class Estimated(PretrainConfig):
     """Of which training to say what it takes."""
 
@@ -254,12 +252,12 @@ def import_(folder: str, run: str) -> None:
           f"{objective}")  # fmt: skip
 
 
-def export(run: str, folder: str) -> None:
+def export(run: str, folder: Path) -> None:
     """Write a run as a folder that Hugging Face's transformers opens."""
     from minilm.huggingface.folders import export_run
     from minilm.runs.run import Run
 
-    print(export_run(Run(run), Path(folder)))
+    print(export_run(Run(run), folder))
 
 
 def _load(run: str, device: str, method: str):
