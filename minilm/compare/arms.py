@@ -16,8 +16,7 @@ from minilm.data import Windows, evaluation_windows
 from minilm.model import Transformer
 from minilm.objectives import IGNORE, Batch, hybrid, masked
 from minilm.runs import checkpoint, loop
-from minilm.runs.estimate import measured, training_flops
-from minilm.runs.pretraining import Pretraining
+from minilm.runs.pretraining import Pretraining, measured, training_flops
 from minilm.runs.progress import Progress
 from minilm.runs.run import Run, make_model
 from minilm.tokenizer import SpecialTokens
@@ -67,9 +66,9 @@ def budgets(experiment, arms: list[Arm], steps: int, budget: str) -> dict[str, i
 
     def cost(arm: Arm) -> float:
         if budget == "seconds":  # of steps spread over the training: some arms have two kinds
-            _, (model, loss, batch, *rest) = make_training(experiment, arm, 0, 24, 1e-4)
-            rounds = [batch(step) for step in range(0, 24, 2)]
-            return measured(model, loss, rounds, *rest, experiment.machine, seconds=0.0)[1]
+            training, _ = make_training(experiment, arm, 0, 24, 1e-4)
+            rounds = [training.batch(step) for step in range(0, 24, 2)]
+            return measured(training, rounds, seconds=0.0)[1]
         targets = tokens * arm.target_share
         flops = training_flops(shape, tokens, targets, length)
         return dict(tokens=1.0, targets=targets, flops=flops)[budget]

@@ -13,8 +13,7 @@ from minilm.config import UserError
 from minilm.corpora.files import Example
 from minilm.corpora.splits import EncodedTexts, encode_texts, sample, splits
 from minilm.data import epoch_batches, pad
-from minilm.fast.compute import MixedPrecision
-from minilm.fast.muon import fast_orthogonalise
+from minilm.fast.compute import MixedPrecision, fast_orthogonalise
 from minilm.heads import Classifier, classification_nll, pool
 from minilm.model import Transformer
 from minilm.optim import make_optimizers

@@ -71,7 +71,8 @@ class Machine:
 def choose_machine(device: str = "auto", precision: str = "auto") -> Machine:
     """Choose a device and a precision ("auto", "float32", "bfloat16"), and join the other processes
     if `torchrun` started this one. Raises UserError for a device that is not there."""
-    found = [name for name in ("cuda", "mps", "cpu") if getattr(torch, name).is_available()]
+    known = dict(cuda=torch.cuda, mps=torch.backends.mps, cpu=torch.cpu)
+    found = [name for name, there in known.items() if there.is_available()]
     device = found[0] if device == "auto" else device
     if device not in found:
         raise UserError(f"--device {device}: torch finds none here, only {', '.join(found)}")

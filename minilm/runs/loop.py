@@ -4,7 +4,6 @@ trace in the training."""
 
 import contextlib
 import math
-import shutil
 import signal
 import time
 from collections import Counter
@@ -76,10 +75,9 @@ def prefetched(batch: Callable[[int], list]) -> Callable[[int], list]:
     pool, waiting = ThreadPoolExecutor(1, thread_name_prefix="batches"), {}
 
     def ahead(step: int) -> list:
-        future = waiting.pop(step, None)
-        waiting.clear()
+        future = waiting.pop(step, None) or pool.submit(batch, step)
         waiting[step + 1] = pool.submit(batch, step + 1)
-        return future.result() if future else batch(step)
+        return future.result()
 
     return ahead
 
@@ -122,9 +120,6 @@ def train(
     loss, a gradient, a weight or a score is not finite, UserError where the disk refuses."""
     done, scores, spent, scored = _resume(run, model, optimizers)
     if first := machine.rank == 0:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        weights = sum(parameter.nbytes for parameter in model.parameters())
-        _require_room(run.folder, (2 if done else 4) * 3 * weights)  # checkpoints; two moments, too
         run.cut_metrics(done, scored)
     read_every = READ_EVERY.get(machine.device.type, 1)
     log_every = max(read_every, plan.steps // 200)
@@ -199,7 +194,12 @@ def train(
         except NonFiniteError as error:
             if not first:
                 raise
-            raise _advised(error, done, run, optimizers) from None
+            rate = max(group["lr"] for o in optimizers for group in o.param_groups)
+            good = checkpoint.newest(run.folder, evaluated=True)  # from which --resume starts
+            checkpoint.delete_after(run.folder, good.step if good else -1)
+            last = f"the last good checkpoint is {good.folder if good else 'none yet'}"
+            why = f"after step {done}: {error}. The learning rate was {rate:g}; {last}"
+            raise NonFiniteError(why) from None
     return dict(spent)
 
 
@@ -217,22 +217,6 @@ def _resume(run: Run, model, optimizers) -> tuple[int, list, Counter, bool]:
         raise UserError(f"{saved.folder} does not fit the model and optimizer of this run: train a "
                         f"new one") from None  # fmt: skip
     return saved.step, saved.scores, Counter(saved.spent), saved.score is not None
-
-
-def _require_room(folder: Path, size: int) -> None:
-    if (free := shutil.disk_usage(folder).free) < size:
-        raise UserError(f"{folder}: up to {size:,} bytes are needed for its checkpoints, {free:,} "
-                        f"are free: make room, or use another disk with --run")  # fmt: skip
-
-
-def _advised(error: NonFiniteError, step: int, run: Run, optimizers) -> NonFiniteError:
-    """The error, with what a person needs to go on. What was saved after the last good checkpoint
-    goes, so that --resume starts from that one."""
-    rate = max(group["lr"] for o in optimizers for group in o.param_groups)
-    good = checkpoint.newest(run.folder, evaluated=True)
-    checkpoint.delete_after(run.folder, good.step if good else -1)
-    return NonFiniteError(f"after step {step}: {error}. The learning rate was {rate:g}; the last "
-                          f"good checkpoint is {good.folder if good else 'none yet'}")  # fmt: skip
 
 
 def _listed(values: dict) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from torch import nn
 
 from minilm.config import ModelConfig, UserError
-from minilm.fast.attention import use_fast_attention
+from minilm.fast.compute import use_fast_attention
 from minilm.huggingface.families import FAMILIES
 from minilm.model import Transformer
 from minilm.runs import checkpoint
@@ -149,24 +149,25 @@ class Run:
             raise UserError(f"{self.folder / 'config.json'} is damaged ({error})") from None
 
     def transformer(self, **changes) -> Transformer:
-        """The pretrained Transformer, from the best checkpoint, its shape changed in places."""
-        self.of_kind("pretrain")
-        return self._with_weights(lambda body: body, **changes)
+        """The pretrained Transformer, its shape changed in places."""
+        return self._network(self.of_kind("pretrain"), 0, **changes)
 
-    def classifier(self) -> tuple[nn.Module, dict]:
-        """The fine-tuned network, from the best checkpoint, and the run's config."""
+    def classifier(self) -> nn.Module:
+        """The fine-tuned network."""
         config = self.of_kind("finetune")
-        head = lambda body: with_head(body, config["flags"], len(config["classes"]))
-        return self._with_weights(head), config
+        return self._network(config, len(config["classes"]))
 
-    def _with_weights(self, head, **changes) -> nn.Module:
-        """head(a model of the run's shape), with the best weights. Raises UserError without any."""
+    def _network(self, config: dict, n_classes: int, **changes) -> nn.Module:
+        """With the weights of the best checkpoint. Raises UserError where they do not fit."""
         shape, best = self.model_config(**changes), checkpoint.best(self.folder)
         weights = best.read("model")
+        least = least_parameters(shape) + n_classes * shape.d_model
         try:
-            if least_parameters(shape) > sum(weight.numel() for weight in weights.values()):
+            if least > sum(weight.numel() for weight in weights.values()):
                 raise ValueError("so many would be allocated before load_state_dict sees it")
-            model = head(make_model(shape, name=self.config["family"]))
+            model = make_model(shape, name=config["family"])
+            if config["kind"] == "finetune":
+                model = with_head(model, config["flags"], n_classes)
             for key, table in weights.items():
                 if key.endswith("positions.weight"):  # a shorter window leaves its later rows out
                     weights[key] = table[: shape.max_length]
@@ -184,10 +185,9 @@ def make_model(shape: ModelConfig, seed: int = 0, name: str = "ours") -> Transfo
 
 def family(name: str) -> tuple[type[Transformer], type[ModelConfig]]:
     """The classes of a family's model and of its shape: "ours", or one of huggingface/."""
-    known = {"ours": (Transformer, ModelConfig), **FAMILIES}
-    if name not in known:
-        raise UserError(f"the family {name!r:.50} is not one of {', '.join(known)}")
-    return known[name]
+    if name not in FAMILIES:
+        raise UserError(f"the family {name!r:.50} is not one of {', '.join(FAMILIES)}")
+    return FAMILIES[name]
 
 
 def least_parameters(shape: ModelConfig) -> int:

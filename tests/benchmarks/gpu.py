@@ -20,9 +20,8 @@ from minilm.config import SIZES, ModelConfig
 from minilm.data import Windows
 from minilm.runs import checkpoint
 from minilm.runs.device import choose_machine, matrix_rate, synchronize
-from minilm.runs.estimate import training_flops
 from minilm.runs.loop import steps
-from minilm.runs.pretraining import Pretraining
+from minilm.runs.pretraining import Pretraining, training_flops
 from minilm.runs.run import Run, make_model
 from minilm.tokenizer import Tokenizer
 

@@ -161,16 +161,21 @@ def test_the_tokenizer_is_the_one_that_the_run_began_with(tmp_path):
         _ = made.tokenizer
 
 
-def test_models_come_with_the_best_weights_and_in_a_longer_window(tmp_path):
+def test_models_come_with_the_best_weights_and_in_a_longer_window(tmp_path, monkeypatch):
     model, classifier = Transformer(SHAPE, seed=1), Classifier(Transformer(SHAPE, seed=2), 3)
     found = make_run(tmp_path / "a", model).transformer(max_length=99)
     assert found.config.max_length == 99 and torch.equal(
         found.embedding.weight, model.embedding.weight
     )
     finetuned = make_run(tmp_path / "b", classifier, kind="finetune", classes=["a", "b", "c"])
-    found, config = finetuned.classifier()
-    assert found.head.weight.shape == (3, 16) and config["classes"] == ["a", "b", "c"]
+    found = finetuned.classifier()
+    assert found.head.weight.shape == (3, 16)
     assert torch.equal(found.transformer.embedding.weight, classifier.transformer.embedding.weight)
+    config = json.dumps(finetuned.config | dict(classes=["a"] * 10_000))
+    (finetuned.folder / "config.json").write_text(config)
+    monkeypatch.setattr(run, "make_model", lambda *_, **__: pytest.fail("it is built"))
+    with pytest.raises(UserError, match="do not have the shape"):
+        finetuned.classifier()
 
 
 def test_metrics_end_before_what_is_damaged_and_are_cut_back_to_a_step(tmp_path, capsys):
