@@ -18,14 +18,12 @@ def finetune(config: FinetuneConfig):
     from minilm.huggingface.folders import pretrained_run
     from minilm.optim import make_optimizers
     from minilm.runs import checkpoint, loop
-    from minilm.runs.device import choose_machine
     from minilm.runs.run import Run, make_model, newest_run
     from minilm.runs.task import task_class
     from minilm.training import Plan
 
     # 1. Load: the pretrained run, the labelled data, and the run that learns from both.
-    machine = choose_machine(config.device, config.precision)
-    run, config = scripts.open_run(config, "finetune", machine)
+    run, config, machine = scripts.open_run(config, "finetune")
     pretrained = pretrained_run(config.pretrained or newest_run("pretrain"))
     if not config.from_scratch:
         checkpoint.best(pretrained.folder)  # says so at once where there is none

@@ -28,7 +28,7 @@ from minilm.corpora.splits import splits
 from minilm.corpora.splitting import normalised
 from minilm.corpora.tokens import prepare
 from minilm.model import Transformer
-from minilm.runs.device import Machine, choose_machine
+from minilm.runs.device import Machine
 from minilm.runs.durable import write_file
 from minilm.runs.loop import Stopped
 from minilm.runs.run import Run, newest_run
@@ -231,10 +231,9 @@ def compare(options: CompareOptions) -> Experiment:
         run = Run(options.run or newest_run("compare"))
         flags = run.of_kind("compare")["flags"]
         return Experiment(saved_options(CompareOptions, flags), run.folder)
-    machine = choose_machine(options.device, options.precision)
+    run, options, machine = open_run(options, "compare")
     if machine.world > 1:
         raise UserError("a comparison runs in one process: start it without torchrun")
-    run, options = open_run(options, "compare", machine)
     experiment = Experiment(options, run.folder)
     try:
         experiment.prepare(run, machine)

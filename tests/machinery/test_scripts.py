@@ -146,6 +146,11 @@ def test_what_was_interrupted_and_resumed_ends_with_the_same_bits(world, monkeyp
     assert "go on with --run cut --resume" in error and "Traceback" not in error
 
 
+def test_a_run_goes_on_in_the_precision_that_it_began_in(world, capsys):
+    assert pretrain("--precision bfloat16") == run("pretrain", "--resume --run first") == 0
+    assert capsys.readouterr().out.count("bfloat16, as asked, on cpu") == 2
+
+
 def test_weights_go_on_with_another_objective_where_they_predicted_before(world, capsys):
     assert pretrain() == 0  # a hybrid: tokens are predicted one position early
     more = f"--data own.txt {CPU} --init first --objective masked --batch-size 4 --steps 8"
