@@ -99,13 +99,14 @@ def introduce(run: Run, config, training: Pretraining, text) -> None:
     if training.machine.rank:
         return
     parameters = sum(p.numel() for p in training.model.parameters())
-    wanted, V, T = config.vocab_size, text.tokenizer.vocab_size, training.model.config.max_length
+    wanted, V = config.vocab_size, text.tokenizer.vocab_size
     few = f" (too little text for {wanted:,})" if wanted > V else ""
     how = training.machine.why + ", blocks compiled in the first step" * training.compiled
-    print(f"""\
-text: {len(text.train):,} tokens to train on, {len(text.valid):,} to validate; vocabulary {V:,}{few}
-model: {parameters:,} parameters, {config.objective} objective, {how}
-run: {run.folder}, {config.steps} steps of {config.batch_size} x {T} tokens""", flush=True)
+    print(f"text: {len(text.train):,} tokens to train on, {len(text.valid):,} to validate; "
+          f"vocabulary {V:,}{few}\n"
+          f"model: {parameters:,} parameters, {config.objective} objective, {how}\n"
+          f"run: {run.folder}, {config.steps} steps of {config.batch_size} x "
+          f"{training.model.config.max_length} tokens", flush=True)  # fmt: skip
 
 
 ROWS = (  # at the end of a pretraining
