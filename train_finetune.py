@@ -54,8 +54,7 @@ def finetune(config: FinetuneConfig):
             model, config.optimizer, config.learning_rate, config.weight_decay, layer_decay,
             orthogonalise=compute.fast_orthogonalise,
         )  # fmt: skip
-        steps_per_epoch = task.steps_per_epoch
-        plan = Plan(task.epochs * steps_per_epoch, warmup=0.1, cooldown=0.9, seed=config.seed)
+        plan = Plan(task.epochs * task.steps_per_epoch, warmup=0.1, cooldown=0.9, seed=config.seed)
 
         def batch(step: int) -> list[tuple]:
             """This process's micro-batches of a step."""

@@ -20,10 +20,10 @@ from minilm.compare.plan import CompareOptions
 from minilm.config import SIZES, UserError
 
 ABOUT = {  # the parameters of the functions below
-    "run": dict(help="a run folder (of pretrained weights also hf:FOLDER); to import, a new one"),
+    "run": dict(help="a run folder (of pretrained weights also hf:FOLDER); import makes a new one"),
     "prompt": dict(help="the beginning (default: nothing)"),
-    "text": dict(help="a text; to fill, with a <mask>: 'The film was <mask> .'"),
-    "folder": dict(help="a folder of Hugging Face's; to import also a name on their hub"),
+    "text": dict(help="a text; fill takes one with a <mask>: 'The film was <mask> .'"),
+    "folder": dict(help="a folder of Hugging Face's; import also takes a name on their hub"),
     "name": dict(help="of the corpus: imdb, sms-spam, tinyshakespeare, ..."),
     "tokens": dict(help="how many to write at most", low=1),
     "temperature": dict(help="0 always takes the likeliest token"),
@@ -55,7 +55,8 @@ def run_command(argv: list[str]) -> None:
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help"):
         print("usage: python -m minilm COMMAND ... (COMMAND --help says what it takes)\n")
-        print(*(f"  {name:10}{text.split(': ')[0]}" for name, text in about.items()), sep="\n")
+        for command, text in about.items():
+            print(f"  {command:10}{text.split(': ')[0].rstrip('.')}")
         return
     if name not in COMMANDS:
         raise UserError(f"there is no command {name}: choose from {', '.join(COMMANDS)}")
@@ -107,8 +108,8 @@ def predict(
     out: Path | None = None, text_column: str = "text", encoding: str = "utf-8",
     device: str = "auto",
 ) -> None:  # fmt: skip
-    """Label a text or its words, answer or translate; or so for every text of a file: of a text
-    file each line, of a table each row."""
+    """Label a text or its words, answer or translate; or do so for every text of a file: of a
+    text file each line, of a table each row."""
     if (text is None) == (file is None) or (out and not file):
         raise UserError('give either a "text" or --file FILE, and --out only with the latter')
     from minilm.corpora.tables import write_rows

@@ -107,8 +107,8 @@ class FinetuneConfig(Options):
     positions: str = flag("both", "the hidden state of a token: its own, the one before (where a "
                           "hybrid run predicts it), or both", group="to tag and to answer",
                           choices=["own", "before", "both"])  # fmt: skip
-    source_column: str | None = flag(None, "(default: source)", group=TO_TRANSLATE)
-    target_column: str | None = flag(None, "(default: target)", group=TO_TRANSLATE)
+    source_column: str | None = flag(None, "column of texts (default: source)", group=TO_TRANSLATE)
+    target_column: str | None = flag(None, "of translations (default: target)", group=TO_TRANSLATE)
     beam: int = flag(4, "how many beginnings go on; 1 is greedy", 1, 1000, group=TO_TRANSLATE)
     from_scratch: bool = flag(False, "the control: the same network and tokenizer, random weights")
     data: str | None = flag(None, "a corpus (default: " + ", ".join(DEFAULT_DATA.values()) + ")",
@@ -151,7 +151,7 @@ class FinetuneConfig(Options):
         if self.attention == "causal" and self.pooling == "first":
             raise UserError("--attention causal: the first token sees nothing: pool mean or last")
         if self.task != "classify" and (self.attention == "causal" or self.pooling == "last"):
-            raise UserError(f"--task {self.task}: no --attention, and --pooling mean or first")
+            raise UserError(f"--task {self.task}: give no --attention, and --pooling mean or first")
         if self.task == "translate" and self.freeze:
             raise UserError("--task translate --freeze: there is no head to train: leave one out")
         if not self.train and not self.data:
