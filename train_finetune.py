@@ -9,7 +9,7 @@ SEARCH = [(rate, optimizer) for rate in (1e-3, 3e-3, 1e-2) for optimizer in ("ad
 
 
 def finetune(config: FinetuneConfig):
-    """What happens, in the order in which it happens. Returns the Run."""
+    """Fine-tune pretrained weights: what train_finetune.py does, step by step."""
     # torch takes seconds to load: not before --help and mistyped flags have been answered.
     import dataclasses
 
@@ -39,6 +39,7 @@ def finetune(config: FinetuneConfig):
     # 2. and 3. Train on labelled data; evaluate on validation after every epoch; keep the best.
     def train_and_validate(config: FinetuneConfig, run: Run, task=task) -> dict:
         """Train as `config` says, into `run`. Returns what it spent."""
+        run.folder.mkdir(parents=True, exist_ok=True)
         if config.from_scratch:
             transformer = make_model(shape, config.seed, family)
         else:
@@ -80,7 +81,6 @@ def finetune(config: FinetuneConfig):
     rows = {"these weights": task.test(run.classifier().to(machine.device))}
     for name, folder, from_scratch, other in task.controls():
         control = Run(run.folder / folder)
-        control.folder.mkdir(exist_ok=True)
         train_and_validate(dataclasses.replace(config, from_scratch=from_scratch), control, other)
         model = other.model(make_model(shape, 0, family)).to(machine.device)
         model.load_state_dict(checkpoint.best(control.folder).read("model"))

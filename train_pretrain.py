@@ -5,7 +5,7 @@ from minilm.cli.options import PretrainConfig
 
 
 def pretrain(config: PretrainConfig):
-    """What happens, in the order in which it happens. Returns the Run."""
+    """Pretrain a Transformer on raw text: what train_pretrain.py does, step by step."""
     # torch takes seconds to load: not before --help and mistyped flags have been answered.
     import dataclasses
 

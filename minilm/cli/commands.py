@@ -1,12 +1,12 @@
 """What trained weights can do, and what training them will cost.
 
-Each function here is a command, and its parameters are what it takes: those before the * in their
-place, those after it as flags. It imports what it needs itself, for torch takes seconds to load.
+Each function here is a command, as are the two scripts and `compare`, and its parameters are what
+it takes: those before the * in their place, those after it as flags. It imports what it needs
+itself, for torch takes seconds to load.
 """
 
 import contextlib
 import dataclasses
-import importlib
 import itertools
 import os
 import sys
@@ -14,10 +14,12 @@ from pathlib import Path
 
 import minilm
 from minilm.cli.flags import Flags, entry_point, flag, flags_of, parse_flags
-from minilm.cli.options import DEVICES, FinetuneConfig, PretrainConfig
+from minilm.cli.options import DEVICES, PretrainConfig
 from minilm.cli.terminal import escaped, printable
-from minilm.compare.plan import CompareOptions
+from minilm.compare import compare
 from minilm.config import SIZES, UserError
+from train_finetune import finetune
+from train_pretrain import pretrain
 
 ABOUT = {  # the parameters of the functions below
     "run": dict(help="a run folder (of pretrained weights also hf:FOLDER); import makes a new one"),
@@ -50,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run_command(argv: list[str]) -> None:
-    """Call the function below that has the command's name. Raises UserError where none has."""
+    """Call what has the command's name in COMMANDS. Raises UserError where nothing has."""
     about = {name: " ".join(command.__doc__.split()) for name, command in COMMANDS.items()}
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help"):
@@ -66,16 +68,6 @@ def run_command(argv: list[str]) -> None:
         command(parse_flags(kind, *how))
     else:
         command(**dataclasses.asdict(parse_flags(flags_of(command, ABOUT), *how)))
-
-
-def pretrain(config: PretrainConfig) -> None:
-    """Pretrain a Transformer on raw text: what train_pretrain.py does."""
-    importlib.import_module("train_pretrain").pretrain(config)
-
-
-def finetune(config: FinetuneConfig) -> None:
-    """Fine-tune pretrained weights: what train_finetune.py does."""
-    importlib.import_module("train_finetune").finetune(config)
 
 
 def generate(
@@ -210,12 +202,6 @@ def view(run: str, *, text: str | None = None, open: bool = False, device: str =
     from minilm.view import command
 
     command.view(run, text, open, device)
-
-
-def compare(options: CompareOptions) -> None:
-    """Compare pretraining objectives: the same network, text and budget for each, several seeds,
-    intervals, and baselines that might win. Without flags: a quarter of an hour."""
-    minilm.compare.compare(options)
 
 
 @dataclasses.dataclass

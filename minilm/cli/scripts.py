@@ -154,7 +154,6 @@ def search(config, what: list[tuple[float, str]], run: Run, train) -> tuple:
         scores, spent = {}, Counter()
         for name, options in trials.items():
             print(f"trying learning rate {options.learning_rate:g} with {options.optimizer}")
-            (folder / name).mkdir(parents=True, exist_ok=True)
             try:
                 spent.update(train(options, Run(folder / name)))
             except loop.Stopped as stopped:  # what goes on is the search, not the trial
