@@ -194,7 +194,8 @@ def conclude_finetuning(run: Run, config, spent: dict, task, rows: dict[str, dic
         part=task.part, texts=len(task.examples[task.part]), rows=numbers, step=used.step,
         learning_rate=config.learning_rate, optimizer=config.optimizer, **spent,
     ))  # fmt: skip
-    print(f"page: {write_run_page(run)}; with its mistakes: python -m minilm view {run.folder}")
+    mistakes = f"; with its mistakes: python -m minilm view {run.folder}"
+    print(f"page: {write_run_page(run)}" + mistakes * (config.task == "classify"))
     print(f"next: python -m minilm predict {run.folder} {task.example}")
 
 

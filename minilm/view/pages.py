@@ -138,9 +138,12 @@ def cost(last: dict, config: dict, result: dict) -> str:
 
 def next_commands(folder, kind: str, flags: dict) -> str:
     """What can be done with the run."""
-    commands = [f'predict {folder} "a text"', f'view {folder} --text "a text"']
+    look, task = f'view {folder} --text "a text"', flags.get("task", "classify")
     if kind == "pretrain":
         masked = flags["objective"] == "masked"
         use = f'fill {folder} "The <mask> of"' if masked else f'generate {folder} "Return the"'
-        commands = [use, commands[1], f"finetune --pretrained {folder}"]
+        commands = [use, look, f"finetune --pretrained {folder}"]
+    else:
+        ask = ' --question "What ...?"' * (task == "answer")
+        commands = [f'predict {folder} "a text"{ask}', *[look] * (task == "classify")]
     return "\n".join(f"python -m minilm {command}" for command in commands)

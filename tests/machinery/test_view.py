@@ -197,6 +197,8 @@ def test_a_runs_page_names_the_best_step_and_that_validation_got_worse(tmp_path)
 def test_a_run_that_has_just_begun_has_a_page(tmp_path):
     page = pages.write_run_page(pretrained(tmp_path / "run")).read_text()
     assert "Nothing is measured yet" in page
+    of_tags = pages.next_commands("run", "finetune", {"task": "tag"})
+    assert "--text" in page and "--text" not in of_tags  # which view would refuse
 
 
 def test_each_word_is_shaded_by_what_its_deletion_does(tmp_path):
