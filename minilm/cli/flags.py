@@ -127,23 +127,22 @@ def entry_point(main: Callable[[], None]) -> None:
     sys.stdout, sys.stderr = sys.stdout or closed, sys.stderr or closed
     if hasattr(sys.stdout, "reconfigure"):  # a character the terminal cannot show is no error
         sys.stdout.reconfigure(errors="replace")
+    said, status = "", 0
     try:
         main()
         sys.stdout.flush()
     except UserError as error:
-        _end(str(error), error.status)
+        said, status = str(error), error.status
     except KeyboardInterrupt:
-        _end("stopped by Ctrl-C", 128 + signal.SIGINT)
+        said, status = "stopped by Ctrl-C", 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of our output, such as `head`, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a name too long, a disk that fails: the system says what and where
-        _end(f"the system refuses: {error}", UserError.status)
+        said, status = f"the system refuses: {error}", UserError.status
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _end(text: str, status: int):
-    line = " ".join(text.splitlines())  # a name that it quotes may hold a line's end
-    with contextlib.suppress(OSError):  # nobody listens
-        print(f"error: {printable(line, sys.stderr)}", file=sys.stderr)
-    sys.exit(status)
+    if status:
+        line = " ".join(said.splitlines())  # a name that it quotes may hold a line's end
+        with contextlib.suppress(OSError):  # nobody listens
+            print(f"error: {printable(line, sys.stderr)}", file=sys.stderr)
+        sys.exit(status)
