@@ -37,9 +37,9 @@ def finetune(config: FinetuneConfig):
     print(f"{task}\nrun: {run.folder}, weights of {pretrained.folder}, {machine.why}", flush=True)
 
     # 2. and 3. Train on labelled data; evaluate on validation after every epoch; keep the best.
-    def train_and_validate(config: FinetuneConfig, run: Run, task=task) -> dict:
-        """Train as `config` says, into `run`. Returns what it spent."""
-        run.folder.mkdir(parents=True, exist_ok=True)
+    def train_and_validate(config: FinetuneConfig, into: Run, task=task) -> dict:
+        """Train as `config` says, into the run or a folder in it. Returns what it spent."""
+        into.folder.mkdir(parents=True, exist_ok=True)
         if config.from_scratch:
             transformer = make_model(shape, config.seed, family)
         else:
@@ -66,10 +66,12 @@ def finetune(config: FinetuneConfig):
             with compute.eager():
                 return task.evaluate(loss.refresh(), "valid")
 
-        return loop.train(
-            model, loss, batch, optimizers, plan, run, machine, evaluate,
-            evaluate_every=task.evaluate_every, patience=task.patience,
-        )  # fmt: skip
+        rule = model, loss, batch, optimizers, plan
+        how = dict(evaluate_every=task.evaluate_every, patience=task.patience)
+        try:
+            return loop.train(*rule, into, machine, evaluate, **how)
+        except loop.Stopped as stopped:  # what goes on is the run, not a trial or a control in it
+            raise loop.Stopped(stopped.number, stopped.step, run.folder) from None
 
     # 4. Adjust: try other learning rates and optimizers, and keep what validation prefers.
     if config.search:

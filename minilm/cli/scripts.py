@@ -154,10 +154,7 @@ def search(config, what: list[tuple[float, str]], run: Run, train) -> tuple:
         scores, spent = {}, Counter()
         for name, options in trials.items():
             print(f"trying learning rate {options.learning_rate:g} with {options.optimizer}")
-            try:
-                spent.update(train(options, Run(folder / name)))
-            except loop.Stopped as stopped:  # what goes on is the search, not the trial
-                raise loop.Stopped(stopped.number, stopped.step, run.folder) from None
+            spent.update(train(options, Run(folder / name)))
             scores[name] = checkpoint.best(folder / name).score
         write_file(path, json.dumps(dict(scores=scores, spent=spent)).encode())
     found = json.loads(path.read_bytes())
