@@ -22,15 +22,13 @@ from minilm.config import UserError
 KINDS = {list[str]: list, float: float | int, float | None: float | int | None}
 
 
-def flag(
-    default, help: str, low: float = 0, high: float = 2**40, group=None, by_place=False, **options
-):
-    """A dataclass field that is also a flag, or told by its place; a number lies from low to high.
-    `options` are argparse's (choices, metavar)."""
-    metadata = dict(help=help, low=low, high=high, group=group, by_place=by_place, options=options)
+def flag(default, help, low: float = 0, high: float = 2**40, group=None, kw_only=True, **options):
+    """A dataclass field that is also a flag, or (not kw_only) told by its place; a number lies from
+    low to high. `options` are argparse's (choices, metavar)."""
+    metadata = dict(help=help, low=low, high=high, group=group, options=options)
     if isinstance(default, list):
-        return field(default_factory=default.copy, metadata=metadata)
-    return field(default=default, metadata=metadata)
+        return field(default_factory=default.copy, kw_only=kw_only, metadata=metadata)
+    return field(default=default, kw_only=kw_only, metadata=metadata)
 
 
 def flag_name(name: str) -> str:
@@ -90,7 +88,7 @@ def parse_flags(options_class, description: str, argv=None, prog: str | None = N
         default, name = f.default, flag_name(f.name)
         if f.default_factory is not dataclasses.MISSING:
             default, how["nargs"] = " ".join(f.default_factory()), "+"
-        if f.metadata["by_place"]:
+        if not f.kw_only:
             name, how["metavar"] = f.name, f.name.upper()
             how["nargs"] = None if default is dataclasses.MISSING else "?"
         elif kind is bool:
@@ -116,7 +114,7 @@ def flags_of(function: Callable, about: dict[str, dict]) -> type[Flags]:
     fields = []
     for p in inspect.signature(function).parameters.values():
         default = dataclasses.MISSING if p.default is p.empty else p.default
-        how = dict(by_place=p.kind is not p.KEYWORD_ONLY, **about[p.name])
+        how = dict(kw_only=p.kind is p.KEYWORD_ONLY, **about[p.name])
         fields.append((p.name, p.annotation, flag(default, **how)))
     return dataclasses.make_dataclass(function.__name__, fields, bases=(Flags,))
 
@@ -129,23 +127,22 @@ def entry_point(main: Callable[[], None]) -> None:
     sys.stdout, sys.stderr = sys.stdout or closed, sys.stderr or closed
     if hasattr(sys.stdout, "reconfigure"):  # a character the terminal cannot show is no error
         sys.stdout.reconfigure(errors="replace")
+    said, status = "", 0
     try:
         main()
         sys.stdout.flush()
     except UserError as error:
-        _end(str(error), error.status)
+        said, status = str(error), error.status
     except KeyboardInterrupt:
-        _end("stopped by Ctrl-C", 128 + signal.SIGINT)
+        said, status = "stopped by Ctrl-C", 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of our output, such as `head`, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a name too long, a disk that fails: the system says what and where
-        _end(f"the system refuses: {error}", UserError.status)
+        said, status = f"the system refuses: {error}", UserError.status
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _end(text: str, status: int):
-    line = " ".join(text.splitlines())  # a name that it quotes may hold a line's end
-    with contextlib.suppress(OSError):  # nobody listens
-        print(f"error: {printable(line, sys.stderr)}", file=sys.stderr)
-    sys.exit(status)
+    if status:
+        line = " ".join(said.splitlines())  # a name that it quotes may hold a line's end
+        with contextlib.suppress(OSError):  # nobody listens
+            print(f"error: {printable(line, sys.stderr)}", file=sys.stderr)
+        sys.exit(status)
