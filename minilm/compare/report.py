@@ -44,24 +44,13 @@ class Findings:
         self.colour = COLOURS | {name: 4 + i % 3 for i, name in enumerate(others)}
         self.of = {name: [experiment.measure(each, seed) for seed in self.seeds]
                    for name, each in self.arms.items()}  # fmt: skip
-        self.bag = {BAG: [experiment.baseline(seed) for seed in self.seeds]}
-        for one in self.bag[BAG]:  # its only features are the tokens
-            one["frozen"] = {"layers": [one["labels"][0]["right"]], "sizes": one["sizes"]}
-        first_way = lambda one: next(iter(one["swapped"].values()))
-        bag = np.array([self.bag[BAG][0]["swapped"]])  # (1, N); all other tables (S, N)
-        self.tables = {"swapped": self.table(first_way, self.of) | {BAG: bag},
-                       "labels": self.over_runs(lambda run: run["right"])}  # fmt: skip
+        self.all = self.of | {BAG: [experiment.baseline(seed) for seed in self.seeds]}
+        right = lambda run: run["right"]
+        self.tables = {"swapped": table(self.all, lambda one: next(iter(one["swapped"].values()))),
+                       "labels": over_runs(self.all, right)}  # {arm: (S, N)}  # fmt: skip
+        self.tables["swapped"][BAG] = self.tables["swapped"][BAG][:1]  # it has no seeds
         self.verdicts = verdicts(self.tables, declared(self.options.arms), LEVEL)
-        self.levels = {outcome: estimates(table) for outcome, table in self.tables.items()}
-
-    def table(self, value: Callable, of: dict) -> dict[str, np.ndarray]:
-        """{arm: (S, ...)} of what value(one) takes from one pretraining."""
-        return {name: np.array([value(one) for one in ones]) for name, ones in of.items()}
-
-    def over_runs(self, value: Callable, of: dict | None = None) -> dict[str, np.ndarray]:
-        """{arm: (S, N)} of a value per text, the mean over the fine-tunings of a pretraining."""
-        mean = lambda one: np.mean([value(run) for run in one["labels"]], axis=0)
-        return self.table(mean, of or self.of | self.bag)
+        self.levels = {outcome: estimates(found) for outcome, found in self.tables.items()}
 
     def dots(self, title: str, note: str, found: dict, mark: float, unit: str = " %") -> str:
         """`charts.intervals` in per cent, of shares or (marked at 0) differences, on a scale of
@@ -107,13 +96,16 @@ class Findings:
             differences[v.outcome][f"{v.a}, less {v.b}"] = v
         ways = {f"{name}, read as {way}": np.array([one["swapped"][way] for one in ones])
                 for name, ones in self.of.items() for way in self.arms[name].reads}  # fmt: skip
-        sure = self.over_runs(lambda run: np.subtract(run["confidence"], run["right"]))
-        fairness, grammar, kinds = {}, {}, np.array(self.plan["grammar"])
+        sure = over_runs(self.all, lambda run: np.subtract(run["confidence"], run["right"]))
+        fairness, kinds = {}, np.array(self.plan["grammar"])
         if set(self.plan["classes"]) == SENTIMENT:
-            fairness = self.over_runs(lambda run: run["her_minus_his"], self.of)
-        for kind in dict.fromkeys(self.plan["grammar"]):
-            right = self.table(lambda one, k=kind: np.array(one["grammar"])[kinds == k], self.of)
-            grammar[kind] = estimates(right)
+            fairness = over_runs(self.of, lambda run: run["her_minus_his"])
+        grammar = {
+            kind: estimates(
+                table(self.of, lambda one, k=kind: np.array(one["grammar"])[kinds == k])
+            )
+            for kind in dict.fromkeys(self.plan["grammar"])
+        }
 
         def by_labels(one: dict) -> list[tuple[int, float]]:
             """The share right by the last layer's features, for each number of labels."""
@@ -129,10 +121,20 @@ class Findings:
             sure=estimates(sure), fairness=estimates(fairness), grammar=grammar, dots=self.dots,
             curves=charts.curves, removed=self.removed, number=charts.number,
             learning=self.lines(along("swapped"), 100), by_layer=self.lines(by_layer, 100),
-            by_labels=self.lines(by_labels, 100, self.of | self.bag),
+            by_labels=self.lines(by_labels, 100, self.all),
             distance={way: self.lines(far(way)) for way in ("causal", "masked")},
             losses={way: self.lines(along(f"{way}_loss")) for way in ("causal", "masked")},
             spent={name: {key: over_seeds([one["pretraining"][key] for one in self.of[name]])
                           for key in BUDGETS} for name in self.trained},
             style=text_of("style.css"), version=__version__,
         )  # fmt: skip
+
+
+def table(of: dict, value: Callable) -> dict[str, np.ndarray]:
+    """{arm: (S, ...)} of what value(one) takes from one pretraining."""
+    return {name: np.array([value(one) for one in ones]) for name, ones in of.items()}
+
+
+def over_runs(of: dict, value: Callable) -> dict[str, np.ndarray]:
+    """{arm: (S, N)} of a value per text, the mean over the fine-tunings of a pretraining."""
+    return table(of, lambda one: np.mean([value(run) for run in one["labels"]], axis=0))
