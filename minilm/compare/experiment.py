@@ -11,8 +11,8 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +20,12 @@ from tqdm import tqdm
 
 from minilm import corpora
 from minilm.cli.scripts import checksum, fitting_length, open_run, write_down
-from minilm.compare import arms, labels, outcomes
+from minilm.compare import arms, labels, outcomes, report
 from minilm.compare.plan import BAG, Arm, CompareOptions, arm
 from minilm.config import SIZES, ModelConfig, UserError
 from minilm.corpora.files import normalised
 from minilm.corpora.splits import splits
 from minilm.corpora.tokens import prepare
-from minilm.model import Transformer
 from minilm.runs.device import Machine, choose_machine
 from minilm.runs.durable import write_file
 from minilm.runs.loop import Stopped
@@ -90,8 +89,8 @@ class Experiment:
         self.bar.close()
         self.bar = tqdm(total=jobs, bar_format=BAR, disable=None, leave=False)
 
-    def job(self, of: str, seed: int, what: str, do: Callable[[Callable], object]):
-        """What do(advance) finds, or found before; advance(the share that is done) moves the bar."""
+    def job(self, of: str, seed: int, what: str, do):
+        """What do(advance) finds, or found before. advance(share): so much of it is done."""
         path = self.folder / "jobs" / f"{what}-{of}-{seed}.json".replace(" ", "-")
         words, began, before = f"{of}, seed {seed}: {what}", time.perf_counter(), self.bar.n
         advance = lambda share: self.bar.update(before + share - self.bar.n)
@@ -116,7 +115,7 @@ class Experiment:
                 self.measure(each, seed)
 
     def measure(self, each: Arm, seed: int) -> dict:
-        """Do what there is to do with one pretraining; what was found, "labels": one a fine-tuning."""
+        """Do what there is to do with one pretraining. Returns what was found."""
         job, found, plan = functools.partial(self.job, each.name, seed), {}, self.plan
         folder, draws = self.folder / "pretrain" / f"{each.name}-{seed}", self.draws(seed)
         model = functools.cache(lambda: arms.pretrained(self, each, seed, folder))
@@ -153,7 +152,7 @@ class Experiment:
 
         return self.job(BAG, seed, "labels", do)
 
-    def finetune(self, model: Callable, each: Arm, draw: int, advance: Callable) -> dict:
+    def finetune(self, model, each: Arm, draw: int, advance) -> dict:
         """`FewLabels.results` of a fine-tuning; of the first also what deleting tokens does."""
         rate, task = self.plan["rates"]["finetuning"][each.objective or "scratch"], self.task
         classifier = task.finetune(model(), self.options.labels, draw, rate, advance)
@@ -164,7 +163,7 @@ class Experiment:
             found["her_minus_his"] = task.her_minus_his(classifier)
         return found
 
-    def inside(self, model: Transformer, each: Arm, seed: int) -> dict:
+    def inside(self, model, each: Arm, seed: int) -> dict:
         """How far attention reaches; of the first seed also what it writes and fills in."""
         reach = functools.partial(outcomes.attention_distance, model, self.text.valid)
         found = {"distance": {how: reach(how == "causal") for how in each.reads}}
@@ -178,15 +177,14 @@ class Experiment:
         whole pretrainings, the fewest validation texts wrong after fine-tunings of the best."""
         base = SIZES[self.options.size]["learning_rate"]
         names = dict.fromkeys(each.objective or "scratch" for each in self.arms)
-        tables: dict = {"pretraining": {}, "finetuning": {}}
-        chosen: dict = {"pretraining": {}, "finetuning": {}}
+        tables, chosen = ({"pretraining": {}, "finetuning": {}} for _ in range(2))
         run = lambda name, rate, seed: self.folder / "sweep" / f"{name}-{rate}-{seed}"
 
-        def loss(name: str, rate: float, seed: int, advance: Callable) -> float:
+        def loss(name: str, rate: float, seed: int, advance) -> float:
             how = arm(name), seed, steps, rate, run(name, rate, seed), advance
             return arms.pretrain(self, *how)["curve"][-1]["score"]
 
-        def error(name: str, rate: float, seed: int, advance: Callable) -> float:
+        def error(name: str, rate: float, seed: int, advance) -> float:
             best = run(name, chosen["pretraining"].get(name), seed)
             model, task = arms.pretrained(self, arm(name), seed, best), self.task
             classifier = task.finetune(model, self.options.labels, seed, rate, advance)
@@ -209,7 +207,7 @@ class Experiment:
         return chosen
 
 
-def compare(options: CompareOptions) -> Experiment:
+def carried_out(options: CompareOptions) -> Experiment:
     """Do a comparison, or what is left of it; with --report only find it."""
     if options.report:
         run = Run(options.run or newest_run("compare"))
@@ -230,6 +228,15 @@ def compare(options: CompareOptions) -> Experiment:
         experiment.bar.close()
         run.release()
     return experiment
+
+
+def compare(options: CompareOptions) -> None:
+    """Do a comparison, or what is left of it, and draw its report; with --report draw it again.
+    Raises UserError, and Stopped where a signal came."""
+    if not all(map(find_spec, ("jinja2", "scipy", "sklearn"))):
+        needs = "a comparison needs jinja2, scipy and scikit-learn"
+        raise UserError(f'{needs}: pip install "minilm[compare]"')
+    report.write(carried_out(options))
 
 
 def pretraining_data(name: str, folder: Path) -> list[str]:

@@ -3,13 +3,11 @@
 What is computed stands here, what is said about it in `template.html`.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from minilm import __version__
-from minilm.compare.experiment import Experiment
 from minilm.compare.labels import SENTIMENT
 from minilm.compare.plan import BAG, BUDGETS, LEVEL, declared
 from minilm.compare.statistics import Verdict, estimates, over_seeds, verdicts
@@ -20,7 +18,7 @@ from minilm.view.pages import text_of
 COLOURS = {"causal": 0, "masked": 1, "hybrid": 2, "scratch": 3, BAG: 7}
 
 
-def write(experiment: Experiment) -> None:
+def write(experiment) -> None:
     """Draw the report, and print its first sentences."""
     from jinja2 import Environment, FileSystemLoader
     from markupsafe import Markup
@@ -36,7 +34,7 @@ def write(experiment: Experiment) -> None:
 class Findings:
     """The tables of a comparison, the verdicts, and what is drawn of them."""
 
-    def __init__(self, experiment: Experiment):
+    def __init__(self, experiment):
         self.options, self.plan, self.seeds = experiment.options, experiment.plan, experiment.seeds
         self.arms = {each.name: each for each in experiment.arms}
         self.trained = [name for name, each in self.arms.items() if each.objective]
@@ -66,7 +64,7 @@ class Findings:
         low, high = 10 * float(np.floor(min(ends) / 10)), 10 * float(np.ceil(max(ends) / 10))
         return charts.intervals(title, note, rows, low, max(high, low + 10), mark, unit)
 
-    def lines(self, points: Callable, scale: float = 1.0, of: dict | None = None) -> list:
+    def lines(self, points, scale: float = 1.0, of: dict | None = None) -> list:
         """Lines of `charts.curves` for the arms that have points, [(x, y)] of one pretraining: the
         means over the seeds. scale 100: per cent."""
         lines = []
@@ -130,11 +128,11 @@ class Findings:
         )  # fmt: skip
 
 
-def table(of: dict, value: Callable) -> dict[str, np.ndarray]:
+def table(of: dict, value) -> dict[str, np.ndarray]:
     """{arm: (S, ...)} of what value(one) takes from one pretraining."""
     return {name: np.array([value(one) for one in ones]) for name, ones in of.items()}
 
 
-def over_runs(of: dict, value: Callable) -> dict[str, np.ndarray]:
+def over_runs(of: dict, value) -> dict[str, np.ndarray]:
     """{arm: (S, N)} of a value per text, the mean over the fine-tunings of a pretraining."""
     return table(of, lambda one: np.mean([value(run) for run in one["labels"]], axis=0))
