@@ -56,8 +56,8 @@ def make_training(experiment, arm: Arm, seed: int, steps: int, rate: float) -> t
 def budgets(experiment, arms: list[Arm], steps: int, budget: str) -> dict[str, int]:
     """The steps of each arm: the causal arm's, or as many as cost the same; a multiple of PLACES,
     so that all are evaluated at the same shares of the budget."""
-    shape, length = experiment.shape, experiment.shape.max_length
-    tokens = experiment.options.pace()[1] * length
+    shape = experiment.shape
+    tokens = experiment.options.pace()[1] * shape.max_length
 
     def cost(arm: Arm) -> float:
         if budget == "seconds":  # of steps spread over the training: some arms have two kinds
@@ -65,7 +65,7 @@ def budgets(experiment, arms: list[Arm], steps: int, budget: str) -> dict[str, i
             rounds = [batch(step) for step in range(0, 24, 2)]
             return measured(model, loss, rounds, *rest, experiment.machine, seconds=0.0)[1]
         targets = tokens * arm.target_share
-        flops = training_flops(shape, tokens, targets, length)
+        flops = training_flops(shape, tokens, targets, shape.max_length)
         return dict(tokens=1.0, targets=targets, flops=flops)[budget]
 
     places = steps * cost(ARMS["causal"]) / PLACES
@@ -91,11 +91,10 @@ def pretrain(experiment, arm: Arm, seed: int, steps: int, rate: float, folder, a
     if not there:
         facts = dict(kind="pretrain", family="ours", model=asdict(shape), arm=arm.name)
         run.create({**facts, "flags": asdict(training.config)}, text.tokenizer)
-    bar = Progress(steps, shown=False)  # instead of it a part of the whole's
-    update = bar.update
-    bar.update = lambda step, *seen: (update(step, *seen), advance(step / steps))
+    progress = Progress(steps, shown=False)
+    progress.update = lambda step, *_: advance(step / steps)  # a part of the comparison's own bar
     how = run, experiment.machine, evaluate, steps // PLACES
-    spent = loop.train(*rule, *how, progress=bar)
+    spent = loop.train(*rule, *how, progress=progress)
     run.release()
     for older in sorted(folder.glob("step-*"))[:-1]:
         shutil.rmtree(older)

@@ -156,7 +156,7 @@ class Experiment:
         """`FewLabels.results` of a fine-tuning; of the first also what deleting tokens does."""
         rate, task = self.plan["rates"]["finetuning"][each.objective or "scratch"], self.task
         classifier = task.finetune(model(), self.options.labels, draw, rate, advance)
-        found = task.results(task.probabilities(classifier, task.data["test"]))
+        found = task.results(task.solve(classifier, task.data["test"], None))
         if draw == self.draws(self.seeds[0])[0]:
             found["deletion"] = task.deletion(classifier, self.plan["row"])
         if set(task.classes) == labels.SENTIMENT:
@@ -188,8 +188,8 @@ class Experiment:
             best = run(name, chosen["pretraining"].get(name), seed)
             model, task = arms.pretrained(self, arm(name), seed, best), self.task
             classifier = task.finetune(model, self.options.labels, seed, rate, advance)
-            p = task.probabilities(classifier, task.data["valid"])
-            return float(np.mean(np.logical_not(task.results(p, "valid")["right"])))
+            found = task.results(task.solve(classifier, task.data["valid"], None), "valid")
+            return found["right"].count(False) / len(found["right"])
 
         rates = [round(base * factor, 6) for factor in FACTORS]
         kinds = {"pretraining": (rates, loss), "finetuning": (FINETUNING, error)}
