@@ -71,7 +71,7 @@ class FewLabels(Classify):
         return classifier
 
     def results(self, log_p: np.ndarray, part: str = "test") -> dict:
-        """What is kept of log P (N, C): {"predicted", "confidence", "right"}, each one a text."""
+        """What is kept of each text: {"predicted", "confidence", "right"}. log_p (N, C)."""
         p, labels = np.exp(log_p), np.array([row.label for row in self.data[part]])
         return {"predicted": p.argmax(1).tolist(), "right": (p.argmax(1) == labels).tolist(),
                 "confidence": p.max(1).astype(float).round(4).tolist()}  # fmt: skip
