@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from minilm import corpora
 from minilm.cli.scripts import checksum, fitting_length, open_run, write_down
-from minilm.compare import arms, labels, outcomes, report
+from minilm.compare import arms, labels, outcomes
 from minilm.compare.plan import BAG, Arm, CompareOptions, arm
 from minilm.config import SIZES, ModelConfig, UserError
 from minilm.corpora.files import normalised
@@ -207,7 +206,7 @@ class Experiment:
         return chosen
 
 
-def carried_out(options: CompareOptions) -> Experiment:
+def compare(options: CompareOptions) -> Experiment:
     """Do a comparison, or what is left of it; with --report only find it."""
     if options.report:
         run = Run(options.run or newest_run("compare"))
@@ -228,15 +227,6 @@ def carried_out(options: CompareOptions) -> Experiment:
         experiment.bar.close()
         run.release()
     return experiment
-
-
-def compare(options: CompareOptions) -> None:
-    """Do a comparison, or what is left of it, and draw its report; with --report draw it again.
-    Raises UserError, and Stopped where a signal came."""
-    if not all(map(find_spec, ("jinja2", "scipy", "sklearn"))):
-        needs = "a comparison needs jinja2, scipy and scikit-learn"
-        raise UserError(f'{needs}: pip install "minilm[compare]"')
-    report.write(carried_out(options))
 
 
 def pretraining_data(name: str, folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from minilm import corpora
+from minilm import compare, corpora
 from minilm.compare import arms, experiment, labels, outcomes, plan, report
 from minilm.compare.plan import BAG, CompareOptions, arm, declared
 from minilm.config import SIZES, ModelConfig, NonFiniteError, UserError
@@ -88,10 +88,10 @@ def finished(toy):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arms, "pretrain", interrupted)
         with pytest.raises(Stopped, match="--resume"):
-            experiment.compare(options())
+            compare.compare(options())
         resume = options(resume=True)
         resume.given = frozenset({"run", "resume"})
-        experiment.compare(resume)
+        compare.compare(resume)
     assert len(count) == 10  # three arms of three seeds, one of them twice
     return experiment.Experiment(options(), experiment.Path("runs/toy"))
 
@@ -268,7 +268,7 @@ def test_the_report_is_drawn_again_without_training_and_nothing_in_it_can_run(fi
     before = (finished.folder / "report.html").read_text()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arms, "pretrain", None)
-        experiment.compare(options(report=True))
+        compare.compare(options(report=True))
     page = (finished.folder / "report.html").read_text()
     assert page == before
     assert "<script" not in page and "alert(1)" in page  # the text is there, as text
@@ -292,7 +292,7 @@ def test_the_sentences_and_the_rows_are_what_the_jobs_say(finished):
 
 def test_a_sweep_chooses_rates_with_seeds_of_its_own_and_writes_down_how(toy):
     names, folder = ["scratch", "masked"], experiment.Path("runs/swept")
-    experiment.compare(options(sweep=True, seeds=1, finetunings=1, arms=names, run=str(folder)))
+    compare.compare(options(sweep=True, seeds=1, finetunings=1, arms=names, run=str(folder)))
     found = json.loads((folder / "rates.json").read_text())
     assert found["chosen"]["pretraining"] == {"masked": 0.02}
     assert set(found["chosen"]["finetuning"]) == {"scratch", "masked"}
@@ -355,13 +355,13 @@ def test_charts_stay_inside_and_escape():
 
 
 def test_help_comes_before_torch():
-    code = "import sys, minilm.compare.plan; sys.exit(bool({'torch', 'numpy'} & {*sys.modules}))"
-    here = experiment.Path(plan.__file__).parents[2]
+    code = "import sys, minilm.compare; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    here = experiment.Path(compare.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=here).returncode == 0
 
 
 def test_what_is_missing_is_said_in_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(UserError, match=re.escape('pip install "minilm[compare]"')):
-        experiment.compare(options(run="runs/never"))
+        compare.compare(options(run="runs/never"))
     assert not experiment.Path("runs/never").exists()
