@@ -14,8 +14,7 @@ def finetune(config: FinetuneConfig):
     import dataclasses
 
     from minilm.cli import scripts
-    from minilm.fast.compute import MixedPrecision, compile_blocks, compiles, eager
-    from minilm.fast.muon import fast_orthogonalise
+    from minilm.fast import compute
     from minilm.huggingface.folders import pretrained_run
     from minilm.optim import make_optimizers
     from minilm.runs import checkpoint, loop
@@ -48,25 +47,25 @@ def finetune(config: FinetuneConfig):
             transformer = pretrained.transformer(max_length=length, dropout=config.dropout)
         transformer.requires_grad_(not config.freeze)
         model = task.model(transformer).to(machine.device)
-        loss = MixedPrecision(model, task.loss, machine.dtype)
+        loss = compute.MixedPrecision(model, task.loss, machine.dtype)
         # Texts have all lengths: their blocks are not compiled by default.
-        if config.compile and compiles(True, machine.device):
-            compile_blocks(loss.copy)
+        if config.compile and compute.compiles(True, machine.device):
+            compute.compile_blocks(loss.copy)
         layer_decay = 1.0 if config.from_scratch else config.layer_decay
         optimizers = make_optimizers(
             model, config.optimizer, config.learning_rate, config.weight_decay, layer_decay,
-            orthogonalise=fast_orthogonalise,
+            orthogonalise=compute.fast_orthogonalise,
         )  # fmt: skip
         steps_per_epoch = task.steps_per_epoch
         plan = Plan(task.epochs * steps_per_epoch, warmup=0.1, cooldown=0.9, seed=config.seed)
 
         def batch(step: int) -> list[tuple]:
             """This process's micro-batches of a step."""
-            return loop.share_out(task.batch(step), machine, config.accumulate)
+            return machine.share_out(task.batch(step), config.accumulate)
 
         def evaluate() -> tuple[float, dict]:
             """How far validation is from perfect, and all that was measured."""
-            with eager():
+            with compute.eager():
                 return task.evaluate(loss.refresh(), "valid")
 
         return loop.train(
@@ -81,7 +80,7 @@ def finetune(config: FinetuneConfig):
         spent = train_and_validate(config, run)
 
     # 5. Test once, beside networks that lack something, and simpler means.
-    rows = {"these weights": task.test(run.classifier()[0].to(machine.device))}
+    rows = {"these weights": task.test(run.classifier().to(machine.device))}
     for name, folder, from_scratch, other in task.controls():
         control = Run(run.folder / folder)
         control.folder.mkdir(exist_ok=True)

@@ -14,8 +14,7 @@ def pretrain(config: PretrainConfig):
     from minilm.data import Windows, evaluation_windows
     from minilm.runs import loop
     from minilm.runs.device import choose_machine
-    from minilm.runs.estimate import estimate, training_flops
-    from minilm.runs.pretraining import Pretraining
+    from minilm.runs.pretraining import Pretraining, estimate, training_flops
     from minilm.runs.run import make_model
 
     # 1. Where to compute; the run: a new folder, or one that goes on; whose weights come first.
@@ -41,11 +40,10 @@ def pretrain(config: PretrainConfig):
         model = make_model(shape, config.seed, config.family)
     model.to(machine.device)
     training = Pretraining(model, config, windows, tokenizer, machine)
-    rule = training.loss, training.batch, training.optimizers
 
     # 4. How long it takes, where minutes were given; then the run is written down.
     if config.minutes and not config.steps:
-        steps, _ = estimate(model, *rule, training.plan, machine, shape, config.minutes)
+        steps, _ = estimate(training, config.minutes)
         config = dataclasses.replace(config, steps=steps, minutes=None)
         training.plan = dataclasses.replace(training.plan, steps=steps)
     facts = dict(kind="pretrain", family=config.family, train_tokens=len(text.train),
@@ -63,8 +61,8 @@ def pretrain(config: PretrainConfig):
         return training.show(validation[0][0])
 
     every = -(-config.steps // config.evaluations)
-    where = run, machine, evaluate, every
-    spent = loop.train(model, *rule, training.plan, *where, show=show)
+    rule = training.loss, training.batch, training.optimizers, training.plan
+    spent = loop.train(model, *rule, run, machine, evaluate, every, show=show)
 
     # 6. What came out, measured on the checkpoint that is used from now on.
     if machine.rank == 0:

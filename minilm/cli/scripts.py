@@ -17,9 +17,8 @@ from minilm.huggingface.folders import pretrained_run
 from minilm.runs import checkpoint, loop
 from minilm.runs.device import Machine, choose_machine
 from minilm.runs.durable import write_file
-from minilm.runs.estimate import estimate as measure
-from minilm.runs.estimate import require_memory
-from minilm.runs.pretraining import Pretraining
+from minilm.runs.pretraining import Pretraining, require_memory
+from minilm.runs.pretraining import estimate as measure
 from minilm.runs.run import Run, family, make_model, new_folder, newest_run
 from minilm.tokenizer import DOC, MASK, N_SPECIAL, PAD, SpecialTokens
 from minilm.view.run_page import write_run_page
@@ -209,6 +208,5 @@ def estimate(config) -> None:
     windows = Windows(tokens.astype(np.uint16), config.max_length, 0)
     model = make_model(shape, config.seed, config.family).to(machine.device)
     training = Pretraining(model, config, windows, tokenizer, machine)
-    rule = training.loss, training.batch, training.optimizers, training.plan
-    _, planned = measure(model, *rule, machine, shape, config.minutes)
+    _, planned = measure(training, config.minutes)
     print(f"{config.size}, {config.objective}, {machine.why}\n{planned}", flush=True)

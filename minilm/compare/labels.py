@@ -12,8 +12,7 @@ from minilm import training
 from minilm.config import UserError
 from minilm.corpora.splits import sample, splits
 from minilm.data import epoch_batches
-from minilm.fast.compute import MixedPrecision
-from minilm.fast.muon import fast_orthogonalise
+from minilm.fast.compute import MixedPrecision, fast_orthogonalise
 from minilm.heads import Classifier, pool
 from minilm.optim import make_optimizers
 from minilm.runs.classify import Classify, Row

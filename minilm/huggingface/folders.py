@@ -97,7 +97,7 @@ def export_run(run: Run, folder: Path) -> str:
         raise UserError(f"{run.folder} learnt to {flags['task']}: only classifiers and language "
                         f"models are exported")  # fmt: skip
     if classes:
-        classifier, _ = run.classifier()
+        classifier = run.classifier()
         model, causal = classifier.transformer, flags.get("attention") == "causal"
         if family == "modernbert" or classifier.pooling != "mean":
             one = "with --pooling mean, from a run of the family ours, bert or gpt2"

@@ -17,7 +17,8 @@ from minilm.cli.commands import main as minilm
 from minilm.cli.flags import entry_point, parse_flags
 from minilm.cli.options import FinetuneConfig, PretrainConfig
 from minilm.config import UserError
-from minilm.runs import checkpoint, loop
+from minilm.runs import checkpoint
+from minilm.runs.device import Machine
 from minilm.runs.run import Run
 
 SHAPE = "--d-model 16 --n-layers 1 --n-heads 2 --vocab-size 300 --max-length 16 --batch-size 4"
@@ -124,15 +125,14 @@ def test_generate_and_fill_speak_of_the_run(world, capsys):
 def interrupted(monkeypatch, at):
     """Ctrl-C while the batch of the `at`th step is made."""
     calls = iter(range(1, 10**6))
-    share_out = loop.share_out
+    share_out = Machine.share_out
 
     def stop(*arguments):
         if next(calls) == at:
             os.kill(os.getpid(), signal.SIGINT)
         return share_out(*arguments)
 
-    monkeypatch.setattr("minilm.runs.pretraining.share_out", stop)
-    monkeypatch.setattr(loop, "share_out", stop)
+    monkeypatch.setattr(Machine, "share_out", stop)
 
 
 def weights(name):
