@@ -8,8 +8,8 @@ from minilm.config import UserError
 
 
 def compare(options: CompareOptions) -> None:
-    """Do a comparison, or what is left of it, and draw its report; with --report draw it again.
-    Raises UserError, and Stopped where a signal came."""
+    """Compare pretraining objectives: the same network, text and budget for each, several seeds,
+    intervals, and baselines that might win. Without flags: a quarter of an hour."""
     if not all(map(find_spec, ("jinja2", "scipy", "sklearn"))):
         needs = "a comparison needs jinja2, scipy and scikit-learn"
         raise UserError(f'{needs}: pip install "minilm[compare]"')

@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from minilm import corpora
+from minilm.cli.options import saved_options
 from minilm.cli.scripts import checksum, fitting_length, open_run, write_down
 from minilm.compare import arms, labels, outcomes
 from minilm.compare.plan import BAG, Arm, CompareOptions, arm
@@ -25,7 +26,7 @@ from minilm.config import SIZES, ModelConfig, UserError
 from minilm.corpora.files import normalised
 from minilm.corpora.splits import splits
 from minilm.corpora.tokens import prepare
-from minilm.runs.device import Machine, choose_machine
+from minilm.runs.device import Machine
 from minilm.runs.durable import write_file
 from minilm.runs.loop import Stopped
 from minilm.runs.run import Run, newest_run
@@ -210,11 +211,11 @@ def compare(options: CompareOptions) -> Experiment:
     """Do a comparison, or what is left of it; with --report only find it."""
     if options.report:
         run = Run(options.run or newest_run("compare"))
-        return Experiment(CompareOptions(**run.of_kind("compare")["flags"]), run.folder)
-    machine = choose_machine(options.device, options.precision)
+        flags = run.of_kind("compare")["flags"]
+        return Experiment(saved_options(CompareOptions, flags), run.folder)
+    run, options, machine = open_run(options, "compare")
     if machine.world > 1:
         raise UserError("a comparison runs in one process: start it without torchrun")
-    run, options = open_run(options, "compare", machine)
     experiment = Experiment(options, run.folder, machine)
     try:
         experiment.prepare(run)
@@ -222,7 +223,10 @@ def compare(options: CompareOptions) -> Experiment:
         experiment.carry_out()
     except (Stopped, KeyboardInterrupt) as stopped:  # what goes on is all of it, not one run
         done = len(list(run.folder.glob("jobs/*.json")))
-        raise Stopped(getattr(stopped, "number", signal.SIGINT), done, run.folder) from None
+        stop = Stopped(getattr(stopped, "number", signal.SIGINT), done, run.folder)
+        if not (run.folder / "config.json").exists():  # nothing but a sweep's jobs is there yet
+            stop.args = (f"stopped: {done} jobs are saved, go on with the same command",)
+        raise stop from None
     finally:
         experiment.bar.close()
         run.release()

@@ -72,7 +72,7 @@ class Findings:
             at = []
             for pairs in zip(*map(points, ones), strict=True):  # a place on x, for each seed
                 x, e = np.mean([x for x, _ in pairs]), over_seeds([y for _, y in pairs])
-                ends = [b and scale * b for b in e.interval or (None, None)]
+                ends = [scale * b for b in e.interval or ()]
                 at.append((x, scale * e.mean, *ends))
             if at:
                 lines.append(charts.Line(name, at, self.colour.get(name, 7)))

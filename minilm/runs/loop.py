@@ -24,7 +24,7 @@ from minilm.runs import checkpoint
 from minilm.runs.device import Machine
 from minilm.runs.durable import damage, sync
 from minilm.runs.run import Run
-from minilm.view.run_page import write_run_page
+from minilm.view.pages import write_run_page
 
 READ_EVERY = {"cuda": 10}  # steps; to read a loss is to wait for the device, which a CPU never does
 

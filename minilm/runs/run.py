@@ -194,7 +194,7 @@ def newest_run(kind: str) -> Path:
         with contextlib.suppress(UserError):
             if Run(path.parent).config["kind"] == kind:
                 return path.parent
-    raise UserError(f"there is no {kind} run in {RUNS}/ yet: start with python train_{kind}.py")
+    raise UserError(f"there is no {kind} run in {RUNS}/ yet: start with python -m minilm {kind}")
 
 
 def new_folder(kind: str) -> Path:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -290,9 +291,14 @@ def test_the_sentences_and_the_rows_are_what_the_jobs_say(finished):
     assert f'class="row c{report.COLOURS["masked"]}"' in drawn and "title" in drawn
 
 
-def test_a_sweep_chooses_rates_with_seeds_of_its_own_and_writes_down_how(toy):
-    names, folder = ["scratch", "masked"], experiment.Path("runs/swept")
-    compare.compare(options(sweep=True, seeds=1, finetunings=1, arms=names, run=str(folder)))
+def test_a_sweep_chooses_rates_with_seeds_of_its_own_and_writes_down_how(toy, monkeypatch):
+    names, folder = ["masked", "scratch"], experiment.Path("runs/swept")
+    asked = options(sweep=True, seeds=1, finetunings=1, arms=names, run=str(folder))
+    with monkeypatch.context() as patch:
+        patch.setattr(labels.FewLabels, "finetune", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(Stopped, match="2 jobs are saved, go on with the same command"):
+            compare.compare(asked)
+    compare.compare(asked)
     found = json.loads((folder / "rates.json").read_text())
     assert found["chosen"]["pretraining"] == {"masked": 0.02}
     assert set(found["chosen"]["finetuning"]) == {"scratch", "masked"}
@@ -346,7 +352,7 @@ def test_every_colour_is_legible_as_text(scheme):
 def test_charts_stay_inside_and_escape():
     evil = charts.Row(EVIL, 120.0, (-50.0, 130.0), 9, EVIL)
     drawn = charts.intervals(EVIL, EVIL, [evil], 0, 100, mark=50, unit=EVIL[:0])
-    line = charts.Line(EVIL, [(0, 1.0, None, None), (1, 2.0, 0.5, 3.0)], 1)
+    line = charts.Line(EVIL, [(0, 1.0), (1, 2.0, 0.5, 3.0)], 1)
     drawn += charts.curves(EVIL, EVIL, [line], EVIL, marks=[(EVIL, 2.0)], high=2.0)
     drawn += charts.tokens([(EVIL, -3.0, EVIL)])
     assert "<script" not in drawn and "<b>" not in drawn
