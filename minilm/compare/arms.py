@@ -3,9 +3,7 @@
 
 import functools
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 
@@ -13,19 +11,15 @@ from minilm.cli.options import PretrainConfig
 from minilm.compare.outcomes import Swaps, swapped
 from minilm.compare.plan import ARMS, MASK_RATE, PLACES, SPARSE, Arm
 from minilm.data import Windows, evaluation_windows
-from minilm.model import Transformer
 from minilm.objectives import IGNORE, Batch, hybrid, masked
 from minilm.runs import checkpoint, loop
 from minilm.runs.pretraining import Pretraining, measured, training_flops
 from minilm.runs.run import Run, make_model
-from minilm.tokenizer import SpecialTokens
 
 WINDOWS, ON_THE_WAY = 64, 400  # of validation text, and swapped pairs, at each evaluation
 
 
-def arm_batch(
-    arm: Arm, windows: np.ndarray, rate: float, rng: np.random.Generator, special: SpecialTokens
-) -> Batch:
+def arm_batch(arm: Arm, windows: np.ndarray, rate: float, rng, special) -> Batch:
     """What an arm sees and must predict at a step. Where two arms mask, they mask the same
     positions of the same windows (B, T + 1)."""
     if arm.name == "masked":
@@ -41,9 +35,8 @@ def arm_batch(
     return batch
 
 
-def make_training(experiment, arm: Arm, seed: int, steps: int, rate: float) -> tuple:
-    """A `Pretraining` as train_pretrain.py does it, but for the batches; and what `loop.train`
-    takes of it."""
+def make_training(experiment, arm: Arm, seed: int, steps: int, rate: float) -> Pretraining:
+    """As train_pretrain.py does it, but for the batches."""
     options, shape, text = experiment.options, experiment.shape, experiment.text
     config = PretrainConfig(
         objective="hybrid" if len(arm.reads) > 1 else arm.reads[0], size=options.size,
@@ -54,42 +47,40 @@ def make_training(experiment, arm: Arm, seed: int, steps: int, rate: float) -> t
     windows = Windows(text.train, shape.max_length, seed)
     training = Pretraining(model, config, windows, text.tokenizer, experiment.machine)
     training.objective = functools.partial(arm_batch, arm)
-    return training, (model, training.loss, training.batch, training.optimizers, training.plan)
+    return training
 
 
 def budgets(experiment, arms: list[Arm], steps: int, budget: str) -> dict[str, int]:
     """The steps of each arm: the causal arm's, or as many as cost the same; a multiple of PLACES,
     so that all are evaluated at the same shares of the budget."""
-    shape, length = experiment.shape, experiment.shape.max_length
-    tokens = experiment.options.pace()[1] * length
+    shape = experiment.shape
+    tokens = experiment.options.pace()[1] * shape.max_length
 
     def cost(arm: Arm) -> float:
         if budget == "seconds":  # of steps spread over the training: some arms have two kinds
-            training, _ = make_training(experiment, arm, 0, 24, 1e-4)
+            training = make_training(experiment, arm, 0, 24, 1e-4)
             rounds = [training.batch(step) for step in range(0, 24, 2)]
             return measured(training, rounds, seconds=0.0)[1]
         targets = tokens * arm.target_share
-        flops = training_flops(shape, tokens, targets, length)
+        flops = training_flops(shape, tokens, targets, shape.max_length)
         return dict(tokens=1.0, targets=targets, flops=flops)[budget]
 
     places = steps * cost(ARMS["causal"]) / PLACES
     return {a.name: PLACES * max(1, round(places / cost(a))) for a in arms if a.objective}
 
 
-def pretrain(
-    experiment, arm: Arm, seed: int, steps: int, rate: float, folder: Path, advance: Callable
-) -> dict:
+def pretrain(experiment, arm: Arm, seed: int, steps: int, rate: float, folder, advance) -> dict:
     """Pretrain an arm in a run of its own, or go on with it. Returns {"rate", "steps", the four
     budgets, "curve": [{the four budgets, "score", "swapped" (the share right of some), losses}]}.
     """
     run, text, shape = Run(folder), experiment.text, experiment.shape
-    training, rule = make_training(experiment, arm, seed, steps, rate)
+    training = make_training(experiment, arm, seed, steps, rate)
     validation = evaluation_windows(text.valid, shape.max_length, WINDOWS)
     some = Swaps(*(rows[:ON_THE_WAY] for rows in experiment.swaps))
 
     def evaluate() -> tuple[float, dict]:
         score, values = training.evaluate(validation)
-        right = swapped(rule[0], arm, some, text.tokenizer.special)[arm.reads[0]]
+        right = swapped(training.model, arm, some, text.tokenizer.special)[arm.reads[0]]
         return score, values | {"swapped": float(np.mean(right))}
 
     there = (folder / "config.json").exists()
@@ -97,6 +88,7 @@ def pretrain(
     if not there:
         facts = dict(kind="pretrain", family="ours", model=asdict(shape), arm=arm.name)
         run.create({**facts, "flags": asdict(training.config)}, text.tokenizer)
+    rule = training.model, training.loss, training.batch, training.optimizers, training.plan
     how = run, experiment.machine, evaluate, steps // PLACES
     spent = loop.train(*rule, *how, advance=advance)
     run.release()
@@ -108,7 +100,7 @@ def pretrain(
     return {"rate": rate, "steps": steps, **spent, "curve": curve}
 
 
-def pretrained(experiment, arm: Arm, seed: int, folder: Path) -> Transformer:
+def pretrained(experiment, arm: Arm, seed: int, folder):
     """An arm's model after its pretraining in `folder`: its last step, for every arm alike."""
     model = make_model(experiment.shape, seed)
     if arm.objective:

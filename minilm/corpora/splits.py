@@ -10,8 +10,7 @@ from minilm import corpora
 from minilm.config import UserError
 from minilm.corpora.files import Example, normalised, read_examples
 from minilm.corpora.tables import note
-from minilm.data import draws, frame
-from minilm.tokenizer import Tokenizer
+from minilm.data import draws
 
 HELD_OUT = 0.1  # of train for validation, where neither a validation part nor --labels is given
 MISSING = {"nan", "na", "n/a", "none", "null"}  # how other programs write that there is no label
@@ -23,18 +22,6 @@ class EncodedTexts(NamedTuple):
     tokens: list[np.ndarray]  # one (T_i,) uint16 a text
     labels: np.ndarray  # (N,) int64
     share_cut: float  # of the texts, that were longer than max_length
-
-
-def encode_texts(
-    tokenizer: Tokenizer, examples: list[Example], classes: list[str], max_length: int
-) -> EncodedTexts:
-    """Encode and frame every text, and number every label."""
-    tokens = [tokenizer.encode(example.text) for example in examples]
-    number = {name: i for i, name in enumerate(classes)}
-    labels = np.array([number[example.label] for example in examples], dtype=np.int64)
-    share_cut = np.mean([len(t) > max_length - 2 for t in tokens])
-    framed = [frame(t, max_length, tokenizer.special) for t in tokens]
-    return EncodedTexts(framed, labels, float(share_cut))
 
 
 def splits(

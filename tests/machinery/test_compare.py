@@ -16,7 +16,6 @@ from minilm.compare import arms, experiment, labels, outcomes, plan, report
 from minilm.compare.plan import BAG, CompareOptions, arm, declared
 from minilm.config import SIZES, ModelConfig, NonFiniteError, UserError
 from minilm.corpora.files import Example
-from minilm.corpora.splits import encode_texts
 from minilm.corpora.tokens import PreparedText
 from minilm.data import draws, frame
 from minilm.fast.bpe import FastTokenizer
@@ -296,7 +295,7 @@ def test_a_sweep_chooses_rates_with_seeds_of_its_own_and_writes_down_how(toy, mo
     names, folder = ["masked", "scratch"], experiment.Path("runs/swept")
     asked = options(sweep=True, seeds=1, finetunings=1, arms=names, run=str(folder))
     with monkeypatch.context() as patch:
-        patch.setattr(labels, "finetune", Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(labels.FewLabels, "finetune", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(Stopped, match="2 jobs are saved, go on with the same command"):
             compare.compare(asked)
     compare.compare(asked)
@@ -309,14 +308,15 @@ def test_a_sweep_chooses_rates_with_seeds_of_its_own_and_writes_down_how(toy, mo
 
 def test_deleting_a_token_is_measured_by_what_it_does(toy):
     tokenizer = FastTokenizer([])
-    test = encode_texts(tokenizer, [Example("one two", "b")], ["a", "b"], 32)
-    task = SimpleNamespace(classes=["a", "b"], test=test, tokenizer=tokenizer)
+    task = labels.FewLabels("python-docs", tokenizer, 32, 1, Machine(torch.device("cpu")))
+    task.classes = ["a", "b"]
+    task.data["test"] = [row] = task.encode([Example("one two", "b")])
     model = Transformer(ModelConfig(259, 32, 8, 1, 1, 8), seed=1)
     classifier = labels.Classifier(model, 2)
     torch.nn.init.normal_(classifier.head.weight, generator=torch.Generator().manual_seed(0))
-    found = labels.deletion(classifier, task, 0)
-    both = [test.tokens[0], np.delete(test.tokens[0], 3)]
-    p = labels.probabilities(classifier, both)[:, 1]
+    found = task.deletion(classifier, 0)
+    both = [row, row._replace(tokens=np.delete(row.tokens, 3))]
+    p = np.exp(task.solve(classifier, both, None))[:, 1]
     assert found["label"] == "b" and found["tokens"][2] == "e"
     assert abs(found["falls"][2] - (p[0] - p[1])) < 1e-4
 
