@@ -86,10 +86,8 @@ def _downloaded(source: Source, folder: Path) -> Path:
     with urllib.request.urlopen(request, timeout=60) as response, path.open("wb") as file:
         if response.headers.get_content_type() == "text/html":
             raise ValueError("the server answered with a web page in place of the file")
-        most, size = (
-            source.size or MOST,
-            source.size or int(response.headers.get("Content-Length", 0)),
-        )
+        most, size = source.size or MOST, source.size
+        size = size or int(response.headers.get("Content-Length", 0))
         with tqdm.wrapattr(response, "read", size, desc=path.name, disable=None) as body:
             while file.tell() <= most and (data := body.read(2**16)):
                 file.write(data)

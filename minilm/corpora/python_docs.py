@@ -97,16 +97,14 @@ def labelled(whole: bool = False) -> dict[str, list[Example]]:
     if not whole:
         rows = [(source, first_sentence(text)) for source, text in rows]
         rows = [row for row in rows if row[1].count(" ") > 2]
-    places, examples = defaultdict(set), {}
-    for source, text in rows:
-        place = part_of.get(source, "train"), label_of(source)  # pretraining reads the others
-        places[normalised(text)].add(place)
-        examples.setdefault(normalised(text), (place, Example(text, place[1])))
+    same = defaultdict(list)
+    for source, text in rows:  # pretraining reads the files that have no label
+        same[normalised(text)].append((part_of.get(source, "train"), label_of(source), text))
     parts: dict[str, list[Example]] = {part: [] for part in SHARES}
-    for key in sorted(examples, key=lambda key: fraction(key, "order")):
-        (part, label), example = examples[key]
-        if label and len(places[key]) == 1:
-            parts[part].append(example)
+    for key in sorted(same, key=lambda key: fraction(key, "order")):
+        part, label, text = same[key][0]
+        if label and all(place[:2] == (part, label) for place in same[key]):
+            parts[part].append(Example(text, label))
     return parts
 
 

@@ -112,9 +112,10 @@ def read_rows(path: Path, columns: dict[str, str], encoding: str) -> Iterator[tu
         for flag, column in columns.items():
             if column not in row:  # where the header is missing, the names may be whole texts
                 found = ", ".join(repr(name[:30]) for name in list(row)[:12])
-                raise UserError(f"{place}: no column {column!r} among {found}: choose by {flag} (a"
-                                f" table begins with a line of names)"
-                                + f"; {PREDICT}" * (flag == "--label-column"))  # fmt: skip
+                choose = f"choose by {flag}" if flag.startswith("--") else "rename one"
+                also = f"; {PREDICT}" if flag == "--label-column" else ""
+                raise UserError(f"{place}: no column {column!r} among {found}: {choose} (a table "
+                                f"begins with a line of names){also}")  # fmt: skip
         yield place, row
     if place is None:
         raise EmptyFile(f"{path}: a header but no rows: put some rows under it")
@@ -151,15 +152,13 @@ def _csv_rows(path: Path, encoding: str, wanted: set[str]) -> Iterator[tuple[int
     csv.field_size_limit(100_000_000)  # characters; 131,072, csv's own, is shorter than many a text
     lines = functools.partial(read_lines, path, encoding, newline="")
     first = next(line for line in lines() if line.strip())
-    usual = "\t" if ending(path) == ".tsv" else ","
-
-    def names(delimiter: str) -> list[str]:
+    usual, headers = "\t" if ending(path) == ".tsv" else ",", {}
+    for delimiter in (usual, *DELIMITERS):
         cells = next(csv.reader([first], delimiter=delimiter))
-        return [cell.strip().strip('"') for cell in cells]
-
+        headers[delimiter] = [cell.strip().strip('"') for cell in cells]
     # What gives the columns wanted separates them, or else what gives the most.
-    best = max((usual, *DELIMITERS), key=lambda d: (wanted <= set(names(d)), len(names(d))))
-    header, tabs = names(best), best == "\t"
+    best = max(headers, key=lambda d: (wanted <= set(headers[d]), len(headers[d])))
+    header, tabs = headers[best], best == "\t"
     if twins := [name for name in wanted if header.count(name) > 1]:
         raise UserError(f"{path}: two columns of one name, {twins[0]!r}: rename one")
     if best != usual:

@@ -11,9 +11,15 @@ from minilm.__main__ import main
 from minilm.cli.options import FinetuneConfig
 from minilm.config import UserError
 from minilm.corpora import made
-from minilm.corpora.files import Example
-from minilm.corpora.tasks import Question, Tagged, read_pairs, read_questions, read_tagged
-from minilm.corpora.tasks import task_examples as examples_of
+from minilm.corpora.files import (
+    Example,
+    Question,
+    Tagged,
+    read_pairs,
+    read_questions,
+    read_tagged,
+)
+from minilm.corpora.splits import task_examples as examples_of
 from minilm.runs import answering, tagging, translating
 from minilm.runs.classify import Classify
 from minilm.runs.task import bootstrap
