@@ -25,8 +25,9 @@ def documents(
     """Yield the texts to pretrain on, none of which a labelled task validates or tests on, from
     names of corpora, and paths of files and folders. separator: as in `read_documents`. Empty files
     are left out. Raises UserError for what is wrong, and where there is no text at all."""
-    empty, any_text, how = [], False, (text_column, encoding, separator)
-    for item in _files(data):
+    items, empty, any_text = _files(data), [], False
+    how = text_column, encoding, separator
+    for item in items:
         try:
             for text in _DOCUMENTS[item]() if item in NAMES else files.read_documents(item, *how):
                 any_text = True
@@ -34,7 +35,7 @@ def documents(
         except EmptyFile as error:
             empty.append(str(error))
     if not any_text:
-        raise UserError(empty[0] if len(empty) == 1 else f"{len(empty)} files, all empty: {data}")
+        raise UserError(empty[0] if len(empty) == 1 else f"{len(items)} files, all empty: {data}")
     if empty:
         note(f"{len(empty)} empty file(s) left out (the first is {empty[0].partition(': ')[0]})")
 

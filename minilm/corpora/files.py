@@ -21,9 +21,10 @@ ENDINGS = f"in .txt, .md, .html, .py or the like, in {', '.join(TABLES)}, or in 
 TAG = re.compile(r"O|[BI]-\S+")
 END_OF_TEXT = "<|endoftext|>"  # what many collections of texts have between two of them
 UNSEEN = re.compile(r"(?is)<!--.*?(?:-->|\Z)|<(script|style|template|noscript)\b.*?(?:</\1\s*>|\Z)")
+REST = r"""(?:=\s*(?:"[^"]*"|'[^']*')|[^>])*+>"""  # of a tag; a quoted > does not end it
 INLINE = re.compile(  # tags that end no line; most do
     r"(?i)</?(?:a|abbr|b|cite|code|del|em|font|i|img|ins|kbd|label|mark|q|s|samp|small|span|strong"
-    r"|sub|sup|time|tt|u|var|wbr)\b[^>]*>"
+    r"|sub|sup|time|tt|u|var|wbr)\b" + REST
 )
 
 
@@ -116,7 +117,7 @@ def without_tags(page: str) -> str:
     """The text of a page. Line ends mean nothing in HTML but in <pre>; most tags end a line."""
     page = UNSEEN.sub("", page)
     page = re.sub(r"(?is)(<pre\b.*?(?:</pre|\Z))|\s+", lambda match: match[1] or " ", page)
-    page = re.sub(r"<[a-zA-Z/!?][^>]*>", "\n", INLINE.sub("", page))
+    page = re.sub(r"<[a-zA-Z/!?]" + REST, "\n", INLINE.sub("", page))
     lines = (" ".join(line.split()) for line in html.unescape(page).split("\n"))
     return re.sub("\n{3,}", "\n\n", "\n".join(lines)).strip()
 

@@ -208,5 +208,5 @@ def write_rows(path: Path, rows: Iterable[dict]) -> None:
     """Write a new .jsonl, whole or not at all. Raises UserError, before it asks for a row, where
     that cannot be."""
     if path.suffix != ".jsonl" or path.exists() or not path.parent.is_dir():
-        raise UserError(f"{path}: exists, or its folder does not, or is no .jsonl: give --out")
+        raise UserError(f"{path}: exists, or its folder does not, or is no .jsonl: --out NEW.jsonl")
     write_file(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
