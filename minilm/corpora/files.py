@@ -123,8 +123,7 @@ def without_tags(page: str) -> str:
 
 
 def texts_in(path: Path, text_column: str = "text", encoding: str = "utf-8") -> list[str]:
-    """The texts to label in a file: a table's rows, the lines of a .txt that are not blank, or all
-    of any other text. Raises UserError."""
+    """The texts to label in a file: a table's rows, the lines of a .txt, or all of any other."""
     if ending(path) == ".txt":
         return [line.strip() for line in read_lines(path, encoding) if line.strip()]
     return list(_texts(path, text_column, encoding))
@@ -133,8 +132,7 @@ def texts_in(path: Path, text_column: str = "text", encoding: str = "utf-8") -> 
 def read_examples(
     path: Path | str, text_column="text", label_column="label", encoding="utf-8"
 ) -> list[Example]:
-    """Read the examples of a table. Labels become strings without surrounding blanks; none may be
-    empty, but words such as "nan" or "None" are labels like any other. Raises UserError."""
+    """Read the examples of a table. No label may be empty; "nan" and "None" are like any other."""
     if kind(path := Path(path)) not in TABLES:
         raise UserError(f"{path}: labels stand in a table ({', '.join(TABLES)}); {PREDICT}")
     columns, examples = {"--text-column": text_column, "--label-column": label_column}, []
@@ -209,7 +207,8 @@ def _question(row: dict, place: str) -> Question:
     """Check a row, and find its answer: where it says, or else at the nearest other place."""
     context, question, answer = row["context"], row["question"], row["answer"]
     start, others = row.get("answer_start", 0), row.get("answers") or []
-    if not all(isinstance(text, str) for text in (context, question, answer, *others)):
+    texts = [context, question, answer, *(others if isinstance(others, list) else [others])]
+    if not all(isinstance(text, str) for text in texts):
         raise UserError(f"{place}: context, question and answers must be texts: mend it")
     start = int(start) if re.fullmatch(r"-?\d+", str(start)) else 0
     if start < 0 or not answer.strip():
@@ -227,8 +226,11 @@ def read_pairs(path: Path, source_column: str, target_column: str, encoding="utf
     columns = {"--source-column": source_column, "--target-column": target_column}
     if ending(path) in (f".{column}" for column in columns.values()):
         files = (path.with_name(path.name.replace(ending(path), f".{c}")) for c in columns.values())
-        sides = ([line.strip() for line in read_lines(file, encoding)] for file in files)
-        pairs = map(Pair, *sides)
+        source, target = ([line.strip() for line in read_lines(f, encoding)] for f in files)
+        if len(source) != len(target):
+            raise UserError(f"{path}: the two files have {len(source)} and {len(target)} lines, "
+                            f"which must be as many: mend them")  # fmt: skip
+        pairs = map(Pair, source, target)
     else:
         rows = read_rows(path, columns, encoding)
         pairs = (Pair(*(text_of(row, c, place) for c in columns.values())) for place, row in rows)

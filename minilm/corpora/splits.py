@@ -82,8 +82,7 @@ def splits(
 
 
 def read(config, path: Path) -> list:
-    """The examples of a file, for the task that the options name. Raises UserError where it has
-    none."""
+    """The examples of a file, one at least, for the task that the options name."""
     if config.task == "translate":
         source, target = COLUMNS.get(config.data, files.Pair._fields)
         columns = config.source_column or source, config.target_column or target
@@ -116,14 +115,13 @@ def task_examples(config) -> dict[str, list]:
     else:
         raise UserError(f"--data {config.data}: for --task {config.task} there are "
                         f"{', '.join(named)}, or --train FILE")  # fmt: skip
-    pool, share = parts["train"], 0.0 if "valid" in parts else HELD_OUT
+    pool, share = parts["train"], 0.2 if config.labels else HELD_OUT
     if config.labels:
         if not 2 <= config.labels <= len(pool):
             raise UserError(f"--labels {config.labels}: give a number from 2 to {len(pool)}")
         order = f"labels {config.seed}"
         pool = sorted(pool, key=lambda example: fraction(repr(example), order))[: config.labels]
-        share = 0.2
-    if share:
+    if config.labels or "valid" not in parts:
         order = f"validation {config.seed}"
         keys = sorted(set(map(_key, pool)), key=lambda key: fraction(key, order))
         held = set(keys[: max(1, round(share * len(keys)))])
@@ -158,10 +156,7 @@ def hold_out(examples: list[Example], seed: int) -> tuple[list[Example], list[Ex
     for _, texts in sorted(by_label.items()):
         n = min(max(1, round(HELD_OUT * len(texts))), len(texts) - 1)
         held.update(texts[i] for i in rng.permutation(len(texts))[:n])
-    sides = [], []
-    for example in examples:
-        sides[normalised(example.text) in held].append(example)
-    return sides
+    return tuple([e for e in examples if (_key(e) in held) is side] for side in (False, True))
 
 
 def sample(
