@@ -6,9 +6,9 @@ import html
 import json
 import os
 import re
+from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from minilm.config import UserError
 from minilm.corpora.tables import PREDICT, TABLES, EmptyFile, ending, note, read_lines, read_rows
@@ -26,36 +26,12 @@ INLINE = re.compile(  # tags that end no line; most do
     r"(?i)</?(?:a|abbr|b|cite|code|del|em|font|i|img|ins|kbd|label|mark|q|s|samp|small|span|strong"
     r"|sub|sup|time|tt|u|var|wbr)\b" + REST
 )
-
-
-class Example(NamedTuple):
-    """A text and its label."""
-
-    text: str
-    label: str
-
-
-class Tagged(NamedTuple):
-    """A sentence: its words, and a tag for each: O, or B- or I- and a type."""
-
-    words: tuple[str, ...]
-    tags: tuple[str, ...]
-
-
-class Question(NamedTuple):
-    """A question about a context. start is where answers[0] begins, or -1: no answer there."""
-
-    context: str
-    question: str
-    answers: tuple[str, ...]
-    start: int
-
-
-class Pair(NamedTuple):
-    """A text, and its translation."""
-
-    source: str
-    target: str
+# A text and its label; a sentence and a tag for each word (O, or B- or I- and a type); a question
+# about a context, where answers[0] begins at `start` (-1: there is no answer); two languages.
+Example = namedtuple("Example", "text label")
+Tagged = namedtuple("Tagged", "words tags")  # both are tuples
+Question = namedtuple("Question", "context question answers start")  # answers: a tuple
+Pair = namedtuple("Pair", "source target")
 
 
 def normalised(text: str) -> str:

@@ -55,8 +55,7 @@ SHARES = {"train": 0.6, "valid": 0.1, "test": 0.3}  # of each label's texts, by 
 
 def label_of(source: str) -> str | None:
     """The part of the library that a file belongs to, or None where the task has none."""
-    where = PARTS.items()
-    return next((label for label, at in where if source.startswith(tuple(at.split()))), None)
+    return next((name for name, at in PARTS.items() if source.startswith(tuple(at.split()))), None)
 
 
 def parts_of(rows: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -130,8 +129,7 @@ def kept(path: Path, names: tuple[str, str], make: Callable[[], Iterable]) -> li
             path.parent.mkdir(parents=True, exist_ok=True)
             part.write_text("".join(lines), encoding="utf-8", newline="\n")
             os.replace(part, path)
-    rows = read_rows(path, {name: name for name in names}, "utf-8")
-    return [tuple(row.values()) for _, row in rows]
+    return [tuple(row.values()) for _, row in read_rows(path, {}, "utf-8")]
 
 
 def roots() -> dict[str, Path]:
