@@ -181,11 +181,10 @@ def _squad_rows(path: Path, encoding: str) -> Iterator[tuple[str, dict]]:
 
 def _question(row: dict, place: str) -> Question:
     """Check a row, and find its answer: where it says, or else at the nearest other place."""
-    context, question, answer = row["context"], row["question"], row["answer"]
+    context, question, answer = (text_of(row, n, place) for n in ("context", "question", "answer"))
     start, others = row.get("answer_start", 0), row.get("answers") or []
-    texts = [context, question, answer, *(others if isinstance(others, list) else [others])]
-    if not all(isinstance(text, str) for text in texts):
-        raise UserError(f"{place}: context, question and answers must be texts: mend it")
+    if not isinstance(others, list) or not all(isinstance(text, str) for text in others):
+        raise UserError(f"{place}: 'answers' is no list of texts: mend the row")
     start = int(start) if re.fullmatch(r"-?\d+", str(start)) else 0
     if start < 0 or not answer.strip():
         return Question(context, question, ("",), -1)

@@ -176,8 +176,8 @@ def _csv_rows(path: Path, encoding: str, wanted: set[str]) -> Iterator[tuple[int
                     wrong = "a cell in quotes goes over lines and holds tabs, like several rows"
                 if wrong:
                     raise UserError(f"{path}: line {begins}: {wrong}: mend its quotes")
-                row = dict(zip(header, cells, strict=False))
-                yield begins, {name: cell for name, cell in row.items() if name}
+                row = zip(header, cells, strict=False)
+                yield begins, {name: cell for name, cell in row if name}
             past_header = past_header or any(cells)
             begins = reader.line_num + 1
     except csv.Error as error:
