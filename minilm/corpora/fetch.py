@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import urllib.request
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from minilm.config import UserError
 from minilm.runs.durable import sha256_of
 
-MOST = 2**24  # bytes of a download whose size nobody says
+MOST = 2**24  # bytes of a download whose size nobody says, and of what a .zip holds
 
 
 class Source(NamedTuple):
@@ -101,7 +102,12 @@ def _unpacked(archive: Path, folder: Path, source: Source) -> Path:
     found = archive
     if archive.name.endswith((".zip", ".tar.gz")):
         print(f"unpacking {archive}", flush=True)
-        safely = {} if archive.suffix == ".zip" else {"filter": "data"}  # a zip's names always are
+        safely = {"filter": "data"}  # names that lead outside are refused, as a zip's always are
+        if archive.suffix == ".zip":
+            with zipfile.ZipFile(archive) as packed:
+                safely, size = {}, sum(file.file_size for file in packed.filelist)
+            if size > MOST:
+                raise ValueError(f"{archive.name} holds {size:,} bytes, more than {MOST:,}")
         shutil.unpack_archive(archive, folder, **safely)
         found = folder / source.holds
     if not found.exists():

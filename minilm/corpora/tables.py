@@ -69,7 +69,7 @@ def read_lines(path: Path, encoding: str = "utf-8", newline: str | None = None) 
         with opener(path, "rb") as file:
             raise UserError(f"{path}: {_undecodable(file.read(), encoding)}") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({error}): get it, or the right to") from None
+        raise UserError(f"{path}: unreadable ({error}): get it again, or the right to it") from None
     if blank:
         raise EmptyFile(f"{path}: the file is empty: put some text into it or leave it out")
 
