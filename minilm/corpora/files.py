@@ -201,11 +201,11 @@ def read_pairs(path: Path, source_column: str, target_column: str, encoding="utf
     columns = {"--source-column": source_column, "--target-column": target_column}
     if ending(path) in (f".{column}" for column in columns.values()):
         files = (path.with_name(path.name.replace(ending(path), f".{c}")) for c in columns.values())
-        source, target = ([line.strip() for line in read_lines(f, encoding)] for f in files)
+        source, target = (read_text(file, encoding).rstrip().split("\n") for file in files)
         if len(source) != len(target):
             raise UserError(f"{path}: the two files have {len(source)} and {len(target)} lines, "
                             f"which must be as many: mend them")  # fmt: skip
-        pairs = map(Pair, source, target)
+        pairs = map(Pair, map(str.strip, source), map(str.strip, target))
     else:
         rows = read_rows(path, columns, encoding)
         pairs = (Pair(*(text_of(row, c, place) for c in columns.values())) for place, row in rows)

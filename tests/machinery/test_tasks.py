@@ -71,6 +71,9 @@ def test_squad_and_rows_are_read_as_questions(tmp_path):
 
 def test_pairs_are_read_from_the_columns_asked_for(tmp_path):
     write(tmp_path / "a.tsv", "en\tde\none\teins\n\tzwei\n")
+    write(tmp_path / "a.en", "one\n\n three\n")
+    write(tmp_path / "a.de", "eins \nzwei\ndrei\n\n")
+    assert read_pairs(tmp_path / "a.de", "de", "en") == [("eins", "one"), ("drei", "three")]
     assert read_pairs(tmp_path / "a.tsv", "de", "en") == [("eins", "one")]
 
 
