@@ -4,7 +4,6 @@ The names `imdb`, `sms-spam` and `tinyshakespeare` stand for what `python -m min
 into data/; `python-docs` needs no download.
 """
 
-import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -25,8 +24,9 @@ def documents(
     """Yield the texts to pretrain on, none of which a labelled task validates or tests on, from
     names of corpora, and paths of files and folders. separator: as in `read_documents`. Empty files
     are left out. Raises UserError for what is wrong, and where there is no text at all."""
-    empty, any_text, how = [], False, (text_column, encoding, separator)
-    for item in _files(data):
+    items, empty, any_text = _files(data), [], False
+    how = text_column, encoding, separator
+    for item in items:
         try:
             for text in _DOCUMENTS[item]() if item in NAMES else files.read_documents(item, *how):
                 any_text = True
@@ -34,14 +34,13 @@ def documents(
         except EmptyFile as error:
             empty.append(str(error))
     if not any_text:
-        raise UserError(empty[0] if len(empty) == 1 else f"{len(empty)} files, all empty: {data}")
+        raise UserError(empty[0] if len(empty) == 1 else f"{len(items)} files, all empty: {data}")
     if empty:
         note(f"{len(empty)} empty file(s) left out (the first is {empty[0].partition(': ')[0]})")
 
 
 def labelled(name: str) -> dict[str, list[Example]]:
-    """The examples of a corpus under "train", "test" and, where it has such, "valid". Raises
-    UserError where it has none or is not there."""
+    """The examples of a corpus that has labels, under "train", "test" and perhaps "valid"."""
     if name not in _LABELLED:
         raise UserError(f"--data {name}: choose {', '.join(_LABELLED)}, or give --train FILE")
     return _LABELLED[name]()
@@ -108,8 +107,8 @@ def _imdb_documents() -> Iterator[str]:
 
 def _imdb_labelled() -> dict[str, list[Example]]:
     """25,000 reviews, "pos" or "neg", to train on, and those to test on, in a mixed order."""
-    mixed = functools.partial(sorted, key=lambda review: fraction(review.text, "order"))
-    return {part: mixed(_imdb(part, "neg", "pos")) for part in ("train", "test")}
+    order = lambda review: fraction(review.text, "order")
+    return {part: sorted(_imdb(part, "neg", "pos"), key=order) for part in ("train", "test")}
 
 
 def _sms_spam_labelled() -> dict[str, list[Example]]:
@@ -135,7 +134,7 @@ _DOCUMENTS = {
 }
 _LABELLED = {
     "python-docs": python_docs.labelled,
-    "python-docs-whole": functools.partial(python_docs.labelled, whole=True),
+    "python-docs-whole": lambda: python_docs.labelled(whole=True),
     "imdb": _imdb_labelled,
     "sms-spam": _sms_spam_labelled,
 }

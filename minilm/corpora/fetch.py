@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import urllib.request
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from minilm.config import UserError
 from minilm.runs.durable import sha256_of
 
-MOST = 2**24  # bytes of a download whose size nobody says
+MOST = 2**24  # bytes of a download whose size nobody says, and of what a .zip holds
 
 
 class Source(NamedTuple):
@@ -86,10 +87,8 @@ def _downloaded(source: Source, folder: Path) -> Path:
     with urllib.request.urlopen(request, timeout=60) as response, path.open("wb") as file:
         if response.headers.get_content_type() == "text/html":
             raise ValueError("the server answered with a web page in place of the file")
-        most, size = (
-            source.size or MOST,
-            source.size or int(response.headers.get("Content-Length", 0)),
-        )
+        most, size = source.size or MOST, source.size
+        size = size or int(response.headers.get("Content-Length", 0))
         with tqdm.wrapattr(response, "read", size, desc=path.name, disable=None) as body:
             while file.tell() <= most and (data := body.read(2**16)):
                 file.write(data)
@@ -103,7 +102,12 @@ def _unpacked(archive: Path, folder: Path, source: Source) -> Path:
     found = archive
     if archive.name.endswith((".zip", ".tar.gz")):
         print(f"unpacking {archive}", flush=True)
-        safely = {} if archive.suffix == ".zip" else {"filter": "data"}  # a zip's names always are
+        safely = {"filter": "data"}  # names that lead outside are refused, as a zip's always are
+        if archive.suffix == ".zip":
+            with zipfile.ZipFile(archive) as packed:
+                safely, size = {}, sum(file.file_size for file in packed.filelist)
+            if size > MOST:
+                raise ValueError(f"{archive.name} holds {size:,} bytes, more than {MOST:,}")
         shutil.unpack_archive(archive, folder, **safely)
         found = folder / source.holds
     if not found.exists():

@@ -15,8 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from minilm.corpora import DATA, python_docs
-from minilm.corpora.files import fraction
-from minilm.corpora.tasks import Pair, Question, Tagged
+from minilm.corpora.files import Pair, Question, Tagged, fraction
 
 ROLES = dict(func="function", meth="function", mod="module", exc="exception")
 ROLES["class"] = "class"  # and "attr" may be a parameter

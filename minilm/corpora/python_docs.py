@@ -55,8 +55,7 @@ SHARES = {"train": 0.6, "valid": 0.1, "test": 0.3}  # of each label's texts, by 
 
 def label_of(source: str) -> str | None:
     """The part of the library that a file belongs to, or None where the task has none."""
-    where = PARTS.items()
-    return next((label for label, at in where if source.startswith(tuple(at.split()))), None)
+    return next((name for name, at in PARTS.items() if source.startswith(tuple(at.split()))), None)
 
 
 def parts_of(rows: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -97,16 +96,14 @@ def labelled(whole: bool = False) -> dict[str, list[Example]]:
     if not whole:
         rows = [(source, first_sentence(text)) for source, text in rows]
         rows = [row for row in rows if row[1].count(" ") > 2]
-    places, examples = defaultdict(set), {}
-    for source, text in rows:
-        place = part_of.get(source, "train"), label_of(source)  # pretraining reads the others
-        places[normalised(text)].add(place)
-        examples.setdefault(normalised(text), (place, Example(text, place[1])))
+    same = defaultdict(list)
+    for source, text in rows:  # pretraining reads the files that have no label
+        same[normalised(text)].append((part_of.get(source, "train"), label_of(source), text))
     parts: dict[str, list[Example]] = {part: [] for part in SHARES}
-    for key in sorted(examples, key=lambda key: fraction(key, "order")):
-        (part, label), example = examples[key]
-        if label and len(places[key]) == 1:
-            parts[part].append(example)
+    for key in sorted(same, key=lambda key: fraction(key, "order")):
+        part, label, text = same[key][0]
+        if label and all(place[:2] == (part, label) for place in same[key]):
+            parts[part].append(Example(text, label))
     return parts
 
 
@@ -132,8 +129,7 @@ def kept(path: Path, names: tuple[str, str], make: Callable[[], Iterable]) -> li
             path.parent.mkdir(parents=True, exist_ok=True)
             part.write_text("".join(lines), encoding="utf-8", newline="\n")
             os.replace(part, path)
-    rows = read_rows(path, {name: name for name in names}, "utf-8")
-    return [tuple(row.values()) for _, row in rows]
+    return [tuple(row.values()) for _, row in read_rows(path, {}, "utf-8")]
 
 
 def roots() -> dict[str, Path]:

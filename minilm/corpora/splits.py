@@ -1,19 +1,27 @@
-"""Labelled texts: read, split, sampled, and encoded."""
+"""Labelled data: read, divided into training, validation and test, sampled, and encoded."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from minilm import corpora
 from minilm.config import UserError
-from minilm.corpora.files import Example, normalised, read_examples
+from minilm.corpora import files, made
+from minilm.corpora.files import Example, Tagged, fraction, normalised
 from minilm.corpora.tables import note
 from minilm.data import draws
 
 HELD_OUT = 0.1  # of train for validation, where neither a validation part nor --labels is given
 MISSING = {"nan", "na", "n/a", "none", "null"}  # how other programs write that there is no label
+NAMED = {  # for other tasks; the first is made on this machine, the others lie in data/NAME
+    "tag": ("python-docs-tags", "wnut17", "stackoverflow-ner"),
+    "answer": ("python-docs-answers", "qamr"),
+    "translate": ("latex-sympy", "multi30k", "python-docs-zh"),
+}
+COLUMNS = {"multi30k": ("en", "de"), "python-docs-zh": ("en", "zh")}
+FILES = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test",)}
 
 
 class EncodedTexts(NamedTuple):
@@ -34,9 +42,9 @@ def splits(
     training and validation share. Without a validation part, texts of every label are held out. No
     text is then in both. Raises UserError for labels that cannot be learnt."""
     if train:
-        files = dict(train=train, valid=valid, test=test)
+        given = dict(train=train, valid=valid, test=test)
         how = text_column, label_column, encoding
-        parts = {part: read_examples(file, *how) for part, file in files.items() if file}
+        parts = {part: files.read_examples(file, *how) for part, file in given.items() if file}
     else:
         parts = dict(corpora.labelled(data))
     source, rows = str(train or data), len(parts["train"])
@@ -50,7 +58,7 @@ def splits(
     for part in parts:
         if unknown := {example.label for example in parts[part]}.difference(classes):
             raise UserError(f"{part} has the label {min(unknown)!r}, which train lacks: correct it")
-    note_repeats(parts, key=lambda example: normalised(example.text))
+    note_repeats(parts)
     if labels is not None:
         parts["train"], parts["valid"] = sample(parts["train"], parts.get("valid"), labels, seed)
     elif "valid" not in parts:
@@ -60,11 +68,69 @@ def splits(
     return parts, classes
 
 
-def note_repeats(parts: dict[str, list], key: Callable) -> None:
+def read(config, path: Path) -> list:
+    """The examples of a file, one at least, for the task that the options name."""
+    if config.task == "translate":
+        source, target = COLUMNS.get(config.data, files.Pair._fields)
+        columns = config.source_column or source, config.target_column or target
+        found = files.read_pairs(path, *columns, config.encoding)
+    else:
+        reader = files.read_tagged if config.task == "tag" else files.read_questions
+        found = reader(path, config.encoding)
+    if not found:
+        raise UserError(f"{path}: it has no examples: give another file")
+    return found
+
+
+def task_examples(config) -> dict[str, list]:
+    """The "train", "valid" and (if there is one) "test" part of what the options name. Without
+    "valid" a tenth of train is held out; with `labels` N, the two share N examples, drawn by the
+    seed. What belongs together (the questions on a context, a sentence and its repetitions) stays
+    on one side. Raises UserError where there is nothing to learn from."""
+    named = NAMED[config.task]
+    if config.train:
+        given = dict(train=config.train, valid=config.valid, test=config.test)
+        parts = {part: read(config, Path(file)) for part, file in given.items() if file}
+    elif config.data == named[0]:
+        parts = made.load(config.data)
+    elif config.data in named:
+        there = sorted(corpora.needed(config.data).iterdir())
+        first = lambda begins: [file for file in there if file.name.startswith(begins)][:1]
+        parts = {part: read(config, f) for part, begins in FILES.items() for f in first(begins)}
+        if "train" not in parts:  # of QAMR, the smaller development part is what is learnt from
+            parts["train"] = parts.pop("valid", [])
+    else:
+        raise UserError(f"--data {config.data}: for --task {config.task} there are "
+                        f"{', '.join(named)}, or --train FILE")  # fmt: skip
+    pool, share = parts["train"], 0.2 if config.labels else HELD_OUT
+    if config.labels:
+        if not 2 <= config.labels <= len(pool):
+            raise UserError(f"--labels {config.labels}: give a number from 2 to {len(pool)}")
+        order = f"labels {config.seed}"
+        pool = sorted(pool, key=lambda example: fraction(repr(example), order))[: config.labels]
+    if config.labels or "valid" not in parts:
+        order = f"validation {config.seed}"
+        keys = sorted(set(map(_key, pool)), key=lambda key: fraction(key, order))
+        held = set(keys[: max(1, round(share * len(keys)))])
+        parts["valid"] = [example for example in pool if _key(example) in held]
+        pool = [example for example in pool if _key(example) not in held]
+    if not pool:
+        raise UserError("too few examples to train on some and hold some out: give more")
+    parts["train"] = pool
+    note_repeats(parts)
+    return parts
+
+
+def _key(example) -> str:
+    """What decides on which side an example is: its text, words, context, or source."""
+    return normalised(" ".join(example[0]) if isinstance(example, Tagged) else example[0])
+
+
+def note_repeats(parts: dict[str, list]) -> None:
     """Say how many examples of the other parts are in train, too."""
-    known = {key(example) for example in parts["train"]}
+    known = set(map(_key, parts["train"]))
     for part in sorted(parts.keys() - {"train"}):
-        if again := sum(key(example) in known for example in parts[part]):
+        if again := sum(_key(example) in known for example in parts[part]):
             note(f"warning: {again} of the {len(parts[part])} texts in {part} are in train, too")
 
 
@@ -77,10 +143,7 @@ def hold_out(examples: list[Example], seed: int) -> tuple[list[Example], list[Ex
     for _, texts in sorted(by_label.items()):
         n = min(max(1, round(HELD_OUT * len(texts))), len(texts) - 1)
         held.update(texts[i] for i in rng.permutation(len(texts))[:n])
-    sides = [], []
-    for example in examples:
-        sides[normalised(example.text) in held].append(example)
-    return sides
+    return tuple([e for e in examples if (_key(e) in held) is side] for side in (False, True))
 
 
 def sample(

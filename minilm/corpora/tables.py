@@ -69,7 +69,7 @@ def read_lines(path: Path, encoding: str = "utf-8", newline: str | None = None) 
         with opener(path, "rb") as file:
             raise UserError(f"{path}: {_undecodable(file.read(), encoding)}") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({error}): get it, or the right to") from None
+        raise UserError(f"{path}: unreadable ({error}): get it again, or the right to it") from None
     if blank:
         raise EmptyFile(f"{path}: the file is empty: put some text into it or leave it out")
 
@@ -112,9 +112,10 @@ def read_rows(path: Path, columns: dict[str, str], encoding: str) -> Iterator[tu
         for flag, column in columns.items():
             if column not in row:  # where the header is missing, the names may be whole texts
                 found = ", ".join(repr(name[:30]) for name in list(row)[:12])
-                raise UserError(f"{place}: no column {column!r} among {found}: choose by {flag} (a"
-                                f" table begins with a line of names)"
-                                + f"; {PREDICT}" * (flag == "--label-column"))  # fmt: skip
+                choose = f"choose by {flag}" if flag.startswith("--") else "rename one"
+                also = f"; {PREDICT}" if flag == "--label-column" else ""
+                raise UserError(f"{place}: no column {column!r} among {found}: {choose} (a table "
+                                f"begins with a line of names){also}")  # fmt: skip
         yield place, row
     if place is None:
         raise EmptyFile(f"{path}: a header but no rows: put some rows under it")
@@ -151,15 +152,13 @@ def _csv_rows(path: Path, encoding: str, wanted: set[str]) -> Iterator[tuple[int
     csv.field_size_limit(100_000_000)  # characters; 131,072, csv's own, is shorter than many a text
     lines = functools.partial(read_lines, path, encoding, newline="")
     first = next(line for line in lines() if line.strip())
-    usual = "\t" if ending(path) == ".tsv" else ","
-
-    def names(delimiter: str) -> list[str]:
+    usual, headers = "\t" if ending(path) == ".tsv" else ",", {}
+    for delimiter in (usual, *DELIMITERS):
         cells = next(csv.reader([first], delimiter=delimiter))
-        return [cell.strip().strip('"') for cell in cells]
-
+        headers[delimiter] = [cell.strip().strip('"') for cell in cells]
     # What gives the columns wanted separates them, or else what gives the most.
-    best = max((usual, *DELIMITERS), key=lambda d: (wanted <= set(names(d)), len(names(d))))
-    header, tabs = names(best), best == "\t"
+    best = max(headers, key=lambda d: (wanted <= set(headers[d]), len(headers[d])))
+    header, tabs = headers[best], best == "\t"
     if twins := [name for name in wanted if header.count(name) > 1]:
         raise UserError(f"{path}: two columns of one name, {twins[0]!r}: rename one")
     if best != usual:
@@ -177,8 +176,8 @@ def _csv_rows(path: Path, encoding: str, wanted: set[str]) -> Iterator[tuple[int
                     wrong = "a cell in quotes goes over lines and holds tabs, like several rows"
                 if wrong:
                     raise UserError(f"{path}: line {begins}: {wrong}: mend its quotes")
-                row = dict(zip(header, cells, strict=False))
-                yield begins, {name: cell for name, cell in row.items() if name}
+                row = zip(header, cells, strict=False)
+                yield begins, {name: cell for name, cell in row if name}
             past_header = past_header or any(cells)
             begins = reader.line_num + 1
     except csv.Error as error:
@@ -209,5 +208,5 @@ def write_rows(path: Path, rows: Iterable[dict]) -> None:
     """Write a new .jsonl, whole or not at all. Raises UserError, before it asks for a row, where
     that cannot be."""
     if path.suffix != ".jsonl" or path.exists() or not path.parent.is_dir():
-        raise UserError(f"{path}: exists, or its folder does not, or is no .jsonl: give --out")
+        raise UserError(f"{path}: exists, or its folder does not, or is no .jsonl: --out NEW.jsonl")
     write_file(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())

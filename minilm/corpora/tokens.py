@@ -57,13 +57,19 @@ def prepare(
     name = f"{zlib.crc32(json.dumps(source).encode()):08x}-{corpora.fingerprint(data)}"
     folder = PREPARED / name
 
-    def blocks(doing: str) -> Iterator[tuple[str, bool, bool]]:
-        """The blocks of every document, from the first on."""
+    def blocks(doing: str) -> Iterator[list[tuple[str, bool, bool]]]:
+        """The blocks of all documents, from the first on, some megabytes at once."""
+        group, size = [], 0
         with tqdm(None, doing, unit=" characters", unit_scale=True, delay=1, disable=None) as bar:
             for document in corpora.documents(data, text_column, encoding, separator):
                 for block in cut(document):
-                    yield block
+                    group.append(block)
+                    size += len(block[0])
                     bar.update(len(block[0]))
+                    if size > 4 * BLOCK:
+                        yield group
+                        group, size = [], 0
+            yield group
 
     if (entropy := _verified(folder)) is None:
         with writing(folder):
@@ -72,7 +78,8 @@ def prepare(
                 new = Path(beside, name)
                 new.mkdir()
                 if tokenizer is None:
-                    texts = (text for text, *_ in blocks("learning a vocabulary"))
+                    groups = blocks("learning a vocabulary")
+                    texts = (text for group in groups for text, *_ in group)
                     tokenizer = FastTokenizer.train(texts, vocab_size)
                 _write_tokens(blocks("tokenizing"), tokenizer, new)
                 if _verified(folder) is None:  # nor has another process made it
@@ -114,13 +121,13 @@ def _verified(folder: Path) -> float | None:
     return None
 
 
-def _write_tokens(blocks: Iterator, tokenizer: Tokenizer, folder: Path) -> None:
+def _write_tokens(groups: Iterator, tokenizer: Tokenizer, folder: Path) -> None:
     """Write train.bin and valid.bin: the tokens of every document, then <doc>; and beside them the
     tokenizer, the unigram entropy and the sha256 of each file. Where the hashes of the documents
     give no fitting share to validate on, it is the end of all tokens."""
     train, valid = folder / "train.bin", folder / "valid.bin"
     with open(train, "wb") as train_file, open(valid, "wb") as valid_file:
-        for encoded in parallel(functools.partial(_encode, tokenizer), _megabytes(blocks)):
+        for encoded in parallel(functools.partial(_encode, tokenizer), groups):
             for is_valid, tokens in encoded:
                 (valid_file if is_valid else train_file).write(tokens)
     n, n_valid = (train.stat().st_size + valid.stat().st_size) // 2, valid.stat().st_size // 2
@@ -141,17 +148,6 @@ def _write_tokens(blocks: Iterator, tokenizer: Tokenizer, folder: Path) -> None:
     files = {path.name: sha256_of(path) for path in folder.iterdir()}
     meta = json.dumps({"unigram_entropy": entropy, "files": files})
     (folder / "meta.json").write_text(meta, encoding="utf-8")
-
-
-def _megabytes(blocks: Iterator[tuple]) -> Iterator[list[tuple]]:
-    group, size = [], 0
-    for block in blocks:
-        group.append(block)
-        size += len(block[0])
-        if size > 4 * BLOCK:
-            yield group
-            group, size = [], 0
-    yield group
 
 
 def _encode(tokenizer: Tokenizer, group: list[tuple[str, bool, bool]]) -> list[tuple[bool, bytes]]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from minilm.config import UserError
-from minilm.corpora.tasks import Question, read_questions
+from minilm.corpora.files import Question, read_questions
 from minilm.heads import answer_nll
 from minilm.model import FAR
 from minilm.runs.task import Task, bootstrap

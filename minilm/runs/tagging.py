@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from minilm.corpora.tasks import Tagged
+from minilm.corpora.files import Tagged
 from minilm.heads import tagging_nll
 from minilm.objectives import IGNORE
 from minilm.runs.task import Task, bootstrap

@@ -11,7 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from minilm.corpora.files import texts_in
-from minilm.corpora.tasks import read, task_examples
+from minilm.corpora.splits import read, task_examples
 from minilm.data import epoch_batches, pad
 from minilm.heads import Answerer, Classifier, Tagger
 from minilm.model import Transformer

@@ -8,7 +8,7 @@ from itertools import groupby
 import numpy as np
 import torch
 
-from minilm.corpora.tasks import Pair
+from minilm.corpora.files import Pair
 from minilm.model import Transformer
 from minilm.objectives import prefix, prefix_nll
 from minilm.runs.pretraining import in_chunks

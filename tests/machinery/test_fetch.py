@@ -106,6 +106,7 @@ BAD = [  # the file and its source; what the server does; what is said
     ((b"none", "a.zip", "Spam"), {}, "not a zip file"),
     ((zip_of(Spam=b"a\n"), "a.zip", "Spam", True, 2), {}, "has 1 lines in place of 2"),
     ((zip_of(**{"../../Spam": b"a\n"}), "a.zip", "Spam"), {}, "holds no Spam"),
+    ((zip_of(Spam=b"a" * 5000), "a.zip", "Spam"), {}, "holds 5,000 bytes, more than 4,096"),
 ]
 
 

@@ -100,7 +100,7 @@ def test_quotes_in_a_tsv_never_swallow_rows(tmp_path, data, rows):
 
 
 PAGE = """<html><head><title>A page</title><style>p { x: "<p>" }</style></head><body>
-<h1>Head</h1><p>One <b>bold</b>\nword &amp; more<br>second <a href="x">line</a></p>
+<h1>Head</h1><p>One <b>bold</b>\nword &amp; more<br>second <a href="x" title="a > b">line</a></p>
 <script>if (a < b) run("text");</script><!-- no --><pre>as\n  written</pre></body></html>"""
 
 

@@ -11,9 +11,8 @@ from minilm.__main__ import main
 from minilm.cli.options import FinetuneConfig
 from minilm.config import UserError
 from minilm.corpora import made
-from minilm.corpora.files import Example
-from minilm.corpora.tasks import Question, Tagged, read_pairs, read_questions, read_tagged
-from minilm.corpora.tasks import task_examples as examples_of
+from minilm.corpora.files import Example, Question, Tagged, read_pairs, read_questions, read_tagged
+from minilm.corpora.splits import task_examples as examples_of
 from minilm.runs import answering, tagging, translating
 from minilm.runs.classify import Classify
 from minilm.runs.task import bootstrap
@@ -72,6 +71,9 @@ def test_squad_and_rows_are_read_as_questions(tmp_path):
 
 def test_pairs_are_read_from_the_columns_asked_for(tmp_path):
     write(tmp_path / "a.tsv", "en\tde\none\teins\n\tzwei\n")
+    write(tmp_path / "a.en", "one\n\n three\n")
+    write(tmp_path / "a.de", "eins \nzwei\ndrei\n\n")
+    assert read_pairs(tmp_path / "a.de", "de", "en") == [("eins", "one"), ("drei", "three")]
     assert read_pairs(tmp_path / "a.tsv", "de", "en") == [("eins", "one")]
 
 
@@ -83,13 +85,16 @@ def test_pairs_are_read_from_the_columns_asked_for(tmp_path):
         (read_tagged, "a.jsonl", [{"words": ["a"], "tags": ["person"]}], "'person'"),
         (read_questions, "a.json", '{"data": [{}]}', "layout"),
         (read_questions, "a.jsonl", [dict(context="a", question="b", answer="c")], "not in its"),
-        (read_questions, "a.jsonl", [dict(context="a", question=1, answer="a")], "must be texts"),
+        (read_questions, "a.jsonl", [dict(context="a", question=1, answer="a")], "no text but int"),
+        (read_questions, "a.jsonl", [dict(context="", question="", answer="", answers=5)], "list"),
+        (lambda path: read_pairs(path, "en", "de"), "a.en", "one\ntwo\n", "2 and 1 lines"),
         (lambda path: read_pairs(path, "en", "fr"), "a.tsv", "en\tde\na\tb\n", "--target-column"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_line_with_its_place(
     tmp_path, reader, name, content, message
 ):
+    write(tmp_path / "a.de", "eins\n")
     with pytest.raises(UserError, match=message) as caught:
         reader(write(tmp_path / name, content))
     assert str(caught.value).startswith(str(tmp_path / name)) and "\n" not in str(caught.value)
