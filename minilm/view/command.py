@@ -39,7 +39,7 @@ def view(run: str, text: str | None = None, open: bool = False, device: str = "a
         path = write_run_page(opened, of_tested(model) if text is None else of_text(model, text))
     elif text is None:
         path = write_run_page(opened)
-    elif task:
+    elif task and task != "translate":
         raise UserError(f"{run} learnt to {task}: leave --text out")
     else:
         path = write_inside_page(minilm.load(run, device), text)
@@ -50,11 +50,13 @@ def view(run: str, text: str | None = None, open: bool = False, device: str = "a
 
 
 def write_inside_page(model, text: str) -> Path:
-    """Write the page of a text inside a LanguageModel of cli/api.py."""
-    how = model.shift, model.objective, unigrams(model)
+    """Write the page of a text inside a LanguageModel of cli/api.py, or inside one that learnt to
+    translate."""
+    translates = hasattr(model, "task")
+    how = (1, "prefix") if translates else (model.shift, model.objective, unigrams(model))
     record = recording.inside(model.model, model.tokenizer, text, *how)
     folder, size = model.opened.folder, f"{record['layers']} layers of {record['heads']} heads"
-    about = f"{folder}: {model.objective} objective, {size}, {model.tokenizer.vocab_size:,} tokens."
+    about = f"{folder}: {how[1]} objective, {size}, {model.tokenizer.vocab_size:,} tokens."
     write_file(folder / "inside.html", inside_page(about, record).encode("utf-8", "replace"))
     return folder / "inside.html"
 
