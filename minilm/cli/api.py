@@ -8,12 +8,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from minilm import generate, heads
+from minilm import generate, heads, metrics
 from minilm.cli.options import FinetuneConfig, saved_options
+from minilm.cli.terminal import printable
 from minilm.config import UserError
+from minilm.corpora.tokens import prepare
 from minilm.data import evaluation_windows, frame, pad
 from minilm.huggingface.folders import pretrained_run
-from minilm.objectives import IGNORE, language_model_nll
+from minilm.objectives import IGNORE, evaluation_batches, language_model_nll
 from minilm.runs.device import choose_machine
 from minilm.runs.pretraining import in_chunks
 from minilm.runs.task import by_length, task_class
@@ -132,12 +134,7 @@ class LanguageModel(Model):
         """How well the run predicts each token of a text: from what stands before it (causal), or
         from all the rest, itself masked (causal=False: pseudo-perplexity; Salazar et al. 2020,
         arXiv 1910.14659). None: causal unless the run has learnt masks only. A text longer than the
-        window is cut into windows.
-
-        >>> score = lm.score("Return the array.")
-        >>> bool(np.isclose(score.perplexity, np.exp(score.nats)))
-        True
-        """
+        window is cut into windows."""
         causal = self.objective != "masked" if causal is None else causal
         ids = self.tokenizer.encode(text)
         if not len(ids):
@@ -182,8 +179,10 @@ class LanguageModel(Model):
         >>> lm.encode(["a text", "another"]).shape == (2, lm.model.config.d_model)
         True
         """
-        if pooling not in ("mean", "last", "first", None):
-            raise UserError(f"pooling {pooling!r}: choose mean, last, first or None")
+        n, poolings = self.model.config.n_layers, ("mean", "last", "first", None)
+        if not -n - 1 <= layer <= n or pooling not in poolings:
+            raise UserError(f"layer {layer}, pooling {pooling!r}: choose a layer from 0 to {n} or "
+                            f"-1, and mean, last, first or None")  # fmt: skip
         frames = [self._framed(text) for text in self._listed(texts)]
         found: list = [None] * len(frames)
         for rows in by_length(frames, BATCH):
@@ -203,12 +202,7 @@ class LanguageModel(Model):
 
     def attention(self, text: str, causal: bool | None = None) -> tuple[np.ndarray, list[str]]:
         """The attention weights of every layer and head, (L, H, T, T) float32: row t is how
-        position t shares its attention out; and the T tokens.
-
-        >>> weights, tokens = lm.attention("A sentence.", causal=False)
-        >>> weights.shape[2:] == (len(tokens), len(tokens))
-        True
-        """
+        position t shares its attention out; and the T tokens."""
         batch = self._machine.tensors([self._framed(text).astype(np.int64)[None]])
         with torch.inference_mode(), recorded(self.model) as kept:
             self.model(*batch, self.causal if causal is None else causal)
@@ -217,6 +211,25 @@ class LanguageModel(Model):
     def tokens(self, text: str) -> list[str]:
         """The tokens that the model sees, as they are shown: spaces as ␣, <doc> at both ends."""
         return [token_name(self.tokenizer, i) for i in self._framed(text).tolist()]
+
+    def evaluate(self, data: str | None = None, test: str | None = None, **columns) -> None:
+        """Print the losses on the validation part of a text: of `data`, read by these columns, or
+        of the text that it was trained on. Raises UserError for a file to `test` on."""
+        if test:
+            raise UserError(f"{self.run} learnt no labels to --test: give it a text with --data")
+        flags, tokenizer = self.config["flags"], self.tokenizer
+        if not (names := [data] if data else flags.get("data")):
+            raise UserError(f"{self.run} was imported without its text: name one with --data")
+        own = map(flags.get, ("text_column", "encoding", "document_separator"))
+        how = (columns["text_column"], columns["encoding"]) if data else own
+        text = prepare(names, tokenizer.vocab_size, tokenizer, *how)
+        windows = in_chunks(evaluation_windows(text.valid, self.max_length), BATCH)
+        how = tokenizer.special, self.shift
+        batches = (evaluation_batches(self.objective, w, i, *how) for i, w in enumerate(windows))
+        values = metrics.evaluate_language_model(self.model, batches, tokenizer.token_bytes)
+        print(f"validation part of {' '.join(names)}, losses in nats a token:")
+        for name, value in {**values, "unigram_entropy": text.unigram_entropy}.items():
+            print(f"  {name.replace('_', ' '):18}{value:.3f}")
 
 
 class FineTuned(Model):
@@ -232,6 +245,21 @@ class FineTuned(Model):
         """For each text its words and their tags, [(word, tag), ...]; for each pair (context,
         question) its (answer, start, probability); or for each text its translation."""
         return self.task.predict(self.model, self._listed(texts))
+
+    def evaluate(self, data: str | None = None, test: str | None = None, **columns) -> None:
+        """Print how good it is: on the corpus `data`, on the file `test`, read by these columns, or
+        else on its own data."""
+        task, config = self.task, self.task.config
+        if test:
+            vars(config).update(columns)
+        elif data:
+            config.data, config.train = data, None
+        task.load_tested(test)
+        row = task.test(self.model)
+        print(f"{task.part} part of {test or config.train or config.data}:")
+        print(printable(task.report(row)))
+        for key, heading, form in task.columns:
+            print(f"  {heading:16} {form.format(row[key])}")
 
 
 class Classifier(FineTuned):
