@@ -14,8 +14,7 @@ from minilm.data import frame, pad
 from minilm.heads import Classifier, classification_nll
 from minilm.runs.task import Task, by_length
 
-# tokens (T,), the number of the label, and whether the text was too long
-Row = namedtuple("Row", "tokens label cut")
+Row = namedtuple("Row", "tokens label")  # (T,), and the number of the label
 
 
 class Classify(Task):
@@ -43,19 +42,10 @@ class Classify(Task):
                             f"{', '.join(self.classes[:8])}") from None  # fmt: skip
 
     def encode(self, examples: list[Example]) -> list[Row]:
+        """Too long texts keep head and tail."""
         most, special = self.config.max_length, self.tokenizer.special
-        texts = [self.tokenizer.encode(example.text) for example in examples]
-        return [
-            Row(frame(tokens, most, special), label, len(tokens) > most - 2)
-            for tokens, label in zip(texts, self.labels(examples), strict=True)
-        ]
-
-    def __str__(self) -> str:
-        name, most = self.config.train or self.config.data, self.config.max_length
-        sizes = ", ".join(f"{len(rows):,} texts to {part}" for part, rows in self.data.items())
-        cut = f"{np.mean([row.cut for row in self.data['train']]):.1%}"
-        return (f"{name}: {len(self.classes)} labels, {sizes}; {cut} are longer than {most} tokens "
-                f"and were cut")  # fmt: skip
+        framed = (frame(self.tokenizer.encode(text), most, special) for text, _ in examples)
+        return list(map(Row, framed, self.labels(examples)))
 
     def collate(self, rows: list[Row]) -> tuple[np.ndarray, ...]:
         """tokens, is_real (B, T), labels (B,)."""
@@ -83,7 +73,7 @@ class Classify(Task):
 
     def simpler(self) -> dict[str, np.ndarray]:
         parts = self.data["train"], self.data[self.part]
-        train, test = (EncodedTexts(*zip(*rows, strict=True)) for rows in parts)  # as columns
+        train, test = (EncodedTexts(*zip(*rows, strict=True), 0.0) for rows in parts)  # as columns
         bag = bag_of_tokens(train, test, self.tokenizer.vocab_size, len(self.classes))
         always = np.full(bag.shape, -30.0)
         always[:, np.bincount(train.labels).argmax()] = 0.0

@@ -28,8 +28,9 @@ DELETED = (
 
 
 def view(run: str, text: str | None = None, open: bool = False, device: str = "auto") -> Path:
-    """Write a run's page, view.html in its folder, or the page of a text inside a pretraining run,
-    inside.html. Returns its path. Raises UserError where the run or its data cannot be used."""
+    """Write a run's page, view.html in its folder; or inside.html, the page of a text inside a
+    pretraining run or one that translates. Returns its path. Raises UserError where the run or its
+    data cannot be used."""
     config = (opened := pretrained_run(run)).config
     task = config["flags"].get("task", "classify") if config["kind"] == "finetune" else None
     if task == "classify":
