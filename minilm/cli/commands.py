@@ -214,7 +214,9 @@ def view(run: str, *, text: str | None = None, open: bool = False, device: str =
 def compare(options: CompareOptions) -> None:
     """Compare pretraining objectives: the same network, text and budget for each, several seeds,
     intervals, and baselines that might win. Without flags: a quarter of an hour."""
-    minilm.compare.compare(options)
+    from minilm.compare import experiment
+
+    experiment.compare(options)
 
 
 @dataclass

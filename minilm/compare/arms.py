@@ -3,9 +3,7 @@
 
 import functools
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 
@@ -13,21 +11,17 @@ from minilm.cli.options import PretrainConfig
 from minilm.compare.outcomes import Swaps, swapped
 from minilm.compare.plan import ARMS, MASK_RATE, PLACES, SPARSE, Arm
 from minilm.data import Windows, evaluation_windows
-from minilm.model import Transformer
 from minilm.objectives import IGNORE, Batch, hybrid, masked
 from minilm.runs import checkpoint, loop
 from minilm.runs.estimate import measured, training_flops
 from minilm.runs.pretraining import Pretraining
 from minilm.runs.progress import Progress
 from minilm.runs.run import Run, make_model
-from minilm.tokenizer import SpecialTokens
 
 WINDOWS, ON_THE_WAY = 64, 400  # of validation text, and swapped pairs, at each evaluation
 
 
-def arm_batch(
-    arm: Arm, windows: np.ndarray, rate: float, rng: np.random.Generator, special: SpecialTokens
-) -> Batch:
+def arm_batch(arm: Arm, windows: np.ndarray, rate: float, rng, special) -> Batch:
     """What an arm sees and must predict at a step. Where two arms mask, they mask the same
     positions of the same windows (B, T + 1)."""
     if arm.name == "masked":
@@ -78,9 +72,7 @@ def budgets(experiment, arms: list[Arm], steps: int, budget: str) -> dict[str, i
     return {a.name: PLACES * max(1, round(places / cost(a))) for a in arms if a.objective}
 
 
-def pretrain(
-    experiment, arm: Arm, seed: int, steps: int, rate: float, folder: Path, advance: Callable
-) -> dict:
+def pretrain(experiment, arm: Arm, seed: int, steps: int, rate: float, folder, advance) -> dict:
     """Pretrain an arm in a run of its own, or go on with it. Returns {"rate", "steps", the four
     budgets, "curve": [{the four budgets, "score", "swapped" (the share right of some), losses}]}.
     """
@@ -113,7 +105,7 @@ def pretrain(
     return {"rate": rate, "steps": steps, **spent, "curve": curve}
 
 
-def pretrained(experiment, arm: Arm, seed: int, folder: Path) -> Transformer:
+def pretrained(experiment, arm: Arm, seed: int, folder):
     """An arm's model after its pretraining in `folder`: its last step, for every arm alike."""
     model = make_model(experiment.shape, seed)
     if arm.objective:

@@ -3,20 +3,16 @@ pairs), how it goes on with a sentence and fills it in, and how far its attentio
 
 import itertools
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from minilm.compare.plan import Arm
 from minilm.config import UserError
 from minilm.corpora.tables import read_rows
 from minilm.data import draws, evaluation_windows, frame
 from minilm.generate import fill_masks, sample
-from minilm.model import Transformer
-from minilm.tokenizer import SpecialTokens, Tokenizer
 from minilm.view.recording import recorded
 
 LENGTH = 24  # tokens in a window of which two are exchanged
@@ -36,7 +32,7 @@ class Swaps(NamedTuple):
     places: np.ndarray
 
 
-def make_swaps(tokens: np.ndarray, most: int, special: SpecialTokens) -> Swaps:
+def make_swaps(tokens: np.ndarray, most: int, special) -> Swaps:
     """Windows of a held-out text (N,), evenly spaced, with a random place in each at which two
     different ordinary tokens stand side by side; the first token is never one of them. Raises
     UserError where the text has no such window."""
@@ -54,10 +50,7 @@ def make_swaps(tokens: np.ndarray, most: int, special: SpecialTokens) -> Swaps:
 
 
 @torch.inference_mode()
-def log_probabilities(
-    model: Transformer, texts: Sequence, counted: Sequence, shift: int,
-    hidden: Sequence | None = None, mask: int | None = None,
-) -> np.ndarray:  # fmt: skip
+def log_probabilities(model, texts, counted, shift, hidden=None, mask=None) -> np.ndarray:
     """The sum over the `counted` tokens of each text, in nats, (N,):
 
         Σ_i log P(w_i | w_1 … w_{i-1}; θ), or   Σ_i log P(w_i | what is not hidden; θ)
@@ -87,7 +80,7 @@ def likelier(good: np.ndarray, bad: np.ndarray) -> list[float]:
     return np.where(np.abs(good - bad) <= TIE, 0.5, (good > bad).astype(float)).tolist()
 
 
-def swapped(model: Transformer, arm: Arm, swaps: Swaps, special: SpecialTokens) -> dict:
+def swapped(model, arm, swaps: Swaps, special) -> dict:
     """{way: 1.0 for each pair whose original is the likelier, [N]}, for each attention that the arm
     was trained with: causal, by the tokens from the first of the two on; masked, by the two, both
     hidden at once."""
@@ -99,7 +92,7 @@ def swapped(model: Transformer, arm: Arm, swaps: Swaps, special: SpecialTokens) 
     return {way: likelier(*(score(side, way) for side in sides)) for way in arm.reads}
 
 
-def read_blimp(folder: str | None, tokenizer: Tokenizer, length: int) -> list[tuple]:
+def read_blimp(folder: str | None, tokenizer, length: int) -> list[tuple]:
     """The first pairs of each of BLiMP's .jsonl files (Warstadt et al. 2020, arXiv 1912.00582) that
     fit into a window: (phenomenon, the right sentence, the wrong one), framed. Raises UserError
     where the folder has none, or a line is no pair."""
@@ -115,7 +108,7 @@ def read_blimp(folder: str | None, tokenizer: Tokenizer, length: int) -> list[tu
     return pairs
 
 
-def minimal_pairs(model: Transformer, arm: Arm, pairs: list[tuple], tokenizer: Tokenizer) -> list:
+def minimal_pairs(model, arm, pairs: list[tuple], tokenizer) -> list:
     """Right or not for each pair, [N], by the arm's first way of reading: the log-probability of
     the sentence, or its pseudo-log-likelihood."""
 
@@ -128,9 +121,7 @@ def minimal_pairs(model: Transformer, arm: Arm, pairs: list[tuple], tokenizer: T
     return likelier(score([good for _, good, _ in pairs]), score([bad for *_, bad in pairs]))
 
 
-def pseudo_log_likelihood(
-    model: Transformer, texts: list[np.ndarray], tokenizer: Tokenizer, shift: int
-) -> np.ndarray:
+def pseudo_log_likelihood(model, texts: list[np.ndarray], tokenizer, shift: int) -> np.ndarray:
     """Σ_i log P(w_i | the text without w_i and the rest of its word; θ), (N,).
 
     To mask w_i alone would score a long word too high, whose later pieces give the first away (Kauf
@@ -148,7 +139,7 @@ def pseudo_log_likelihood(
     return np.bincount(owner, found, len(texts))
 
 
-def samples(model: Transformer, arm: Arm, tokens: np.ndarray, tokenizer: Tokenizer) -> dict:
+def samples(model, arm, tokens: np.ndarray, tokenizer) -> dict:
     """{"prompt", "continuation", "asked": pieces with the masked ones None, "truth", "fillings":
     [[(text, probability)]]} of a sentence (T,).
 
@@ -179,7 +170,7 @@ def samples(model: Transformer, arm: Arm, tokens: np.ndarray, tokenizer: Tokeniz
 
 
 @torch.inference_mode()
-def attention_distance(model: Transformer, tokens: np.ndarray, causal: bool) -> list[float]:
+def attention_distance(model, tokens: np.ndarray, causal: bool) -> list[float]:
     """For each layer the mean distance in tokens from a position to what it attends to, Σ_j a_ij
     |i - j|, over heads, positions and windows of a text (N,); at last where all that is visible is
     attended to alike."""

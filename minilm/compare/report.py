@@ -3,13 +3,11 @@
 What is computed stands here, what is said about it in `template.html`.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from minilm import __version__
-from minilm.compare.experiment import Experiment
 from minilm.compare.labels import SENTIMENT
 from minilm.compare.plan import BAG, BUDGETS, LEVEL, declared
 from minilm.compare.statistics import Verdict, estimates, over_seeds, verdicts
@@ -20,7 +18,7 @@ from minilm.view.pages import text_of
 COLOURS = {"causal": 0, "masked": 1, "hybrid": 2, "scratch": 3, BAG: 7}
 
 
-def write(experiment: Experiment) -> None:
+def write(experiment) -> None:
     """Draw the report, and print its first sentences."""
     from jinja2 import Environment, FileSystemLoader
     from markupsafe import Markup
@@ -36,7 +34,7 @@ def write(experiment: Experiment) -> None:
 class Findings:
     """The tables of a comparison, the verdicts, and what is drawn of them."""
 
-    def __init__(self, experiment: Experiment):
+    def __init__(self, experiment):
         self.options, self.plan, self.seeds = experiment.options, experiment.plan, experiment.seeds
         self.arms = {each.name: each for each in experiment.arms}
         self.trained = [name for name, each in self.arms.items() if each.objective]
@@ -44,24 +42,13 @@ class Findings:
         self.colour = COLOURS | {name: 4 + i % 3 for i, name in enumerate(others)}
         self.of = {name: [experiment.measure(each, seed) for seed in self.seeds]
                    for name, each in self.arms.items()}  # fmt: skip
-        self.bag = {BAG: [experiment.baseline(seed) for seed in self.seeds]}
-        for one in self.bag[BAG]:  # its only features are the tokens
-            one["frozen"] = {"layers": [one["labels"][0]["right"]], "sizes": one["sizes"]}
-        first_way = lambda one: next(iter(one["swapped"].values()))
-        bag = np.array([self.bag[BAG][0]["swapped"]])  # (1, N); all other tables (S, N)
-        self.tables = {"swapped": self.table(first_way, self.of) | {BAG: bag},
-                       "labels": self.over_runs(lambda run: run["right"])}  # fmt: skip
+        self.all = self.of | {BAG: [experiment.baseline(seed) for seed in self.seeds]}
+        right = lambda run: run["right"]
+        self.tables = {"swapped": table(self.all, lambda one: next(iter(one["swapped"].values()))),
+                       "labels": over_runs(self.all, right)}  # {arm: (S, N)}  # fmt: skip
+        self.tables["swapped"][BAG] = self.tables["swapped"][BAG][:1]  # it has no seeds
         self.verdicts = verdicts(self.tables, declared(self.options.arms), LEVEL)
-        self.levels = {outcome: estimates(table) for outcome, table in self.tables.items()}
-
-    def table(self, value: Callable, of: dict) -> dict[str, np.ndarray]:
-        """{arm: (S, ...)} of what value(one) takes from one pretraining."""
-        return {name: np.array([value(one) for one in ones]) for name, ones in of.items()}
-
-    def over_runs(self, value: Callable, of: dict | None = None) -> dict[str, np.ndarray]:
-        """{arm: (S, N)} of a value per text, the mean over the fine-tunings of a pretraining."""
-        mean = lambda one: np.mean([value(run) for run in one["labels"]], axis=0)
-        return self.table(mean, of or self.of | self.bag)
+        self.levels = {outcome: estimates(found) for outcome, found in self.tables.items()}
 
     def dots(self, title: str, note: str, found: dict, mark: float, unit: str = " %") -> str:
         """`charts.intervals` in per cent, of shares or (marked at 0) differences, on a scale of
@@ -77,7 +64,7 @@ class Findings:
         low, high = 10 * float(np.floor(min(ends) / 10)), 10 * float(np.ceil(max(ends) / 10))
         return charts.intervals(title, note, rows, low, max(high, low + 10), mark, unit)
 
-    def lines(self, points: Callable, scale: float = 1.0, of: dict | None = None) -> list:
+    def lines(self, points, scale: float = 1.0, of: dict | None = None) -> list:
         """Lines of `charts.curves` for the arms that have points, [(x, y)] of one pretraining: the
         means over the seeds. scale 100: per cent."""
         lines = []
@@ -107,13 +94,16 @@ class Findings:
             differences[v.outcome][f"{v.a}, less {v.b}"] = v
         ways = {f"{name}, read as {way}": np.array([one["swapped"][way] for one in ones])
                 for name, ones in self.of.items() for way in self.arms[name].reads}  # fmt: skip
-        sure = self.over_runs(lambda run: np.subtract(run["confidence"], run["right"]))
-        fairness, grammar, kinds = {}, {}, np.array(self.plan["grammar"])
+        sure = over_runs(self.all, lambda run: np.subtract(run["confidence"], run["right"]))
+        fairness, kinds = {}, np.array(self.plan["grammar"])
         if set(self.plan["classes"]) == SENTIMENT:
-            fairness = self.over_runs(lambda run: run["her_minus_his"], self.of)
-        for kind in dict.fromkeys(self.plan["grammar"]):
-            right = self.table(lambda one, k=kind: np.array(one["grammar"])[kinds == k], self.of)
-            grammar[kind] = estimates(right)
+            fairness = over_runs(self.of, lambda run: run["her_minus_his"])
+        grammar = {
+            kind: estimates(
+                table(self.of, lambda one, k=kind: np.array(one["grammar"])[kinds == k])
+            )
+            for kind in dict.fromkeys(self.plan["grammar"])
+        }
 
         def by_labels(one: dict) -> list[tuple[int, float]]:
             """The share right by the last layer's features, for each number of labels."""
@@ -129,10 +119,20 @@ class Findings:
             sure=estimates(sure), fairness=estimates(fairness), grammar=grammar, dots=self.dots,
             curves=charts.curves, removed=self.removed, number=charts.number,
             learning=self.lines(along("swapped"), 100), by_layer=self.lines(by_layer, 100),
-            by_labels=self.lines(by_labels, 100, self.of | self.bag),
+            by_labels=self.lines(by_labels, 100, self.all),
             distance={way: self.lines(far(way)) for way in ("causal", "masked")},
             losses={way: self.lines(along(f"{way}_loss")) for way in ("causal", "masked")},
             spent={name: {key: over_seeds([one["pretraining"][key] for one in self.of[name]])
                           for key in BUDGETS} for name in self.trained},
             style=text_of("style.css"), version=__version__,
         )  # fmt: skip
+
+
+def table(of: dict, value) -> dict[str, np.ndarray]:
+    """{arm: (S, ...)} of what value(one) takes from one pretraining."""
+    return {name: np.array([value(one) for one in ones]) for name, ones in of.items()}
+
+
+def over_runs(of: dict, value) -> dict[str, np.ndarray]:
+    """{arm: (S, N)} of a value per text, the mean over the fine-tunings of a pretraining."""
+    return table(of, lambda one: np.mean([value(run) for run in one["labels"]], axis=0))

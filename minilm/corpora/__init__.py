@@ -4,47 +4,31 @@ The names `imdb`, `sms-spam` and `tinyshakespeare` stand for what `python -m min
 into data/; `python-docs` needs no download.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from minilm.config import UserError
-from minilm.corpora import named, python_docs
-from minilm.corpora.decoding import EmptyFile, note
-from minilm.corpora.files import Example, check_exists, files_in, kind, read_documents
+from minilm.corpora import files, python_docs
+from minilm.corpora.files import Example, fraction, normalised, read_text
+from minilm.corpora.tables import EmptyFile, note, read_lines, read_rows
 from minilm.runs.durable import sha256_of
 
-__all__ = ["NAMES", "Example", "documents", "fingerprint", "labelled"]
-
-_DOCUMENTS = {
-    "python-docs": python_docs.documents,
-    "imdb": named.imdb_documents,
-    "sms-spam": named.sms_spam_documents,
-    "tinyshakespeare": named.tinyshakespeare_documents,
-}
-_LABELLED = {
-    "python-docs": python_docs.labelled,
-    "python-docs-whole": python_docs.labelled_whole,
-    "imdb": named.imdb_labelled,
-    "sms-spam": named.sms_spam_labelled,
-}
-NAMES = tuple(_DOCUMENTS)
+DATA = Path("data")
 
 
 def documents(
     data: Sequence[str], text_column="text", encoding="utf-8", separator: str | None = None
 ) -> Iterator[str]:
-    """Yield the texts to pretrain on; no text that a labelled task validates or tests on.
-
-    data: names of corpora, and paths of files and folders. separator: where a document ends within
-    a file (None: at <|endoftext|>). Empty files are left out, which is said. Raises UserError for
-    what is wrong with a file, and where there is no text at all.
-    """
+    """Yield the texts to pretrain on, none of which a labelled task validates or tests on, from
+    names of corpora, and paths of files and folders. separator: as in `read_documents`. Empty files
+    are left out. Raises UserError for what is wrong, and where there is no text at all."""
     empty, any_text, how = [], False, (text_column, encoding, separator)
     for item in _files(data):
         try:
-            for text in _DOCUMENTS[item]() if item in NAMES else read_documents(item, *how):
+            for text in _DOCUMENTS[item]() if item in NAMES else files.read_documents(item, *how):
                 any_text = True
                 yield text
         except EmptyFile as error:
@@ -59,8 +43,7 @@ def labelled(name: str) -> dict[str, list[Example]]:
     """The examples of a corpus under "train", "test" and, where it has such, "valid". Raises
     UserError where it has none or is not there."""
     if name not in _LABELLED:
-        why = "has no labels" if name in NAMES else "is no known corpus"
-        raise UserError(f"--data {name} {why}: choose {', '.join(_LABELLED)}, or --train FILE")
+        raise UserError(f"--data {name}: choose {', '.join(_LABELLED)}, or give --train FILE")
     return _LABELLED[name]()
 
 
@@ -72,10 +55,10 @@ def fingerprint(data: Sequence[str]) -> str:
         if item == "python-docs":
             facts.append(python_docs.version())
         elif item in NAMES:
-            folder = named.DATA / item
-            facts += [(p.name, p.stat().st_size) for p in sorted(folder.rglob("*")) if p.is_file()]
+            found = sorted(path for path in (DATA / item).rglob("*") if path.is_file())
+            facts += [(path.name, path.stat().st_size) for path in found]
         else:
-            facts.append((kind(item), sha256_of(item)))
+            facts.append((files.kind(item), sha256_of(item)))
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 
@@ -88,9 +71,72 @@ def _files(data: Sequence[str]) -> list[str | Path]:
         if item in NAMES:
             found.append(item)
         elif path.is_dir():
-            found += files_in(path)
-        else:
-            check_exists(path, "" if path.suffix else f", or name a corpus: {', '.join(NAMES)}")
-            kind(path)
+            found += files.files_in(path)
+        elif not path.exists():
+            raise UserError(f"{path}: no such file or folder, nor a corpus ({', '.join(NAMES)})")
+        elif files.kind(path):
             found.append(path)
     return found
+
+
+def needed(name: str, *place: str) -> Path:
+    """The path below data/NAME, if something is there. Raises UserError that says how to get it."""
+    if not (path := Path(DATA, name, *place)).exists():
+        raise UserError(f"{path}: missing: `python -m minilm fetch {name}`, or see data/README.md")
+    return path
+
+
+def _imdb(part: str, *labels: str) -> Iterator[Example]:
+    """The reviews of the unpacked archive; without it, those of a .jsonl.gz file."""
+    if Path(DATA, "imdb", "aclImdb").exists():
+        folders = [needed("imdb", "aclImdb", part, label) for label in labels]
+        texts = (file for folder in folders for file in files.files_in(folder))
+        rows = ((read_text(file), file.parent.name) for file in texts)
+    else:
+        path = needed("imdb", f"{'unsup' if 'unsup' in labels else part}.jsonl.gz")
+        table = read_rows(path, {"--text-column": "text"}, "utf-8")
+        rows = ((row["text"], row.get("label", "unsup")) for _, row in table)
+    yield from (Example(text.replace("<br />", "\n"), label) for text, label in rows)
+
+
+def _imdb_documents() -> Iterator[str]:
+    """The train and unlabelled reviews, but for those that repeat a test review."""
+    test = {normalised(text) for text, _ in _imdb("test", "neg", "pos")}
+    for labels in (("neg", "pos"), ("unsup",)):
+        yield from (text for text, _ in _imdb("train", *labels) if normalised(text) not in test)
+
+
+def _imdb_labelled() -> dict[str, list[Example]]:
+    """25,000 reviews, "pos" or "neg", to train on, and those to test on, in a mixed order."""
+    mixed = functools.partial(sorted, key=lambda review: fraction(review.text, "order"))
+    return {part: mixed(_imdb(part, "neg", "pos")) for part in ("train", "test")}
+
+
+def _sms_spam_labelled() -> dict[str, list[Example]]:
+    """The messages, "ham" or "spam": about 80 % to train on and 20 % to test on. The collection
+    repeats messages; each is taken once, and its text alone decides its part."""
+    path, messages = needed("sms-spam", "SMSSpamCollection"), {}
+    for number, line in enumerate(read_lines(path), 1):
+        label, tab, text = line.rstrip("\n").partition("\t")
+        if not tab:
+            raise UserError(f"{path}: line {number}: no tab after the label: fetch the file again")
+        messages.setdefault(normalised(text), Example(text, label))
+    parts: dict[str, list[Example]] = {"train": [], "test": []}
+    for message in messages.values():
+        parts["test" if fraction(message.text, "part") < 0.2 else "train"].append(message)
+    return parts
+
+
+_DOCUMENTS = {
+    "python-docs": python_docs.documents,
+    "imdb": _imdb_documents,
+    "sms-spam": lambda: (text for text, _ in _sms_spam_labelled()["train"]),
+    "tinyshakespeare": lambda: iter([read_text(needed("tinyshakespeare", "input.txt"))]),
+}
+_LABELLED = {
+    "python-docs": python_docs.labelled,
+    "python-docs-whole": functools.partial(python_docs.labelled, whole=True),
+    "imdb": _imdb_labelled,
+    "sms-spam": _sms_spam_labelled,
+}
+NAMES = tuple(_DOCUMENTS)

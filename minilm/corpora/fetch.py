@@ -4,14 +4,10 @@ A file is downloaded beside its place, checked, unpacked, and only then renamed 
 lies in data/NAME is whole.
 """
 
-import contextlib
-import http.client
 import os
-import tarfile
+import shutil
 import tempfile
 import urllib.request
-import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +16,7 @@ from tqdm import tqdm
 from minilm.config import UserError
 from minilm.runs.durable import sha256_of
 
-MOST = 2**24  # bytes of a download whose size is not known
+MOST = 2**24  # bytes of a download whose size nobody says
 
 
 class Source(NamedTuple):
@@ -33,6 +29,11 @@ class Source(NamedTuple):
     lines: int | None = None
 
 
+_GITHUB = "https://raw.githubusercontent.com/"
+_WNUT17 = {"train.conll": "wnut17train.conll", "dev.conll": "emerging.dev.conll",
+           "test.conll": "emerging.test.annotated"}  # fmt: skip
+_MULTI30K = [f"{part}.{language}.gz" for part in ("train", "val", "test_2016_flickr")
+             for language in ("en", "de")]  # fmt: skip
 SOURCES: dict[str, list[Source]] = {
     "imdb": [Source(
         "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz", "aclImdb", 84_125_825,
@@ -43,37 +44,20 @@ SOURCES: dict[str, list[Source]] = {
         "SMSSpamCollection", lines=5_574,
     )],
     "tinyshakespeare": [Source(
-        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
-        "input.txt", 1_115_394, "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        _GITHUB + "karpathy/char-rnn/master/data/tinyshakespeare/input.txt", "input.txt",
+        1_115_394, "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
     )],
-    "wnut17": [
-        Source("https://raw.githubusercontent.com/leondz/emerging_entities_17/master/" + name, part)
-        for part, name in {"train.conll": "wnut17train.conll", "dev.conll": "emerging.dev.conll",
-                           "test.conll": "emerging.test.annotated"}.items()
-    ],
-    "multi30k": [
-        Source("https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw/" + name,
-               name)
-        for name in (f"{part}.{language}.gz" for part in ("train", "val", "test_2016_flickr")
-                     for language in ("en", "de"))
-    ],
+    "wnut17": [Source(_GITHUB + "leondz/emerging_entities_17/master/" + name, part)
+               for part, name in _WNUT17.items()],
+    "multi30k": [Source(_GITHUB + "multi30k/dataset/master/data/task1/raw/" + name, name)
+                 for name in _MULTI30K],
 }  # fmt: skip
 
 
-class _Damaged(Exception):
-    """The download is not what it should be."""
-
-
-_UNFIT = (_Damaged, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile)
-_UNFIT += (OSError, ValueError, http.client.HTTPException)
-
-
 def fetch(name: str, folder: Path = Path("data")) -> None:
-    """Put the corpus `name` into folder/name, unless it is there already.
-
-    A download that was put there by hand is checked and unpacked as if it had just arrived.
-    Raises UserError naming the URL and the place for the file, whatever goes wrong.
-    """
+    """Put the corpus `name` into folder/name, unless it is there already. A download that was put
+    there by hand is checked and unpacked as if it had just arrived. Raises UserError naming the URL
+    and the place for the file, whatever goes wrong."""
     if name not in SOURCES:
         raise UserError(f"fetch {name}: no such corpus to fetch: choose from {', '.join(SOURCES)}")
     for source in SOURCES[name]:
@@ -85,49 +69,45 @@ def fetch(name: str, folder: Path = Path("data")) -> None:
         try:
             wanted.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=wanted.parent, prefix="fetch-") as beside:
-                found = by_hand
-                if not by_hand.exists():
-                    _download(source, found := Path(beside, by_hand.name))
+                found = by_hand if by_hand.exists() else _downloaded(source, Path(beside))
                 if source.sha256 not in (None, digest := sha256_of(found)):
-                    raise _Damaged(f"its sha256 is {digest}, not the right one")
+                    raise ValueError(f"its sha256 is {digest}, not the right one")
                 os.replace(_unpacked(found, Path(beside), source), wanted)
-        except _UNFIT as error:
+        except Exception as error:  # of the network, of an archive, of the disk
             reason = str(error).replace("\n", " ") or type(error).__name__
             raise UserError(f"{source.url}: {reason}. Try again, or download the file by hand, put "
                             f"it at {by_hand} and run the same command") from None  # fmt: skip
         print(f"{wanted} is ready")
 
 
-def _download(source: Source, path: Path) -> None:
+def _downloaded(source: Source, folder: Path) -> Path:
+    path = folder / source.url.rpartition("/")[2]
     request = urllib.request.Request(source.url, headers={"User-Agent": "minilm"})
     with urllib.request.urlopen(request, timeout=60) as response, path.open("wb") as file:
         if response.headers.get_content_type() == "text/html":
-            raise _Damaged("the server answered with a web page in place of the file")
-        length = response.headers.get("Content-Length", "")
-        total = int(length) if length.isdecimal() else source.size
-        most = source.size or MOST
-        with tqdm(None, path.name, total, unit="B", unit_scale=True, disable=None) as bar:
-            while file.tell() <= most and (data := response.read(1 << 16)):
-                bar.update(file.write(data))
-        if not (total or 0) <= file.tell() <= most:
-            raise _Damaged(f"{file.tell():,} bytes came, not {total or 0:,} to {most:,}")
+            raise ValueError("the server answered with a web page in place of the file")
+        most, size = (
+            source.size or MOST,
+            source.size or int(response.headers.get("Content-Length", 0)),
+        )
+        with tqdm.wrapattr(response, "read", size, desc=path.name, disable=None) as body:
+            while file.tell() <= most and (data := body.read(2**16)):
+                file.write(data)
+        if file.tell() > most or size not in (0, file.tell()):
+            raise ValueError(f"{file.tell():,} bytes came, not {size or most:,}")
+    return path
 
 
 def _unpacked(archive: Path, folder: Path, source: Source) -> Path:
     """What the archive holds of the source; a file that is no archive as it is."""
-    found = folder / source.holds
-    if archive.suffix == ".zip":
-        with zipfile.ZipFile(archive) as opened, contextlib.suppress(KeyError):
-            if opened.getinfo(source.holds).file_size <= MOST:
-                opened.extract(source.holds, folder)  # this one name leads nowhere else
-    elif archive.suffixes[-2:] == [".tar", ".gz"]:
-        with tarfile.open(archive) as opened:
-            for member in tqdm(opened, f"unpacking {archive.name}", unit=" files", disable=None):
-                opened.extract(member, folder, filter="data")  # refuses paths that lead outside
-    else:
-        found = archive
+    found = archive
+    if archive.name.endswith((".zip", ".tar.gz")):
+        print(f"unpacking {archive}", flush=True)
+        safely = {} if archive.suffix == ".zip" else {"filter": "data"}  # a zip's names always are
+        shutil.unpack_archive(archive, folder, **safely)
+        found = folder / source.holds
     if not found.exists():
-        raise _Damaged(f"{archive.name} holds no {source.holds}")
+        raise ValueError(f"{archive.name} holds no {source.holds}")
     if source.lines and (n := found.read_bytes().rstrip().count(b"\n") + 1) != source.lines:
-        raise _Damaged(f"{source.holds} has {n:,} lines in place of {source.lines:,}")
+        raise ValueError(f"{source.holds} has {n:,} lines in place of {source.lines:,}")
     return found

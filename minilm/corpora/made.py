@@ -1,28 +1,22 @@
-"""Three tasks made by rule, without a download: what is right is read off the markup of the
-documentation that python-docs reads, or off an expression that SymPy prints in two ways.
+"""Three tasks made by rule, without a download.
 
-- python-docs-tags: functions, classes, modules, parameters and exceptions in sentences. Sphinx's
-  roles and a docstring's list of its parameters give the tags; all markup is then taken away. What
-  stands in backquotes without a role is tagged if the package's own texts say what it is, and else
-  the sentence is left out.
-- python-docs-answers: the type or the default of a parameter. The context is a list of parameters
-  with two different answers of the kind at least. Packages and wordings differ between the parts.
-  Some parameters have no default: no answer.
+- python-docs-tags: functions, classes, modules, parameters and exceptions in sentences, as Sphinx's
+  roles and the lists of parameters say; then all markup is taken away. A name in backquotes without
+  a role is what the package's own texts say, or else the sentence is left out.
+- python-docs-answers: the type or the default of a parameter (some have none) in a list that holds
+  two different answers of the kind at least. Packages and wordings differ between the parts.
 - latex-sympy: random expressions as LaTeX, and as SymPy writes them.
 """
 
-import json
-import os
 import random
 import re
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from minilm.corpora import python_docs
-from minilm.corpora.named import DATA
-from minilm.corpora.splitting import fraction
-from minilm.corpora.tasks import Pair, Question, Tagged, read_pairs
+from minilm.corpora import DATA, python_docs
+from minilm.corpora.files import fraction
+from minilm.corpora.tasks import Pair, Question, Tagged
 
 ROLES = dict(func="function", meth="function", mod="module", exc="exception")
 ROLES["class"] = "class"  # and "attr" may be a parameter
@@ -84,13 +78,13 @@ def tags(rows: list[tuple[str, str]]) -> dict[str, list[Tagged]]:
 
 def _tagged(sentence: str, own: set, package: str, kinds: dict) -> Tagged | None:
     """The words and tags of a sentence, or None where it has no name, or one that is unknown."""
-    words, tags, end = [], [], 0
-    for match in [*MARKED.finditer(sentence), None]:
-        for word in WORD.findall(sentence[end : match.start() if match else len(sentence)]):
-            words.append(word)
-            tags.append("B-exception" if ERROR.fullmatch(word) else "O")
-        if match:
-            (role, name), end = match.groups(), match.end()
+    pieces, words, tags = iter(MARKED.split(sentence)), [], []
+    for plain in pieces:  # then a role and a name, but for the last one
+        found = WORD.findall(plain)
+        words += found
+        tags += ["B-exception" if ERROR.fullmatch(word) else "O" for word in found]
+        role, name = next(pieces, None), next(pieces, None)
+        if name:
             known = kinds.get((package, name.split(".")[-1]))
             kind = ROLES.get(role)
             if ERROR.fullmatch(name):
@@ -143,7 +137,7 @@ def _questions(context: str, form: int, wordings: dict) -> Iterator[Question]:
                 yield Question(context, wordings[kind][which].format(name), (answer,), start)
 
 
-def latex_pairs(n: int = PAIRS, seed: int = 0) -> dict[str, list[Pair]]:
+def latex_pairs(n: int, seed: int = 0) -> list[tuple[str, str]]:
     """n random expressions, each as LaTeX and as SymPy's text; both are SymPy's own printing."""
     import sympy  # here, because it takes a second; torch brings it along
 
@@ -173,12 +167,7 @@ def latex_pairs(n: int = PAIRS, seed: int = 0) -> dict[str, list[Pair]]:
         made = expression(rng.choice((1, 2, 2, 3)))
         if not made.has(sympy.zoo, sympy.nan, sympy.oo) and len(text := str(made)) <= 80:
             found.setdefault(sympy.latex(made), text)
-    parts: dict[str, list[Pair]] = {"train": [], "valid": [], "test": []}
-    for latex, text in found.items():
-        where = fraction(latex, "part")
-        part = "train" if where < 0.8 else "valid" if where < 0.9 else "test"
-        parts[part].append(Pair(latex, text))
-    return parts
+    return list(found.items())
 
 
 def load(name: str) -> dict[str, list]:
@@ -188,14 +177,11 @@ def load(name: str) -> dict[str, list]:
         return {"python-docs-tags": tags, "python-docs-answers": answers}[name](python_docs.load())
     import sympy
 
-    folder = DATA / name / f"{sympy.__version__}-{PAIRS}"
-    if not folder.exists():
+    file = DATA / name / f"{sympy.__version__}-{PAIRS}.jsonl"
+    if not file.exists():
         print(f"{name}: making {PAIRS:,} pairs, this once", flush=True)
-        parts, beside = latex_pairs(), folder.with_suffix(f".{os.getpid()}.part")
-        beside.mkdir(parents=True)
-        for part, pairs in parts.items():
-            lines = "".join(json.dumps(pair._asdict()) + "\n" for pair in pairs)
-            (beside / f"{part}.jsonl").write_text(lines, encoding="utf-8")
-        os.replace(beside, folder)
-    parts = ("train", "valid", "test")
-    return {part: read_pairs(folder / f"{part}.jsonl", "source", "target") for part in parts}
+    parts: dict[str, list[Pair]] = {"train": [], "valid": [], "test": []}
+    for pair in python_docs.kept(file, Pair._fields, lambda: latex_pairs(PAIRS)):
+        where = fraction(pair[0], "part")
+        parts["train" if where < 0.8 else "valid" if where < 0.9 else "test"].append(Pair(*pair))
+    return parts

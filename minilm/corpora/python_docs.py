@@ -1,8 +1,6 @@
-"""The documentation that came with the packages: a corpus that needs no download.
-
-Docstrings and other long strings of the standard library, NumPy, PyTorch (with SymPy and NetworkX,
-which it brings along) and pytest, where these are installed. The source files are parsed with `ast`
-and never run. The first call takes some seconds; it leaves its result in data/python-docs/.
+"""The documentation that came with the packages, a corpus that needs no download: docstrings and
+other long strings of the standard library, NumPy, PyTorch (with SymPy and NetworkX, which it brings
+along) and pytest, where these are installed. The source files are parsed with `ast` and never run.
 
 The labelled task: which part of which library does the first sentence of a text document?
 """
@@ -18,30 +16,25 @@ import re
 import sysconfig
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
 from tqdm import tqdm
 
-from minilm.corpora.files import Example
-from minilm.corpora.splitting import fraction, normalised
+from minilm.corpora.files import Example, fraction, normalised
 from minilm.corpora.tables import read_rows
 from minilm.corpora.workers import parallel
 from minilm.runs.durable import writing
 
 FOLDER = Path("data") / "python-docs"
-PACKAGES = {  # package to import: distribution that pip knows
-    "numpy": "numpy", "torch": "torch", "sympy": "sympy", "networkx": "networkx",
-    "_pytest": "pytest",
-}  # fmt: skip
+PACKAGES = ("numpy", "torch", "sympy", "networkx", "_pytest")
 # Folders of tests, of tables, of copies of other packages: much source, little prose.
 SKIPPED = {"test", "tests", "idle_test", "_internal", "lib2to3", "encodings", "_vendor"}
 SKIPPED |= {"site-packages", "dist-packages"}  # inside the standard library's folder
 SHORTEST = 60  # characters
 MIN_SHARE = 0.2  # of a file that lies between triple quotes: parsing the others takes too long
 TRIPLE_QUOTED = re.compile(rb'"""(.*?)"""|' + rb"'''(.*?)'''", re.DOTALL)
-SURROGATE = re.compile("[\ud800-\udfff]")  # a string literal may hold what UTF-8 cannot write
 SYMBOL = re.compile(r"[^\w\s]|[\d_]")
 SIGNATURE = re.compile(r"[\w.]+ ?\(.*\)( ?->.*)?|[-=~*#]+|\W*")  # "add(a, b) -> Tensor", a rule
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`:*])")
@@ -83,11 +76,7 @@ def parts_of(rows: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def first_sentence(text: str) -> str:
-    """The first sentence of a docstring, on one line, without the signature above it.
-
-    >>> first_sentence("abs(x) -> Tensor\\n\\nThe absolute value\\nof x. See also sign.")
-    'The absolute value of x.'
-    """
+    """The first sentence of a docstring, on one line, without the signature above it."""
     paragraphs = (" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text))
     prose = next((p for p in paragraphs if not SIGNATURE.fullmatch(p)), "")
     return SENTENCE_END.split(prose, maxsplit=1)[0]
@@ -100,22 +89,14 @@ def documents() -> Iterator[str]:
     yield from (text for source, text in rows if parts.get(source, "train") == "train")
 
 
-def labelled() -> dict[str, list[Example]]:
-    """First sentences, each once, and none that a text of another part or label begins with."""
+def labelled(whole: bool = False) -> dict[str, list[Example]]:
+    """First sentences, or whole docstrings, each once, in an order that depends on the texts alone.
+    What stands in two parts or under two labels, or begins a text without a label, is in none."""
     rows = load()
-    sentences = [(source, first_sentence(text)) for source, text in rows]
-    return task_of([row for row in sentences if row[1].count(" ") > 2], parts_of(rows))
-
-
-def labelled_whole() -> dict[str, list[Example]]:
-    """Whole docstrings, in the same parts."""
-    rows = load()
-    return task_of(rows, parts_of(rows))
-
-
-def task_of(rows: list[tuple[str, str]], part_of: dict[str, str]) -> dict[str, list[Example]]:
-    """Turn rows (source, text) into the three parts, in an order that depends on the texts alone.
-    A text that stands in two parts or under two labels is in none."""
+    part_of = parts_of(rows)
+    if not whole:
+        rows = [(source, first_sentence(text)) for source, text in rows]
+        rows = [row for row in rows if row[1].count(" ") > 2]
     places, examples = defaultdict(set), {}
     for source, text in rows:
         place = part_of.get(source, "train"), label_of(source)  # pretraining reads the others
@@ -132,30 +113,33 @@ def task_of(rows: list[tuple[str, str]], part_of: dict[str, str]) -> dict[str, l
 def version() -> str:
     """A short name for what the corpus depends on: Python, the packages, the rules here."""
     rules = Path(__file__).read_text(encoding="utf-8")
-    installed = {pip: metadata.version(pip) for name, pip in PACKAGES.items() if name in roots()}
+    installed = [(name, metadata.version(name.strip("_"))) for name in PACKAGES if name in roots()]
     facts = json.dumps([platform.python_version(), installed, rules])
     return hashlib.sha256(facts.encode()).hexdigest()[:12]
 
 
 def load() -> list[tuple[str, str]]:
-    """All (source, text), from the cache if it is there; else extract and cache them."""
-    cache = FOLDER / f"{version()}.jsonl"
-    if not cache.exists():
-        lines = [json.dumps({"source": source, "text": text}) + "\n"
-                 for source, text in extract(roots())]  # fmt: skip
-        part = cache.with_suffix(f".{os.getpid()}.part")
-        with writing(cache):  # beside, and renamed: an interrupted call leaves no half of a corpus
-            FOLDER.mkdir(parents=True, exist_ok=True)
+    """All (source, text), which are extracted once and then kept."""
+    return kept(FOLDER / f"{version()}.jsonl", ("source", "text"), lambda: extract(roots()))
+
+
+def kept(path: Path, names: tuple[str, str], make: Callable[[], Iterable]) -> list[tuple]:
+    """Rows of texts from a .jsonl file; where it is not there yet, `make` makes them, this once."""
+    if not path.exists():
+        lines = [json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in make()]
+        part = path.with_suffix(f".{os.getpid()}.part")
+        with writing(path):  # beside, and renamed: an interrupted call leaves no half of it
+            path.parent.mkdir(parents=True, exist_ok=True)
             part.write_text("".join(lines), encoding="utf-8", newline="\n")
-            os.replace(part, cache)
-    columns = {"source": "source", "text": "text"}
-    return [(row["source"], row["text"]) for _, row in read_rows(cache, columns, "utf-8")]
+            os.replace(part, path)
+    rows = read_rows(path, {name: name for name in names}, "utf-8")
+    return [tuple(row.values()) for _, row in rows]
 
 
 def roots() -> dict[str, Path]:
     """The folders of the standard library and of the packages that are installed."""
-    found = {name: importlib.util.find_spec(name) for name in PACKAGES}  # without running them
-    folders = {n: Path(spec.submodule_search_locations[0]) for n, spec in found.items() if spec}
+    specs = {name: importlib.util.find_spec(name) for name in PACKAGES}  # without running them
+    folders = {n: Path(spec.submodule_search_locations[0]) for n, spec in specs.items() if spec}
     return {"stdlib": Path(sysconfig.get_path("stdlib")), **folders}
 
 
@@ -208,8 +192,7 @@ def _constants(tree: ast.AST) -> Iterator[str]:
 
 def is_prose(text: str) -> bool:
     """Whether a string is long enough, and neither a table of symbols nor a template of C code."""
-    if len(text) < SHORTEST or SURROGATE.search(text) or "{{" in text or "{%" in text:
+    if len(text) < SHORTEST or re.search(r"[\ud800-\udfff]|{{|{%", text):  # no UTF-8, a template
         return False
-    lines = text.splitlines()
-    of_code = sum(line.endswith((";", "{", "}")) for line in lines)
-    return of_code <= 0.2 * len(lines) and len(SYMBOL.findall(text)) <= 0.5 * len(text)
+    of_code = [line.endswith((";", "{", "}")) for line in text.splitlines()]
+    return sum(of_code) <= 0.2 * len(of_code) and len(SYMBOL.findall(text)) <= 0.5 * len(text)

@@ -1,17 +1,16 @@
 """Labelled texts: read, split, sampled, and encoded."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from minilm import corpora
 from minilm.config import UserError
-from minilm.corpora.decoding import note
-from minilm.corpora.files import Example, read_examples
-from minilm.corpora.splitting import normalised
-from minilm.data import draws, frame
-from minilm.tokenizer import Tokenizer
+from minilm.corpora.files import Example, normalised, read_examples
+from minilm.corpora.tables import note
+from minilm.data import draws
 
 HELD_OUT = 0.1  # of train for validation, where neither a validation part nor --labels is given
 MISSING = {"nan", "na", "n/a", "none", "null"}  # how other programs write that there is no label
@@ -25,39 +24,33 @@ class EncodedTexts(NamedTuple):
     share_cut: float  # of the texts, that were longer than max_length
 
 
-def encode_texts(
-    tokenizer: Tokenizer, examples: list[Example], classes: list[str], max_length: int
-) -> EncodedTexts:
-    """Encode and frame every text, and number every label."""
-    tokens = [tokenizer.encode(example.text) for example in examples]
-    number = {name: i for i, name in enumerate(classes)}
-    labels = np.array([number[example.label] for example in examples], dtype=np.int64)
-    share_cut = np.mean([len(t) > max_length - 2 for t in tokens])
-    framed = [frame(t, max_length, tokenizer.special) for t in tokens]
-    return EncodedTexts(framed, labels, float(share_cut))
-
-
 def splits(
     data: str | None = None, train: str | None = None, valid: str | None = None,
     test: str | None = None, labels: int | None = None, seed: int = 0,
     text_column: str = "text", label_column: str = "label", encoding: str = "utf-8",
 ) -> tuple[dict[str, list[Example]], list[str]]:  # fmt: skip
-    """The examples of "train", "valid" and (if there is one) "test", and the sorted label names;
-    of the corpus `data`, or of the files.
-
-    labels: so many examples, drawn by the seed, are all that training and validation share. Where
-    there is no validation part, texts of every label are taken from train. No text is in both, not
-    even in another case or with other blanks. Raises UserError for labels that cannot be learnt.
-    """
+    """The examples of "train", "valid" and (if there is one) "test", and the sorted label names; of
+    the corpus `data`, or of the files. labels: so many examples, drawn by the seed, are all that
+    training and validation share. Without a validation part, texts of every label are held out. No
+    text is then in both. Raises UserError for labels that cannot be learnt."""
     if train:
         files = dict(train=train, valid=valid, test=test)
-        columns = text_column, label_column, encoding
-        parts = {part: read_examples(file, *columns) for part, file in files.items() if file}
+        how = text_column, label_column, encoding
+        parts = {part: read_examples(file, *how) for part, file in files.items() if file}
     else:
         parts = dict(corpora.labelled(data))
-    source = str(train or data)
+    source, rows = str(train or data), len(parts["train"])
     classes = sorted({example.label for example in parts["train"]})
-    _check(parts, classes, source)
+    if not 2 <= len(classes) <= max(2, rows / 2):
+        raise UserError(f"{source} has {len(classes)} labels in {rows} rows: give two or more, but "
+                        f"at most half as many (is it the right --label-column?)")  # fmt: skip
+    for name in classes:
+        if name.lower() in MISSING:
+            note(f"{source}: the label {name!r} is one like any other; if it means none, drop it")
+    for part in parts:
+        if unknown := {example.label for example in parts[part]}.difference(classes):
+            raise UserError(f"{part} has the label {min(unknown)!r}, which train lacks: correct it")
+    note_repeats(parts, key=lambda example: normalised(example.text))
     if labels is not None:
         parts["train"], parts["valid"] = sample(parts["train"], parts.get("valid"), labels, seed)
     elif "valid" not in parts:
@@ -65,6 +58,14 @@ def splits(
     if not parts["valid"]:
         raise UserError(f"{source} has too few texts to hold some out: give more, or --valid")
     return parts, classes
+
+
+def note_repeats(parts: dict[str, list], key: Callable) -> None:
+    """Say how many examples of the other parts are in train, too."""
+    known = {key(example) for example in parts["train"]}
+    for part in sorted(parts.keys() - {"train"}):
+        if again := sum(key(example) in known for example in parts[part]):
+            note(f"warning: {again} of the {len(parts[part])} texts in {part} are in train, too")
 
 
 def hold_out(examples: list[Example], seed: int) -> tuple[list[Example], list[Example]]:
@@ -85,12 +86,10 @@ def hold_out(examples: list[Example], seed: int) -> tuple[list[Example], list[Ex
 def sample(
     train: list[Example], valid: list[Example] | None, n: int, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """Draw n different texts, as many of each label as there are; every fifth is to validate on,
-    the second of a label first. A smaller sample with the same seed is a part of a larger one.
-
-    valid: where those to validate on come from (None: train). Raises UserError where n is too
-    large, or too small for one text of every label to train on and one to validate on.
-    """
+    """Draw n different texts, as many of each label as there are; every fifth is to validate on
+    (from `valid` or, None, from train), the second of a label first. A smaller sample of the same
+    seed is a part of a larger one. Raises UserError where n is too large, or too small for one text
+    of every label to train on and one to validate on."""
     rng = draws(seed, 0, "labels")
     pools = [_pool(examples, rng) for examples in (train, valid or [])]
     drawn = []  # (turn, random number, is it to validate on, example)
@@ -102,8 +101,7 @@ def sample(
             if pool:  # the two may be one, which is empty by now
                 drawn.append((turn, rng.random(), validates, pool.pop()))
     if not len(pools[0]) < n <= len(drawn):
-        raise UserError(f"--labels {n}: {len(drawn)} different texts with {len(pools[0])} labels "
-                        f"allow from {len(pools[0]) + 1} to {len(drawn)}")  # fmt: skip
+        raise UserError(f"--labels {n}: give a number from {len(pools[0]) + 1} to {len(drawn)}")
     chosen = sorted(drawn)[:n]
     return tuple([e for *_, side, e in chosen if side is wanted] for wanted in (False, True))
 
@@ -115,26 +113,3 @@ def _pool(examples: list[Example], rng: np.random.Generator) -> dict[str, list[E
     for i in rng.permutation(len(different)):
         pool[different[i].label].append(different[i])
     return pool
-
-
-def _check(parts: dict[str, list[Example]], classes: list[str], source: str) -> None:
-    """Raise UserError for labels that cannot be learnt or are probably not meant; say which texts
-    are in train and in another part."""
-    rows = len(parts["train"])
-    if len(classes) < 2:
-        raise UserError(f"{source} has {len(classes)} label to learn, {classes}: give two or more")
-    if len(classes) > max(2, rows / 2):
-        raise UserError(f"{source} has {len(classes)} labels in {rows} rows to train on, more than "
-                        f"half as many: choose the right column with --label-column")  # fmt: skip
-    for name in classes:
-        if name.lower() in MISSING:
-            note(f"{source}: the label {name!r} is one like any other: if it means that there is "
-                 f"none, drop its rows")  # fmt: skip
-    known = {normalised(example.text) for example in parts["train"]}
-    for part in parts.keys() - {"train"}:
-        if unknown := {example.label for example in parts[part]}.difference(classes):
-            raise UserError(f"{part} has the label {min(unknown)!r}, which train never shows (it "
-                            f"has {', '.join(classes[:8])}): correct it")  # fmt: skip
-        if again := sum(normalised(example.text) in known for example in parts[part]):
-            note(f"warning: {again} of the {len(parts[part])} texts in {part} are in train, too, "
-                 f"where they can be learnt by heart")  # fmt: skip

@@ -1,21 +1,39 @@
-"""Rows of .csv, .tsv, .jsonl and .parquet files, read and written."""
+"""From the bytes of a file to its lines, and from .csv, .tsv, .jsonl and .parquet files to rows."""
 
-import contextlib
+import codecs
 import csv
 import functools
+import gzip
+import io
+import itertools
 import json
 import re
+import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from tqdm import tqdm
+
 from minilm.config import UserError
-from minilm.corpora.decoding import EmptyFile, note, read_lines
 from minilm.runs.durable import write_file
 
+# A byte order mark at the beginning names the encoding.
+MARKS = {codecs.BOM_UTF8: "utf-8-sig"}
+MARKS |= dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16")
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-LONGEST_CELL = 100_000_000  # characters; csv's own limit of 131,072 is shorter than many a text
-PREDICT = "a file without labels is for `python -m minilm predict RUN --file FILE`, here"
+PREDICT = "a file without labels is for `python -m minilm predict RUN --file`"
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+class EmptyFile(UserError):
+    """A file without any text in it; among other files it is left out."""
+
+
+@functools.cache  # each sentence is said once, however often a file is read
+def note(message: str) -> None:
+    """Tell the person at the terminal something about their files, without disturbing a bar."""
+    tqdm.write(message, file=sys.stderr)
 
 
 def ending(path: Path) -> str:
@@ -23,33 +41,86 @@ def ending(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def read_rows(path: Path, columns: dict[str, str], encoding: str) -> Iterator[tuple[int, dict]]:
-    """Yield (line number, row) for every row of a table.
+def read_lines(path: Path, encoding: str = "utf-8", newline: str | None = None) -> Iterator[str]:
+    r"""Yield the lines of a file, or of its .gz. They end at \n, \r\n and \r (newline: None writes
+    each as \n, "" leaves it), but not at U+0085 and U+2028, which occur inside of texts. A byte
+    order mark goes before `encoding`. Raises UserError; EmptyFile for nothing but blanks."""
+    try:
+        "".encode(encoding)  # refuses what is no encoding of text, such as "hex"
+    except (LookupError, ValueError):
+        raise UserError(f"--encoding {encoding}: no such encoding: try utf-8 or cp1252") from None
+    if not path.is_file():  # a pipe may have no end, and no writer
+        raise UserError(f"{path}: no such file, or not a regular file: check the name")
+    opener, blank = gzip.open if path.name.lower().endswith(".gz") else open, True
+    try:
+        with opener(path, "rb") as file:
+            head = file.read(4096)
+            file.seek(0)
+            marked = [name for mark, name in MARKS.items() if head.startswith(mark)]
+            encoding = marked[0] if marked else encoding
+            if b"\0" in head and not codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")):
+                raise UserError(f"{path}: NUL bytes near its start: {_with_zeros(head)}")
+            for number, line in enumerate(io.TextIOWrapper(file, encoding, newline=newline), 1):
+                if "\0" in line:
+                    raise UserError(f"{path}: line {number} holds a NUL character: this is no text")
+                blank = blank and not line.strip()
+                yield line
+    except UnicodeError:
+        with opener(path, "rb") as file:
+            raise UserError(f"{path}: {_undecodable(file.read(), encoding)}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read ({error}): get it, or the right to") from None
+    if blank:
+        raise EmptyFile(f"{path}: the file is empty: put some text into it or leave it out")
 
-    `columns` are those that each row must have, under the flags that choose them. Raises UserError
-    where one is missing, and for what is wrong with the file; EmptyFile where it has no rows.
-    """
-    if ending(path) == ".parquet":
-        rows = _parquet_rows(path)
-    elif ending(path) in (".jsonl", ".ndjson"):
-        rows = _json_rows(path, encoding)
-    else:
-        rows = _csv_rows(path, list(columns.values()), encoding)
-    line = None
-    for line, row in rows:
+
+def _with_zeros(head: bytes) -> str:
+    """What a file is that begins so: Western text in UTF-16 has a zero in every other byte."""
+    even, odd = (half.count(0) > 0.7 * len(half) for half in (head[::2], head[1::2]))
+    if even == odd:
+        return "this is no text file, or one packed by gzip whose name should end in .gz"
+    return f"try --encoding utf-16-{'be' if even else 'le'}"
+
+
+def _undecodable(data: bytes, encoding: str) -> str:
+    """Where a file is not written in `encoding`, and which one would fit."""
+    try:
+        data.decode(encoding)
+        return "it has no byte order mark: try --encoding utf-16-le or utf-16-be"
+    except UnicodeDecodeError as error:
+        line = 1 + len(re.findall("\r\n?|\n", data[: error.start].decode(encoding, "ignore")))
+        place = f"line {line}, byte {error.start}: 0x{data[error.start]:02x}"
+        place += f" is not {encoding} ({error.reason})"
+    if encoding.startswith("utf-8"):
+        in_utf8 = data.decode("utf-8", "replace")
+        if len(re.findall("[^\0-\x7f\ufffd]", in_utf8)) > in_utf8.count("\ufffd"):
+            return f"{place}: the rest of the file is: mend what stands there"
+        western = "cp1252" if re.search(rb"[\x80-\x9f]", data) else "latin-1"
+        foreign = len(re.findall(rb"[\x80-\xff]", data)) / len(data)
+        if foreign < 0.4 and "\ufffd" not in data.decode(western, "replace"):
+            return f"{place}: try --encoding {western}"
+    return f"{place}: say which one it is, for instance --encoding cp1251, gb18030 or shift_jis"
+
+
+def read_rows(path: Path, columns: dict[str, str], encoding: str) -> Iterator[tuple[str, dict]]:
+    """Yield (place in the file, row) for every row of a table. `columns` are those that each must
+    have, under the flags that choose them. Raises UserError; EmptyFile where it has no rows."""
+    readers = {".parquet": _parquet_rows, ".jsonl": _json_rows, ".ndjson": _json_rows}
+    read, place = readers.get(ending(path), _csv_rows), None
+    for number, row in read(path, encoding, set(columns.values())):
+        place = f"{path}: line {number}"
         for flag, column in columns.items():
             if column not in row:  # where the header is missing, the names may be whole texts
-                found = ", ".join(repr(name[:30]) for name in list(row)[:12]) or "none"
-                more = f"; {PREDICT} {path}" if flag == "--label-column" else ""
-                raise UserError(f"{path}: line {line}: no column {column!r}: choose one with {flag}"
-                                f"; found: {found} (a table begins with a line of such names)"
-                                + more)  # fmt: skip
-        yield line, row
-    if line is None:
+                found = ", ".join(repr(name[:30]) for name in list(row)[:12])
+                raise UserError(f"{place}: no column {column!r} among {found}: choose by {flag} (a"
+                                f" table begins with a line of names)"
+                                + f"; {PREDICT}" * (flag == "--label-column"))  # fmt: skip
+        yield place, row
+    if place is None:
         raise EmptyFile(f"{path}: a header but no rows: put some rows under it")
 
 
-def _json_rows(path: Path, encoding: str) -> Iterator[tuple[int, dict]]:
+def _json_rows(path: Path, encoding: str, _: set) -> Iterator[tuple[int, dict]]:
     for number, line in enumerate(read_lines(path, encoding), 1):
         if not line.strip():
             continue
@@ -62,7 +133,7 @@ def _json_rows(path: Path, encoding: str) -> Iterator[tuple[int, dict]]:
         yield number, row
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:
+def _parquet_rows(path: Path, *_) -> Iterator[tuple[int, dict]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
@@ -76,95 +147,62 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict]]:
         raise UserError(f"{path}: no parquet table ({why}): get it again") from None
 
 
-def _csv_rows(path: Path, columns: list[str], encoding: str) -> Iterator[tuple[int, dict]]:
-    csv.field_size_limit(LONGEST_CELL)
+def _csv_rows(path: Path, encoding: str, wanted: set[str]) -> Iterator[tuple[int, dict]]:
+    csv.field_size_limit(100_000_000)  # characters; 131,072, csv's own, is shorter than many a text
     lines = functools.partial(read_lines, path, encoding, newline="")
-    usual = "\t" if ending(path) == ".tsv" else ","
     first = next(line for line in lines() if line.strip())
-    delimiter, header = _header(first, usual, columns)
-    if twins := [column for column in columns if header.count(column) > 1]:
+    usual = "\t" if ending(path) == ".tsv" else ","
+
+    def names(delimiter: str) -> list[str]:
+        cells = next(csv.reader([first], delimiter=delimiter))
+        return [cell.strip().strip('"') for cell in cells]
+
+    # What gives the columns wanted separates them, or else what gives the most.
+    best = max((usual, *DELIMITERS), key=lambda d: (wanted <= set(names(d)), len(names(d))))
+    header, tabs = names(best), best == "\t"
+    if twins := [name for name in wanted if header.count(name) > 1]:
         raise UserError(f"{path}: two columns of one name, {twins[0]!r}: rename one")
-    if delimiter != usual:
-        note(f"{path}: its columns are separated by {DELIMITERS[delimiter]}")
-    tabs = delimiter == "\t"
+    if best != usual:
+        note(f"{path}: its columns are separated by {DELIMITERS[best]}")
     quoting = csv.QUOTE_NONE if tabs and not _quoted(lines, len(header)) else csv.QUOTE_MINIMAL
-    reader = csv.reader(lines(), delimiter=delimiter, quoting=quoting, strict=True)
-    begins, at_header = 1, True
+    reader = csv.reader(lines(), delimiter=best, quoting=quoting, strict=True)
+    begins, past_header = 1, False
     try:
         for cells in reader:
-            number, begins = begins, reader.line_num + 1
-            if at_header or not any(cells):
-                at_header = at_header and not any(cells)
-                continue
-            place = f"{path}: line {number}"
-            if any(cells[len(header) :]) or any(header[len(cells) :]):  # nameless ones may lack
-                raise UserError(f"{place}: {len(cells)} cells under a header of {len(header)}: "
-                                f"quote a cell that holds a separator")  # fmt: skip
-            if tabs and any("\t" in cell and ("\n" in cell or "\r" in cell) for cell in cells):
-                raise UserError(f"{place}: a cell in quotes goes over lines and holds tabs, like "
-                                f"several rows: save the table as .csv or .jsonl")  # fmt: skip
-            yield number, {name: cell for name, cell in zip(header, cells, strict=False) if name}
+            if past_header and any(cells):
+                wrong = None
+                if any(cells[len(header) :]) or any(header[len(cells) :]):  # nameless ones may lack
+                    wrong = f"{len(cells)} cells under a header of {len(header)}"
+                elif tabs and any("\t" in cell and re.search(r"[\r\n]", cell) for cell in cells):
+                    wrong = "a cell in quotes goes over lines and holds tabs, like several rows"
+                if wrong:
+                    raise UserError(f"{path}: line {begins}: {wrong}: mend its quotes")
+                row = dict(zip(header, cells, strict=False))
+                yield begins, {name: cell for name, cell in row.items() if name}
+            past_header = past_header or any(cells)
+            begins = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{path}: the row from line {begins} on is broken ({error}): mend its "
-                        f"quotes") from None  # fmt: skip
-
-
-def _header(line: str, usual: str, wanted: Iterable[str]) -> tuple[str, list[str]]:
-    """The delimiter and the names of the columns: whatever gives those wanted, or else the most."""
-    found = {}
-    for delimiter in dict.fromkeys((usual, *DELIMITERS)):
-        cells = next(csv.reader([line], delimiter=delimiter))
-        found[delimiter] = [cell.strip().strip('"') for cell in cells]
-    fits = [delimiter for delimiter, names in found.items() if set(wanted) <= set(names)]
-    best = fits[0] if fits else max(found, key=lambda delimiter: len(found[delimiter]))
-    return best, found[best]
+        raise UserError(f"{path}: line {begins} and on is broken ({error}): mend it") from None
 
 
 def _quoted(lines: Callable[[], Iterator[str]], width: int) -> bool:
     """Whether quotes in a tab-separated file enclose cells; mostly they are characters.
 
     They do where each is needed (as doubled ones show) or all of its column has them, in rows of
-    the right width. A quote that opens a cell must not swallow the rows up to the next one.
-    """
-    fits, stray, bare, needless = True, False, set(), set()
-    rows = (line.rstrip("\r\n").split("\t") for line in lines())
-    for number, cells in enumerate(row for row in rows if any(row)):
-        fits = fits and len(cells) == width
-        for column, cell in enumerate(cells if number else ()):  # but those of the header
-            if cell and '"' not in cell:
-                bare.add(column)
-            elif cell:
-                stray = stray or not re.fullmatch('"([^"]|"")*"', cell)
-                needless |= {column} if '"' not in cell[1:-1] else set()
-    if fits:
-        return not stray and not bare & needless
-    with contextlib.suppress(csv.Error):  # a cell in quotes may go over lines
-        table = csv.reader(lines(), delimiter="\t", strict=True)
-        return all(len(cells) == width for cells in table if any(cells))
-    return False
-
-
-def text_of(row: dict, column: str, path: Path, line: int) -> str:
-    """The text of a row. Raises UserError where it is no text."""
-    value, place = row[column], f"{path}: line {line}: {column!r}"
-    if not isinstance(value, str):
-        raise UserError(f"{place} is no text but {type(value).__name__}: mend the row")
-    try:  # what JSON can write with escapes, but nobody could print or save again
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError(f"{place} holds half of a surrogate pair: mend the row") from None
-    return value
-
-
-def label_of(row: dict, column: str, path: Path, line: int) -> str:
-    """The label of a row without surrounding blanks, "" for none (JSON's null and NaN). Words such
-    as "nan" or "None" are labels like any other. Raises UserError for a list or an object."""
-    value = row[column]
-    if value is None or value != value:
-        return ""
-    if isinstance(value, int | float):
-        value = str(value)
-    return text_of({column: value}, column, path, line).strip()
+    the right width. A quote that opens a cell must not swallow the rows up to the next one."""
+    rows = lambda: (line.rstrip("\r\n").split("\t") for line in lines() if line.strip())
+    if any(len(cells) != width for cells in rows()):  # a cell in quotes may go over lines
+        try:
+            table = csv.reader(lines(), delimiter="\t", strict=True)
+            return all(len(cells) == width for cells in table if any(cells))
+        except csv.Error:
+            return False
+    cells = lambda: (cell for row in itertools.islice(rows(), 1, None) for cell in enumerate(row))
+    if not all(re.fullmatch('[^"]*|"([^"]|"")*"', cell) for _, cell in cells()):
+        return False
+    bare = {column for column, cell in cells() if cell and '"' not in cell}
+    needless = {column for column, cell in cells() if '"' in cell and '"' not in cell[1:-1]}
+    return not bare & needless
 
 
 def write_rows(path: Path, rows: Iterable[dict]) -> None:

@@ -5,11 +5,11 @@ import functools
 import json
 import os
 import re
-import secrets
 import shutil
+import tempfile
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from minilm import corpora
 from minilm.config import UserError
-from minilm.corpora.decoding import note
-from minilm.corpora.splitting import fraction
+from minilm.corpora.files import fraction
+from minilm.corpora.tables import note
 from minilm.corpora.workers import parallel
 from minilm.fast.bpe import FastTokenizer
-from minilm.runs.durable import read_bounded, sha256_of, sync, writing
+from minilm.runs.durable import read_bounded, sha256_of, writing
 from minilm.runs.tokenizer_file import load_tokenizer, to_json
 from minilm.tokenizer import Tokenizer
 
@@ -48,12 +48,9 @@ def prepare(
     data: Sequence[str], vocab_size: int, tokenizer: Tokenizer | None = None,
     text_column: str = "text", encoding: str = "utf-8", separator: str | None = None,
 ) -> PreparedText:  # fmt: skip
-    """Tokenize a corpus into data/prepared/, once; later calls open the files, or write them anew
-    where they are no longer what was written.
-
-    data: names of corpora, or files and folders. Without a tokenizer, one of vocab_size is learnt
-    from them. Raises UserError where they cannot be read or are too little to train on.
-    """
+    """Tokenize what `documents` reads into data/prepared/, once; later calls open the files, or
+    write them anew where they are no longer what was written. Without a tokenizer, one of
+    vocab_size is learnt. Raises UserError for data that cannot be read or are too little."""
     where = [item if item in corpora.NAMES else str(Path(item).resolve()) for item in data]
     vocabulary = tokenizer.fingerprint if tokenizer else [Tokenizer([]).fingerprint, vocab_size]
     source = [FORMAT, VALID_SHARE, where, vocabulary, text_column, encoding, separator]
@@ -69,24 +66,28 @@ def prepare(
                     bar.update(len(block[0]))
 
     if (entropy := _verified(folder)) is None:
-        if folder.exists():
-            note(f"{folder} is damaged and made anew")
-        with writing(folder), _beside(folder) as beside:
-            if tokenizer is None:
-                texts = (text for text, *_ in blocks("learning a vocabulary"))
-                tokenizer = FastTokenizer.train(texts, vocab_size)
-            _write_tokens(blocks("tokenizing"), tokenizer, beside)
-            for path in beside.iterdir():
-                sync(path)
-            if _verified(folder) is None:  # nor has another process made it anew
-                shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # another process may have been faster
-                beside.rename(folder)
-        for older in PREPARED.glob(name[:9] + "*"):  # what these files held before
-            if older.name != name and older.suffix != ".part":
-                shutil.rmtree(older, ignore_errors=True)
-        size = sum(path.stat().st_size for path in PREPARED.rglob("*") if path.is_file())
-        note(f"{PREPARED} holds {size / 1e6:,.0f} MB of tokens, which can be deleted at any time")
+        with writing(folder):
+            PREPARED.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(".part", name, PREPARED) as beside:
+                new = Path(beside, name)
+                new.mkdir()
+                if tokenizer is None:
+                    texts = (text for text, *_ in blocks("learning a vocabulary"))
+                    tokenizer = FastTokenizer.train(texts, vocab_size)
+                _write_tokens(blocks("tokenizing"), tokenizer, new)
+                if _verified(folder) is None:  # nor has another process made it
+                    shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):  # another process may have been faster
+                    new.rename(folder)
+        with contextlib.suppress(OSError):  # another process may remove the same
+            for path in PREPARED.iterdir():
+                older = path.name.startswith(name[:9]) and path != folder  # what the files held
+                if path.suffix == ".part":  # a day ago: what a killed process has left
+                    older = time.time() - path.stat().st_mtime > 86_400
+                if older:
+                    shutil.rmtree(path, ignore_errors=True)
+            size = sum(path.stat().st_size for path in PREPARED.rglob("*") if path.is_file())
+            note(f"{PREPARED} holds {size / 1e6:,.0f} MB of tokens, which you can delete any time")
         entropy = _verified(folder)
     tokenizer = tokenizer or load_tokenizer(folder / "tokenizer.json")
     files = (np.memmap(folder / file, np.uint16, mode="r") for file in ("train.bin", "valid.bin"))
@@ -95,11 +96,7 @@ def prepare(
 
 def cut(document: str) -> Iterator[tuple[str, bool, bool]]:
     """Cut a text into blocks where a token ends anyway; yield each, whether it is the last, and
-    whether the text is one to validate on, which a hash of its beginning decides.
-
-    >>> list(cut("a short text"))
-    [('a short text', True, False)]
-    """
+    whether the text is one to validate on, which a hash of its beginning decides."""
     is_valid, start = fraction(document[:1000], "valid") < VALID_SHARE, 0
     while (match := _BLOCK.match(document, start)) and match.end() < len(document):
         yield match[0], False, is_valid
@@ -107,36 +104,17 @@ def cut(document: str) -> Iterator[tuple[str, bool, bool]]:
     yield document[start:], True, is_valid
 
 
-@contextlib.contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
-    """A new folder to write to, removed at the end if it is still there. What a killed process left
-    behind goes after a day, in which any other has ended."""
-    PREPARED.mkdir(parents=True, exist_ok=True)
-    for part in PREPARED.glob("*.part"):
-        with contextlib.suppress(OSError):
-            if time.time() - part.stat().st_mtime > 86_400:
-                shutil.rmtree(part)
-    beside = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.part")
-    try:
-        beside.mkdir()
-        yield beside
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
 def _verified(folder: Path) -> float | None:
     """The unigram entropy of a prepared text; None where there is none, or a file differs from what
     was written."""
-    with contextlib.suppress(
-        OSError, ValueError, LookupError, TypeError, AttributeError, UserError
-    ):
-        meta = json.loads(read_bounded(folder / "meta.json", 2**16))
+    with contextlib.suppress(Exception):  # whatever is wrong with it
+        meta = json.loads(read_bounded(folder / "meta.json"))
         if all(sha256_of(folder / name) == sha256 for name, sha256 in meta["files"].items()):
             return float(meta["unigram_entropy"])
     return None
 
 
-def _write_tokens(blocks: Iterable, tokenizer: Tokenizer, folder: Path) -> None:
+def _write_tokens(blocks: Iterator, tokenizer: Tokenizer, folder: Path) -> None:
     """Write train.bin and valid.bin: the tokens of every document, then <doc>; and beside them the
     tokenizer, the unigram entropy and the sha256 of each file. Where the hashes of the documents
     give no fitting share to validate on, it is the end of all tokens."""
@@ -151,12 +129,10 @@ def _write_tokens(blocks: Iterable, tokenizer: Tokenizer, folder: Path) -> None:
     least = max(int(0.2 * VALID_SHARE * n), min(256, n // 5))
     if not least <= n_valid <= 4 * VALID_SHARE * n:
         n_valid = max(int(VALID_SHARE * n), least)
-        with open(train, "r+b") as file:
-            file.seek(0, os.SEEK_END)
+        with open(train, "ab") as file:
             file.write(valid.read_bytes())
-            file.seek(2 * (n - n_valid))  # two bytes a token
-            valid.write_bytes(file.read())
-            file.truncate(2 * (n - n_valid))
+        valid.write_bytes(np.memmap(train, np.uint16, mode="r")[-n_valid:].tobytes())
+        os.truncate(train, 2 * (n - n_valid))  # two bytes a token
         if n < 20 * 256:
             note(f"a short text, {n:,} tokens: its last {n_valid:,} are the validation part")
     (folder / "tokenizer.json").write_text(to_json(tokenizer), encoding="utf-8", newline="\n")
@@ -167,7 +143,7 @@ def _write_tokens(blocks: Iterable, tokenizer: Tokenizer, folder: Path) -> None:
     (folder / "meta.json").write_text(meta, encoding="utf-8")
 
 
-def _megabytes(blocks: Iterable[tuple]) -> Iterator[list[tuple]]:
+def _megabytes(blocks: Iterator[tuple]) -> Iterator[list[tuple]]:
     group, size = [], 0
     for block in blocks:
         group.append(block)

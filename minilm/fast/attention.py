@@ -44,9 +44,9 @@ def fast_attention(q: Tensor, k: Tensor, v: Tensor, mask) -> Tensor:
 
 
 def use_fast_attention(model: Transformer) -> Transformer:
-    """Put both in their place in a model, and return it. A family that makes more of the mask, as
-    one with local windows does, keeps the book's."""
+    """Put both in their place in a model, and return it. A family with local windows makes more of
+    the mask, and keeps the book's."""
     model.attend = fast_attention
-    if type(model).forward is Transformer.forward:
+    if not hasattr(model.config, "local_window"):
         model.visibility = fast_visibility
     return model

@@ -171,7 +171,10 @@ class GatedFeedForward(FeedForward):
 
 
 class ModernBertBlock(Block):
-    """Our block without norms for q and k, and with a gate."""
+    """Our block without norms for q and k, and with a gate. Where it has a `window`, a position
+    sees so many tokens to either side (Beltagy et al. 2020, arXiv 2004.05150, section 3.1)."""
+
+    window = None
 
     def __init__(self, config: ModernBertConfig):
         super().__init__(config)
@@ -180,10 +183,21 @@ class ModernBertBlock(Block):
         self.norm_2 = nn.LayerNorm(config.d_model, config.epsilon, bias=False)
         self.feed_forward = GatedFeedForward(config)
 
+    def forward(self, x: Tensor, mask, rotation, attend, cache) -> Tensor:
+        """x (B, T, D); cos and sin (T, 1, d): half for layers without a window, half for those with
+        one. Returns (B, T, D)."""
+        rotation = [table.chunk(2, dim=-1)[self.window is not None] for table in rotation]
+        if self.window is not None:
+            start = cache.length if cache else 0
+            position = torch.arange(start + x.shape[1], device=x.device)
+            near = (position[start:, None] - position).abs() <= self.window  # (T, start + T)
+            mask = near[None, None] if mask is None else near & mask  # (1 or B, 1, T, start + T)
+        return super().forward(x, mask, rotation, attend, cache)
+
 
 class ModernBert(Transformer):
     """BERT's norm over the embedding and its head, without biases, around our rotary positions;
-    and most layers see only what is near (Beltagy et al. 2020, arXiv 2004.05150, section 3.1)."""
+    every layer whose number `global_every` does not divide has a window."""
 
     block = ModernBertBlock
 
@@ -192,31 +206,15 @@ class ModernBert(Transformer):
         self.norm = nn.LayerNorm(config.d_model, config.epsilon, bias=False)
         self.embedding_norm = nn.LayerNorm(config.d_model, config.epsilon, bias=False)
         self.blocks[0].norm_1 = nn.Identity()  # what goes in has just been normalised
-        self.add_rotation(config.rotary_base)
-        self.add_rotation(config.local_rotary_base, "local_")
+        for i, block in enumerate(self.blocks):
+            block.window = config.local_window if i % config.global_every else None
+        self.add_rotation(config.rotary_base, config.local_rotary_base)
         self.head = Head(config, bias=False) if config.head else None
         self.initialise(seed)
 
     def embed(self, tokens: Tensor, start: int) -> Tensor:
         """tokens (B, T). Returns (B, T, D)."""
         return self.embedding_norm(self.embedding(tokens))
-
-    def forward(self, tokens, causal, is_real=None, cache=None, prefix=None) -> Tensor:
-        """As `Transformer.forward`, but a layer whose number `global_every` does not divide sees
-        positions up to `local_window` away, and has its own rotation. Returns hidden (B, T, D)."""
-        T, start = tokens.shape[1], cache[0].length if cache else 0
-        here = slice(start, start + T)
-        mask = self.visibility(T, start, causal, is_real, tokens.device, prefix=prefix)
-        position = torch.arange(start + T, device=tokens.device)
-        distance = (position[here, None] - position).abs()[None, None]  # (1, 1, T, start + T)
-        near = distance <= self.config.local_window
-        everything = mask, (self.cos[here], self.sin[here])
-        nearby = near if mask is None else near & mask, (self.local_cos[here], self.local_sin[here])
-        x = self.dropout(self.embed(tokens, start))  # (B, T, D)
-        for i, block in enumerate(self.blocks):
-            mask, rotation = nearby if i % self.config.global_every else everything
-            x = block(x, mask, rotation, self.attend, cache[i] if cache else None)
-        return self.norm(x)
 
     logits = Bert.logits
 

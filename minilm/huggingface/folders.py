@@ -52,7 +52,7 @@ def find_folder(name: str) -> Path:
         return Path(name)
     with tokenizers.damage(f"{name}: no such folder, and huggingface_hub finds none"):
         hub = importlib.import_module("huggingface_hub")
-        wanted = [*FILES, "*token*.json", "vocab.*", "merges.txt"]
+        wanted = [*FILES, "*token*.json"]
         return Path(hub.snapshot_download(name, allow_patterns=wanted))
 
 

@@ -108,38 +108,20 @@ def read_tokenizer(folder: Path):
     UserError where there is none, or one that cannot be used."""
     with contextlib.suppress(UserError):
         return load_tokenizer(folder / "tokenizer.json")
+    if not (folder / "tokenizer.json").exists():
+        raise UserError("there is no tokenizer.json: load the tokenizer with transformers and save "
+                        "it there (save_pretrained)")  # fmt: skip
     settings = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         settings |= read_json(folder / name) if (folder / name).exists() else {}
     with damage("the tokenizer cannot be read"):
-        content = _content(folder, settings)
+        content = read_json(folder / "tokenizer.json")
         roles = BERT_ROLES if content["model"].get("type") == "WordPiece" else GPT2_ROLES
         for role, token in settings.items():
             token = token.get("content") if isinstance(token, dict) else token
             if role.endswith("_token") and isinstance(token, str):
                 roles = roles | {role: token}
         return ForeignTokenizer(content, roles)
-
-
-def _content(folder: Path, settings: dict) -> dict:
-    """What tokenizer.json says, or would say."""
-    if (folder / "tokenizer.json").exists():
-        return read_json(folder / "tokenizer.json")
-    library = import_library("tokenizers")
-    if (folder / "vocab.txt").exists():
-        made = library.BertWordPieceTokenizer.from_file(
-            str(folder / "vocab.txt"), strip_accents=settings.get("strip_accents"),
-            handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
-            lowercase=settings.get("do_lower_case", True),
-        )  # fmt: skip
-    elif (folder / "vocab.json").exists():
-        files = str(folder / "vocab.json"), str(folder / "merges.txt")
-        made = library.ByteLevelBPETokenizer.from_file(*files)
-        if made.token_to_id(GPT2_ROLES["eos_token"]) is not None:
-            made.add_special_tokens([GPT2_ROLES["eos_token"]])
-    else:
-        raise UserError("there is no tokenizer.json, vocab.txt, or vocab.json with merges.txt")
-    return json.loads(made.to_str())
 
 
 def read_json(path: Path) -> dict:

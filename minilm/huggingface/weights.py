@@ -2,7 +2,7 @@
 parameters. GPT-2's matrices lie transposed, BERT's queries, keys and values apart."""
 
 import re
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -87,8 +87,8 @@ def read_shape(config: dict) -> ModelConfig:
             raise UserError(f"model_type {name!r} cannot be imported: only {', '.join(TYPES)} can")
         kind = TYPES[name]
         made = FAMILIES[kind["family"]][1]
-        keys = {field.name: kind.get(field.name) for field in fields(made)}
-        shape = {ours: config[key] for ours, key in keys.items() if config.get(key) is not None}
+        known = {field.name: config.get(kind.get(field.name)) for field in fields(made)}
+        shape = {ours: value for ours, value in known.items() if value is not None}
         if name == "gpt2":
             shape.setdefault("d_ff", 4 * shape["d_model"])
         if kind["family"] == "modernbert":
@@ -109,8 +109,8 @@ def write_shape(name: str, config: ModelConfig) -> dict:
     """The config.json, of this model type, that asks for this shape."""
     kind = TYPES[name]
     said = dict(model_type=name, tie_word_embeddings=True) | FIXED[kind["family"]]
-    shape = {ours: value for ours, value in asdict(config).items() if ours != "head"}
-    said |= {kind[ours]: value for ours, value in shape.items() if ours in kind}
+    said |= {kind[ours]: value for ours, value in vars(config).items()
+             if ours in kind and ours != "head"}  # fmt: skip
     if kind["family"] == "modernbert":
         layers = [*BASES]
         said["layer_types"] = [layers[i % config.global_every > 0] for i in range(config.n_layers)]
@@ -143,9 +143,7 @@ def _turned(kind: dict, ours: str, tensor: Tensor, n_heads: int, back: bool = Fa
     return tensor.contiguous()
 
 
-def to_ours(name: str, tensors: dict[str, Tensor], config: ModelConfig) -> tuple[
-    ModelConfig, dict[str, Tensor], list[str]
-]:  # fmt: skip
+def to_ours(name: str, tensors: dict[str, Tensor], config: ModelConfig) -> tuple:
     """Our state_dict from the tensors of a model type. Returns the shape (with no head where theirs
     has none for tokens), the weights, and the names of what was left out: another task's head.
 

@@ -4,6 +4,8 @@ import json
 
 import torch
 
+from minilm.huggingface.tokenizers import BERT_ROLES, BYTE_OF, read_tokenizer
+
 SIZES = dict(
     vocab_size=50, hidden_size=24, num_hidden_layers=4, num_attention_heads=4,
     intermediate_size=40, max_position_embeddings=20,
@@ -38,3 +40,18 @@ def small_model(transformers, kind, **changes):
 def config_of(model):
     """What its config.json says."""
     return json.loads(model.config.to_json_string())
+
+
+def foreign(folder, kind, words=(), merges=()):
+    """Write a tokenizer.json of BERT's or GPT-2's, by the library; return the tokenizer."""
+    import tokenizers
+
+    if kind == "bert":
+        vocab = {piece: i for i, piece in enumerate([*BERT_ROLES.values(), *words])}
+        made = tokenizers.BertWordPieceTokenizer(vocab)
+    else:
+        vocab = {name: i for i, name in enumerate([*BYTE_OF, *words, "<|endoftext|>"])}
+        made = tokenizers.ByteLevelBPETokenizer(vocab, list(merges))
+        made.add_special_tokens(["<|endoftext|>"])
+    made.save(str(folder / "tokenizer.json"))
+    return read_tokenizer(folder)

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from minilm import compare, corpora
+from minilm import corpora
 from minilm.compare import arms, experiment, labels, outcomes, plan, report
 from minilm.compare.plan import BAG, CompareOptions, arm, declared
 from minilm.config import SIZES, ModelConfig, NonFiniteError, UserError
 from minilm.corpora.files import Example
-from minilm.corpora.splits import encode_texts
 from minilm.corpora.tokens import PreparedText
 from minilm.data import draws, frame
 from minilm.fast.bpe import FastTokenizer
@@ -89,10 +88,10 @@ def finished(toy):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arms, "pretrain", interrupted)
         with pytest.raises(Stopped, match="--resume"):
-            compare.compare(options())
+            experiment.compare(options())
         resume = options(resume=True)
         resume.given = frozenset({"run", "resume"})
-        compare.compare(resume)
+        experiment.compare(resume)
     assert len(count) == 10  # three arms of three seeds, one of them twice
     return experiment.Experiment(options(), experiment.Path("runs/toy"))
 
@@ -269,7 +268,7 @@ def test_the_report_is_drawn_again_without_training_and_nothing_in_it_can_run(fi
     before = (finished.folder / "report.html").read_text()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arms, "pretrain", None)
-        compare.compare(options(report=True))
+        experiment.compare(options(report=True))
     page = (finished.folder / "report.html").read_text()
     assert page == before
     assert "<script" not in page and "alert(1)" in page  # the text is there, as text
@@ -293,7 +292,7 @@ def test_the_sentences_and_the_rows_are_what_the_jobs_say(finished):
 
 def test_a_sweep_chooses_rates_with_seeds_of_its_own_and_writes_down_how(toy):
     names, folder = ["scratch", "masked"], experiment.Path("runs/swept")
-    compare.compare(options(sweep=True, seeds=1, finetunings=1, arms=names, run=str(folder)))
+    experiment.compare(options(sweep=True, seeds=1, finetunings=1, arms=names, run=str(folder)))
     found = json.loads((folder / "rates.json").read_text())
     assert found["chosen"]["pretraining"] == {"masked": 0.02}
     assert set(found["chosen"]["finetuning"]) == {"scratch", "masked"}
@@ -303,14 +302,15 @@ def test_a_sweep_chooses_rates_with_seeds_of_its_own_and_writes_down_how(toy):
 
 def test_deleting_a_token_is_measured_by_what_it_does(toy):
     tokenizer = FastTokenizer([])
-    test = encode_texts(tokenizer, [Example("one two", "b")], ["a", "b"], 32)
-    task = SimpleNamespace(classes=["a", "b"], test=test, tokenizer=tokenizer)
+    task = labels.FewLabels("python-docs", tokenizer, 32, 1, Machine(torch.device("cpu")))
+    task.classes = ["a", "b"]
+    task.data["test"] = [row] = task.encode([Example("one two", "b")])
     model = Transformer(ModelConfig(259, 32, 8, 1, 1, 8), seed=1)
     classifier = labels.Classifier(model, 2)
     torch.nn.init.normal_(classifier.head.weight, generator=torch.Generator().manual_seed(0))
-    found = labels.deletion(classifier, task, 0)
-    both = [test.tokens[0], np.delete(test.tokens[0], 3)]
-    p = labels.probabilities(classifier, both)[:, 1]
+    found = task.deletion(classifier, 0)
+    both = [row, row._replace(tokens=np.delete(row.tokens, 3))]
+    p = task.probabilities(classifier, both)[:, 1]
     assert found["label"] == "b" and found["tokens"][2] == "e"
     assert abs(found["falls"][2] - (p[0] - p[1])) < 1e-4
 
@@ -355,13 +355,13 @@ def test_charts_stay_inside_and_escape():
 
 
 def test_help_comes_before_torch():
-    code = "import sys, minilm.compare; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
-    here = experiment.Path(compare.__file__).parents[2]
+    code = "import sys, minilm.compare.plan; sys.exit(bool({'torch', 'numpy'} & {*sys.modules}))"
+    here = experiment.Path(plan.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=here).returncode == 0
 
 
 def test_what_is_missing_is_said_in_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(UserError, match=re.escape('pip install "minilm[compare]"')):
-        compare.compare(options(run="runs/never"))
+        experiment.compare(options(run="runs/never"))
     assert not experiment.Path("runs/never").exists()

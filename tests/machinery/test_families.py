@@ -27,11 +27,13 @@ def ours_of(theirs, kind):
     assert not left_out
     model = FAMILIES[TYPES[kind]["family"]][0](shape).double()
     model.load_state_dict(weights)
+    modern = isinstance(shape, ModernBertConfig)
+    bases = [shape.rotary_base, shape.local_rotary_base] if modern else [10_000.0]
+    halves = torch.arange(0, shape.d_head, 2) / shape.d_head  # (d/2,)
+    frequency = torch.cat([1 / base**halves for base in bases])
+    angles = torch.arange(shape.max_length)[:, None, None] * frequency
     for name, table in model.named_buffers():  # theirs come from float32
-        base = getattr(shape, "local_" * name.startswith("local") + "rotary_base", 10_000.0)
-        frequency = 1 / base ** (torch.arange(0, shape.d_head, 2) / shape.d_head)  # (d/2,)
-        angles = torch.arange(shape.max_length)[:, None, None] * frequency
-        table.copy_(angles.cos() if name.endswith("cos") else angles.sin())
+        table.copy_(angles.cos() if name == "cos" else angles.sin())
     return model.eval()
 
 
@@ -159,6 +161,13 @@ def test_first_weights_are_a_function_of_the_seed(family):
     models = [made(shape(11, 12, 6, 3, 1, 5), seed) for seed in (1, 1, 2)]
     one, same, other = (torch.cat([p.flatten() for p in m.parameters()]) for m in models)
     assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+@each_family
+def test_a_text_longer_than_the_window_is_refused(family):
+    model = small(family)
+    with pytest.raises(UserError, match="13 tokens do not fit the window of 12"):
+        model(torch.zeros(1, 13).long(), causal=True)
 
 
 def test_only_every_third_layer_of_modernbert_sees_beyond_the_window():

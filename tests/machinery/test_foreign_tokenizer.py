@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from minilm.config import UserError
-from minilm.huggingface.tokenizers import BERT_ROLES, BYTE_OF, ForeignTokenizer, read_tokenizer
+from minilm.huggingface.tokenizers import BERT_ROLES, ForeignTokenizer, read_tokenizer
 from minilm.runs.tokenizer_file import load_tokenizer, to_json
+from tests.machinery.small_hf import foreign
 
 hf = pytest.importorskip("tokenizers")
 LETTERS = "abcdefghijklmnopqrstuvwxyz'-:,.éß日本"
-PIECES = [
-    *BERT_ROLES.values(), *LETTERS, *(f"##{c}" for c in LETTERS), "the", "cat", "##at", "caf", "##"
-]  # fmt: skip
+WORDS = [*LETTERS, *(f"##{c}" for c in LETTERS), "the", "cat", "##at", "caf", "##"]
+PIECES = [*BERT_ROLES.values(), *WORDS]
 ASSIGNED = [chr(c) for c in range(0x110000) if unicodedata.category(chr(c)) not in ("Cn", "Cs")]
 COMMON = [
     "the",
@@ -49,21 +49,17 @@ def varied(rng):
 
 @pytest.fixture
 def bert(tmp_path):
-    (tmp_path / "vocab.txt").write_text("\n".join(PIECES) + "\n", encoding="utf-8")
-    return read_tokenizer(tmp_path)
+    return foreign(tmp_path, "bert", WORDS)
 
 
 @pytest.fixture
 def gpt2(tmp_path):
     folder = tmp_path / "gpt2"
     folder.mkdir()
-    vocab = {name: i for i, name in enumerate([*BYTE_OF, "th", "the", "<|endoftext|>"])}
-    (folder / "vocab.json").write_text(json.dumps(vocab))
-    (folder / "merges.txt").write_text("#version: 0.2\nt h\nth e\n")
-    return read_tokenizer(folder)
+    return foreign(folder, "gpt2", ["th", "the"], [("t", "h"), ("th", "e")])
 
 
-def test_a_vocab_txt_is_berts_tokenizer(bert):
+def test_a_wordpiece_vocabulary_is_berts_tokenizer(bert):
     def pieces(text):
         return [PIECES[i] for i in bert.encode(text)]
 
@@ -76,7 +72,7 @@ def test_a_vocab_txt_is_berts_tokenizer(bert):
     assert bert.encode("the").dtype == np.uint16 and bert.encode("").shape == (0,)
 
 
-def test_vocab_json_with_merges_is_gpt2s_tokenizer(gpt2):
+def test_a_byte_level_vocabulary_is_gpt2s_tokenizer(gpt2):
     assert gpt2.encode("the").tolist() == [257]
     assert gpt2.special == (258, None, 258, 258, range(258)) and gpt2.mask_token is None
     for seed in range(50):
@@ -149,7 +145,7 @@ def test_a_folder_without_a_tokenizer_and_a_machine_without_the_library_are_told
     tmp_path, bert, monkeypatch
 ):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"vocab\.json"):
+    with pytest.raises(UserError, match=r"^there is no tokenizer\.json: [^\n]*save_pretrained"):
         read_tokenizer(tmp_path / "empty")
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(UserError, match=r'pip install "minilm\[hf\]"'):

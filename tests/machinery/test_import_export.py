@@ -16,12 +16,11 @@ from minilm.generate import sample
 from minilm.heads import Classifier
 from minilm.huggingface.families import FAMILIES, GPT2Config
 from minilm.huggingface.folders import export_run, import_folder, pretrained_run
-from minilm.huggingface.tokenizers import BERT_ROLES, BYTE_OF, read_tokenizer
 from minilm.huggingface.weights import to_theirs, write_shape
 from minilm.runs import checkpoint
 from minilm.runs.run import Run
 from minilm.tokenizer import Tokenizer
-from tests.machinery.small_hf import small_model
+from tests.machinery.small_hf import foreign, small_model
 
 safetensors = pytest.importorskip("safetensors.torch")
 TEXT = "kaba lodir mifen nug reba soba kadir"
@@ -135,24 +134,13 @@ def test_a_classifier_says_there_what_it_says_here(tmp_path, family, attention):
 def test_exported_foreign_tokenizers_put_around_a_text_what_we_put(tmp_path, family):
     """GPT-2's own puts nothing there, so that means were of two tokens fewer."""
     transformers = pytest.importorskip("transformers")
-    tokenizer = foreign(tmp_path, family)
+    tokenizer = foreign(tmp_path, family, TEXT.split() if family == "bert" else ())
     how = dict(tokenizer=tokenizer, pooling="mean", attention="causal")
     run, _ = make_run(tmp_path / "run", family, **how)
     export_run(run, tmp_path / "out")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     framed = frame(tokenizer.encode(TEXT[:20]), 30, tokenizer.special)
     assert theirs(TEXT[:20]).input_ids == framed.tolist()
-
-
-def foreign(folder, family):
-    """Write the files of a vocabulary of BERT's or GPT-2's; return the tokenizer."""
-    if family == "bert":
-        (folder / "vocab.txt").write_text("\n".join([*BERT_ROLES.values(), *TEXT.split()]) + "\n")
-    else:
-        vocab = {name: i for i, name in enumerate([*BYTE_OF, "<|endoftext|>"])}
-        (folder / "vocab.json").write_text(json.dumps(vocab))
-        (folder / "merges.txt").write_text("#version: 0.2\n")
-    return read_tokenizer(folder)
 
 
 @pytest.mark.parametrize("family", ["ours", "gpt2", "bert", "modernbert"])

@@ -2,15 +2,17 @@
 together."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from minilm.config import UserError
 from minilm.corpora import Example, splits
-from minilm.corpora.decoding import note
-from minilm.corpora.splits import encode_texts, hold_out, sample
-from minilm.corpora.splitting import normalised
+from minilm.corpora.files import normalised
+from minilm.corpora.splits import hold_out, sample
+from minilm.corpora.tables import note
+from minilm.runs.classify import Classify
 from minilm.tokenizer import DOC, Tokenizer
 
 OFTEN = [Example(f"text {i}", "ab"[i % 2] if i < 180 else "c") for i in range(200)]
@@ -85,7 +87,7 @@ def test_parts_that_are_given_are_used_and_texts_in_two_of_them_are_counted(tmp_
     [
         ("aaaa", "a", "1 label"),
         ("abab", "abc", "test has the label 'c'"),
-        (["0.5", "1.25", "3.75", "2.5", "1.25"], ["2.5"], "4 labels in 5 rows .*--label-column"),
+        (["0.5", "1.25", "3.75", "2.5", "1.25"], ["2.5"], "4 labels in 5 rows: .*--label-column"),
         ("ab", "a", "too few texts to hold some out"),
     ],
 )
@@ -109,7 +111,7 @@ def test_a_label_that_may_mean_none_is_pointed_out(tmp_path, capsys):
 
 def test_examples_become_framed_tokens_and_numbers():
     examples = [Example("né", "y"), Example("cats", "x"), Example("horse", "y")]
-    found = encode_texts(Tokenizer([]), examples, ["x", "y"], max_length=6)
-    assert found.labels.tolist() == [1, 0, 1] and found.share_cut == pytest.approx(1 / 3)
-    assert found.tokens[1].tolist() == [DOC, *(np.frombuffer(b"cats", np.uint8) + 3), DOC]
-    assert [len(tokens) for tokens in found.tokens] == [5, 6, 6]
+    found = Classify(SimpleNamespace(max_length=6), Tokenizer([]), ["x", "y"]).encode(examples)
+    assert [(row.label, row.cut) for row in found] == [(1, False), (0, False), (1, True)]
+    assert found[1].tokens.tolist() == [DOC, *(np.frombuffer(b"cats", np.uint8) + 3), DOC]
+    assert [len(row.tokens) for row in found] == [5, 6, 6]

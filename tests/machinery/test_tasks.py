@@ -30,7 +30,7 @@ Hi O
 
 -DOCSTART- O
 
-Rome S-loc"""
+Rome I-loc"""
 SQUAD = {"data": [{"paragraphs": [{"context": "It was in 1066 or 1067.", "qas": [
     {"question": "When?", "id": "a", "answers": [
         {"text": "1066", "answer_start": 10}, {"text": "in 1066", "answer_start": 7}]},
@@ -152,10 +152,14 @@ def test_answers_are_places_in_a_list_that_holds_others_of_the_kind():
     assert not asked & trained
 
 
-def test_formulas_are_the_same_in_every_process_and_split_by_source():
+def test_formulas_are_made_once_and_split_by_source(tmp_path, monkeypatch):
     pytest.importorskip("sympy")
-    parts = made.latex_pairs(60)
-    assert parts == made.latex_pairs(60)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(made, "PAIRS", 60)
+    parts = made.load("latex-sympy")
+    assert made.latex_pairs(60) == made.latex_pairs(60)
+    monkeypatch.setattr(made, "latex_pairs", lambda n: pytest.fail("again"))
+    assert made.load("latex-sympy") == parts
     pairs = {pair for part in parts.values() for pair in part}
     assert len(pairs) == len({pair.source for pair in pairs}) == 60
     assert any("\\frac" in pair.source and "/" in pair.target for pair in pairs)
