@@ -1,8 +1,7 @@
-"""Labelled texts: read, split, sampled, and encoded."""
+"""Labelled texts: read, split and sampled."""
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
@@ -14,14 +13,6 @@ from minilm.data import draws
 
 HELD_OUT = 0.1  # of train for validation, where neither a validation part nor --labels is given
 MISSING = {"nan", "na", "n/a", "none", "null"}  # how other programs write that there is no label
-
-
-class EncodedTexts(NamedTuple):
-    """Encoded texts and the numbers of their labels."""
-
-    tokens: list[np.ndarray]  # one (T_i,) uint16 a text
-    labels: np.ndarray  # (N,) int64
-    share_cut: float  # of the texts, that were longer than max_length
 
 
 def splits(

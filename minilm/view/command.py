@@ -64,14 +64,14 @@ def write_inside_page(model, text: str) -> Path:
 
 def unigrams(model) -> np.ndarray | None:
     """The share of each token in the text that the run was trained on, (V,), if that is here."""
-    flags, own, counts = model.config["flags"], model.tokenizer, None
+    flags, own = model.config["flags"], model.tokenizer
     if flags.get("data"):  # imported weights have none
         how = map(flags.get, ("text_column", "encoding", "document_separator"))
         with contextlib.suppress(UserError):
             text = prepare(flags["data"], flags["vocab_size"], own if flags["init"] else None, *how)
             if text.tokenizer.fingerprint == own.fingerprint:
-                counts = np.bincount(text.train, minlength=own.vocab_size)
-    return None if counts is None else counts / counts.sum()
+                return np.bincount(text.train, minlength=own.vocab_size) / len(text.train)
+    return None
 
 
 def of_tested(model) -> str:
