@@ -14,7 +14,8 @@ from minilm.data import frame
 from minilm.heads import Classifier, classification_nll
 from minilm.runs.task import Task
 
-Row = namedtuple("Row", "tokens label")  # (T,), and the number of the label
+# tokens (T,), the number of the label, and whether the text was too long
+Row = namedtuple("Row", "tokens label cut")
 DECAY = 10.0  # of the bag of tokens
 
 
@@ -45,8 +46,9 @@ class Classify(Task):
     def encode(self, examples: list[Example]) -> list[Row]:
         """Too long texts keep head and tail."""
         most, special = self.config.max_length, self.tokenizer.special
-        framed = (frame(self.tokenizer.encode(text), most, special) for text, _ in examples)
-        return list(map(Row, framed, self.labels(examples)))
+        texts = [self.tokenizer.encode(example.text) for example in examples]
+        framed = [frame(tokens, most, special) for tokens in texts]
+        return list(map(Row, framed, self.labels(examples), [len(t) > most - 2 for t in texts]))
 
     def collate(self, rows: list[Row]) -> tuple[np.ndarray, ...]:
         """tokens, is_real (B, T), labels (B,)."""

@@ -117,8 +117,8 @@ class Task:
         n = len(self.classes)
         sizes = ", ".join(f"{len(rows):,} to {part}" for part, rows in self.examples.items())
         kinds = f"; classes ({n}): {', '.join(self.classes[:12])}" if n else ""
-        full = np.mean([len(row.tokens) == most for row in self.data["train"]])
-        cut = f"; {full:.1%} fill the window of {most} tokens or exceed it" if full else ""
+        share = np.mean([getattr(row, "cut", False) for row in self.data["train"]])
+        cut = f"; {share:.1%} are longer than {most} tokens and were cut" if share else ""
         return f"{name}: {self.config.task}, {sizes}{kinds}{cut}"
 
     def model(self, transformer: Transformer) -> nn.Module:

@@ -16,7 +16,7 @@ def log_p(classifier, texts, attention="bidirectional"):
     config = SimpleNamespace(max_length=11, attention=attention)
     tokenizer = SimpleNamespace(special=SimpleNamespace(pad=0))
     task = Classify(config, tokenizer, ["label"] * classifier.head.out_features)
-    return task.solve(classifier, [Row(tokens, 0) for tokens in texts], None)
+    return task.solve(classifier, [Row(tokens, 0, False) for tokens in texts], None)
 
 
 @pytest.mark.parametrize("attention", ["causal", "bidirectional"])

@@ -112,6 +112,6 @@ def test_a_label_that_may_mean_none_is_pointed_out(tmp_path, capsys):
 def test_examples_become_framed_tokens_and_numbers():
     examples = [Example("né", "y"), Example("cats", "x"), Example("horse", "y")]
     found = Classify(SimpleNamespace(max_length=6), Tokenizer([]), ["x", "y"]).encode(examples)
-    assert [row.label for row in found] == [1, 0, 1]
+    assert [(row.label, row.cut) for row in found] == [(1, False), (0, False), (1, True)]
     assert found[1].tokens.tolist() == [DOC, *(np.frombuffer(b"cats", np.uint8) + 3), DOC]
     assert [len(row.tokens) for row in found] == [5, 6, 6]
