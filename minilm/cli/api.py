@@ -8,14 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from minilm import generate, heads, metrics
+from minilm import generate, heads, metrics, objectives
 from minilm.cli.options import FinetuneConfig, saved_options
 from minilm.cli.terminal import printable
 from minilm.config import UserError
 from minilm.corpora.tokens import prepare
 from minilm.data import evaluation_windows, frame, pad
 from minilm.huggingface.folders import pretrained_run
-from minilm.objectives import IGNORE, evaluation_batches, language_model_nll
 from minilm.runs.device import choose_machine
 from minilm.runs.pretraining import in_chunks
 from minilm.runs.task import by_length, task_class
@@ -139,30 +138,27 @@ class LanguageModel(Model):
         ids = self.tokenizer.encode(text)
         if not len(ids):
             raise UserError("the text has no token to predict")
+        tokens = np.append(self.tokenizer.special.bos, ids).astype(np.int64)
+        windows = in_chunks(evaluation_windows(tokens, self.max_length, most=len(tokens)), BATCH)
+        batches = map(objectives.causal, windows) if causal else self._masked(ids)
         nats, count = 0.0, 0
         with torch.inference_mode():
-            for batch in self._windows(ids) if causal else self._masked(ids):
-                tensors = self._machine.tensors(batch)
-                loss_sum, n = language_model_nll(self.model, *tensors, causal)
+            for batch in batches:
+                tensors = self._machine.tensors(batch)  # and whether it is causal
+                loss_sum, n = objectives.language_model_nll(self.model, *tensors)
                 nats, count = nats + loss_sum.item(), count + n.item()
         return Score(nats / count, float(np.exp(nats / count)), count)
 
-    def _windows(self, ids: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Windows in which each token is once the target of the position before it."""
-        text = np.append(self.tokenizer.special.bos, ids).astype(np.int64)
-        for rows in in_chunks(evaluation_windows(text, self.max_length, most=len(text)), BATCH):
-            yield rows[:, :-1].copy(), rows[:, 1:].copy()
-
-    def _masked(self, ids: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _masked(self, ids: np.ndarray) -> Iterator[objectives.Batch]:
         """Framed windows, each as often as it has tokens, in each row another one masked."""
         for part in in_chunks([ids], self.max_length - 2):
             window = frame(part, self.max_length, self.tokenizer.special).astype(np.int64)
             for places in in_chunks([np.arange(1, len(window) - 1)], BATCH):
                 rows, inputs = np.arange(len(places)), np.tile(window, (len(places), 1))
                 inputs[rows, places] = self._mask
-                targets = np.full_like(inputs, IGNORE)
+                targets = np.full_like(inputs, objectives.IGNORE)
                 targets[rows, places - self.shift] = window[places]
-                yield inputs, targets
+                yield objectives.Batch(inputs, targets, causal=False)
 
     def _framed(self, text: str) -> np.ndarray:
         """Its tokens between <doc> and <doc>; of too long ones head and tail."""
@@ -224,8 +220,10 @@ class LanguageModel(Model):
         how = (columns["text_column"], columns["encoding"]) if data else own
         text = prepare(names, tokenizer.vocab_size, tokenizer, *how)
         windows = in_chunks(evaluation_windows(text.valid, self.max_length), BATCH)
-        how = tokenizer.special, self.shift
-        batches = (evaluation_batches(self.objective, w, i, *how) for i, w in enumerate(windows))
+        batches = (
+            objectives.evaluation_batches(self.objective, rows, i, tokenizer.special, self.shift)
+            for i, rows in enumerate(windows)
+        )
         values = metrics.evaluate_language_model(self.model, batches, tokenizer.token_bytes)
         print(f"validation part of {' '.join(names)}, losses in nats a token:")
         for name, value in {**values, "unigram_entropy": text.unigram_entropy}.items():
