@@ -9,24 +9,21 @@ SEARCH = [(rate, optimizer) for rate in (1e-3, 3e-3, 1e-2) for optimizer in ("ad
 
 
 def finetune(config: FinetuneConfig):
-    """What happens, in the order in which it happens. Returns the Run."""
+    """Fine-tune pretrained weights: what train_finetune.py does, step by step."""
     # torch takes seconds to load: not before --help and mistyped flags have been answered.
     import dataclasses
 
     from minilm.cli import scripts
-    from minilm.fast.compute import MixedPrecision, compile_blocks, compiles, eager
-    from minilm.fast.muon import fast_orthogonalise
+    from minilm.fast import compute
     from minilm.huggingface.folders import pretrained_run
     from minilm.optim import make_optimizers
     from minilm.runs import checkpoint, loop
-    from minilm.runs.device import choose_machine
     from minilm.runs.run import Run, make_model, newest_run
     from minilm.runs.task import task_class
     from minilm.training import Plan
 
     # 1. Load: the pretrained run, the labelled data, and the run that learns from both.
-    machine = choose_machine(config.device, config.precision)
-    run, config = scripts.open_run(config, "finetune", machine)
+    run, config, machine = scripts.open_run(config, "finetune")
     pretrained = pretrained_run(config.pretrained or newest_run("pretrain"))
     if not config.from_scratch:
         checkpoint.best(pretrained.folder)  # says so at once where there is none
@@ -42,31 +39,31 @@ def finetune(config: FinetuneConfig):
     # 2. and 3. Train on labelled data; evaluate on validation after every epoch; keep the best.
     def train_and_validate(config: FinetuneConfig, run: Run, task=task) -> dict:
         """Train as `config` says, into `run`. Returns what it spent."""
+        run.folder.mkdir(parents=True, exist_ok=True)
         if config.from_scratch:
             transformer = make_model(shape, config.seed, family)
         else:
             transformer = pretrained.transformer(max_length=length, dropout=config.dropout)
         transformer.requires_grad_(not config.freeze)
         model = task.model(transformer).to(machine.device)
-        loss = MixedPrecision(model, task.loss, machine.dtype)
+        loss = compute.MixedPrecision(model, task.loss, machine.dtype)
         # Texts have all lengths: their blocks are not compiled by default.
-        if config.compile and compiles(True, machine.device):
-            compile_blocks(loss.copy)
+        if config.compile and compute.compiles(True, machine.device):
+            compute.compile_blocks(loss.copy)
         layer_decay = 1.0 if config.from_scratch else config.layer_decay
         optimizers = make_optimizers(
             model, config.optimizer, config.learning_rate, config.weight_decay, layer_decay,
-            orthogonalise=fast_orthogonalise,
+            orthogonalise=compute.fast_orthogonalise,
         )  # fmt: skip
-        steps_per_epoch = task.steps_per_epoch
-        plan = Plan(task.epochs * steps_per_epoch, warmup=0.1, cooldown=0.9, seed=config.seed)
+        plan = Plan(task.epochs * task.steps_per_epoch, warmup=0.1, cooldown=0.9, seed=config.seed)
 
         def batch(step: int) -> list[tuple]:
             """This process's micro-batches of a step."""
-            return loop.share_out(task.batch(step), machine, config.accumulate)
+            return machine.share_out(task.batch(step), config.accumulate)
 
         def evaluate() -> tuple[float, dict]:
             """How far validation is from perfect, and all that was measured."""
-            with eager():
+            with compute.eager():
                 return task.evaluate(loss.refresh(), "valid")
 
         return loop.train(
@@ -81,10 +78,9 @@ def finetune(config: FinetuneConfig):
         spent = train_and_validate(config, run)
 
     # 5. Test once, beside networks that lack something, and simpler means.
-    rows = {"these weights": task.test(run.classifier()[0].to(machine.device))}
+    rows = {"these weights": task.test(run.classifier().to(machine.device))}
     for name, folder, from_scratch, other in task.controls():
         control = Run(run.folder / folder)
-        control.folder.mkdir(exist_ok=True)
         train_and_validate(dataclasses.replace(config, from_scratch=from_scratch), control, other)
         model = other.model(make_model(shape, 0, family)).to(machine.device)
         model.load_state_dict(checkpoint.best(control.folder).read("model"))

@@ -5,7 +5,7 @@ from minilm.cli.options import PretrainConfig
 
 
 def pretrain(config: PretrainConfig):
-    """What happens, in the order in which it happens. Returns the Run."""
+    """Pretrain a Transformer on raw text: what train_pretrain.py does, step by step."""
     # torch takes seconds to load: not before --help and mistyped flags have been answered.
     import dataclasses
 
@@ -13,14 +13,11 @@ def pretrain(config: PretrainConfig):
     from minilm.corpora.tokens import prepare
     from minilm.data import Windows, evaluation_windows
     from minilm.runs import loop
-    from minilm.runs.device import choose_machine
-    from minilm.runs.estimate import estimate, training_flops
-    from minilm.runs.pretraining import Pretraining
+    from minilm.runs.pretraining import Pretraining, estimate
     from minilm.runs.run import make_model
 
-    # 1. Where to compute; the run: a new folder, or one that goes on; whose weights come first.
-    machine = choose_machine(config.device, config.precision)
-    run, config = scripts.open_run(config, "pretrain", machine)
+    # 1. The run: a new folder, or one that goes on; where to compute; whose weights come first.
+    run, config, machine = scripts.open_run(config, "pretrain")
     init, config = scripts.with_first_weights(config, machine)
 
     # 2. Text becomes tokens, and tokens become windows.
@@ -34,24 +31,21 @@ def pretrain(config: PretrainConfig):
 
     # 3. A model, its loss, and the rule that updates its weights.
     if init:
-        shape = init.model_config(max_length=length, dropout=config.dropout)
         model = init.transformer(max_length=length, dropout=config.dropout)
     else:
         shape = scripts.shape_of(config, tokenizer.vocab_size, length)
         model = make_model(shape, config.seed, config.family)
-    model.to(machine.device)
-    training = Pretraining(model, config, windows, tokenizer, machine)
-    rule = training.loss, training.batch, training.optimizers
+    training = Pretraining(model.to(machine.device), config, windows, tokenizer, machine)
 
     # 4. How long it takes, where minutes were given; then the run is written down.
     if config.minutes and not config.steps:
-        steps, _ = estimate(model, *rule, training.plan, machine, shape, config.minutes)
+        steps, _ = estimate(training, config.minutes)
         config = dataclasses.replace(config, steps=steps, minutes=None)
         training.plan = dataclasses.replace(training.plan, steps=steps)
     facts = dict(kind="pretrain", family=config.family, train_tokens=len(text.train),
                  unigram_entropy=text.unigram_entropy)  # fmt: skip
-    scripts.write_down(run, config, shape, tokenizer, machine, text.train, **facts)
-    scripts.introduce(run, config, model, machine, text, training.compiled)
+    scripts.write_down(run, config, model.config, tokenizer, machine, text.train, **facts)
+    scripts.introduce(run, config, training, text)
 
     # 5. Train; on the way, measure on validation text and show what the model has learnt.
     def evaluate() -> tuple[float, dict]:
@@ -63,13 +57,12 @@ def pretrain(config: PretrainConfig):
         return training.show(validation[0][0])
 
     every = -(-config.steps // config.evaluations)
-    where = run, machine, evaluate, every
-    spent = loop.train(model, *rule, training.plan, *where, show=show)
+    rule = training.loss, training.batch, training.optimizers, training.plan
+    spent = loop.train(model, *rule, run, machine, evaluate, every, show=show)
 
     # 6. What came out, measured on the checkpoint that is used from now on.
     if machine.rank == 0:
-        flops = training_flops(shape, spent["tokens"], spent["targets"], length)
-        scripts.conclude_pretraining(run, model, spent, flops, text)
+        scripts.conclude_pretraining(run, model, spent, text)
     run.release()
     return run
 

@@ -236,7 +236,7 @@ class FineTuned(Model):
     def __init__(self, run: str, device: str = "auto"):
         super().__init__(run, device)
         options = saved_options(FinetuneConfig, self.opened.of_kind("finetune")["flags"])
-        self.model = self.opened.classifier()[0].to(self._machine.device).eval()
+        self.model = self.opened.classifier().to(self._machine.device).eval()
         self.task = task_class(options.task)(options, self.tokenizer, self.config["classes"])
 
     def predict(self, texts: Sequence) -> Sequence:

@@ -1,31 +1,31 @@
 """What trained weights can do, and what training them will cost.
 
-Each function here is a command, and its parameters are what it takes: those before the * in their
-place, those after it as flags. It imports what it needs itself, for torch takes seconds to load.
+Each function here is a command, as are the two scripts and `compare`, and its parameters are what
+it takes: those before the * in their place, those after it as flags. It imports what it needs
+itself, for torch takes seconds to load.
 """
 
 import contextlib
 import dataclasses
-import importlib
-import inspect
 import itertools
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import minilm
 from minilm.cli.flags import Flags, entry_point, flag, flags_of, parse_flags
-from minilm.cli.options import DEVICES, FinetuneConfig, PretrainConfig
+from minilm.cli.options import DEVICES, PretrainConfig
 from minilm.cli.terminal import escaped, printable
-from minilm.compare.plan import CompareOptions
+from minilm.compare import compare
 from minilm.config import SIZES, UserError
+from train_finetune import finetune
+from train_pretrain import pretrain
 
 ABOUT = {  # the parameters of the functions below
-    "run": dict(help="a run folder (of pretrained weights also hf:FOLDER); to import, a new one"),
+    "run": dict(help="a run folder (of pretrained weights also hf:FOLDER); import makes a new one"),
     "prompt": dict(help="the beginning (default: nothing)"),
-    "text": dict(help="a text; to fill, with a <mask>: 'The film was <mask> .'"),
-    "folder": dict(help="a folder of Hugging Face's; to import also a name on their hub"),
+    "text": dict(help="a text; fill takes one with a <mask>: 'The film was <mask> .'"),
+    "folder": dict(help="a folder of Hugging Face's; import also takes a name on their hub"),
     "name": dict(help="of the corpus: imdb, sms-spam, tinyshakespeare, ..."),
     "tokens": dict(help="how many to write at most", low=1),
     "temperature": dict(help="0 always takes the likeliest token"),
@@ -52,31 +52,22 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run_command(argv: list[str]) -> None:
-    """Call the function below that has the command's name. Raises UserError where none has."""
+    """Call what has the command's name in COMMANDS. Raises UserError where nothing has."""
     about = {name: " ".join(command.__doc__.split()) for name, command in COMMANDS.items()}
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help"):
         print("usage: python -m minilm COMMAND ... (COMMAND --help says what it takes)\n")
-        print(*(f"  {name:10}{text.split(': ')[0]}" for name, text in about.items()), sep="\n")
+        for command, text in about.items():
+            print(f"  {command:10}{text.split(': ')[0].rstrip('.')}")
         return
     if name not in COMMANDS:
         raise UserError(f"there is no command {name}: choose from {', '.join(COMMANDS)}")
     command, how = COMMANDS[name], (about[name], argv[1:], f"python -m minilm {name}")
-    kind = next(iter(inspect.get_annotations(command).values()))
+    kind = next(iter(command.__annotations__.values()))
     if issubclass(kind, Flags):  # which it takes as one object
         command(parse_flags(kind, *how))
     else:
         command(**dataclasses.asdict(parse_flags(flags_of(command, ABOUT), *how)))
-
-
-def pretrain(config: PretrainConfig) -> None:
-    """Pretrain a Transformer on raw text: what train_pretrain.py does."""
-    importlib.import_module("train_pretrain").pretrain(config)
-
-
-def finetune(config: FinetuneConfig) -> None:
-    """Fine-tune pretrained weights: what train_finetune.py does."""
-    importlib.import_module("train_finetune").finetune(config)
 
 
 def generate(
@@ -109,8 +100,8 @@ def predict(
     out: Path | None = None, text_column: str = "text", encoding: str = "utf-8",
     device: str = "auto",
 ) -> None:  # fmt: skip
-    """Label a text or its words, answer or translate; or so for every text of a file: of a text
-    file each line, of a table each row."""
+    """Label a text or its words, answer or translate; or do so for every text of a file: of a
+    text file each line, of a table each row."""
     if (text is None) == (file is None) or (out and not file):
         raise UserError('give either a "text" or --file FILE, and --out only with the latter')
     from minilm.corpora.tables import write_rows
@@ -208,18 +199,10 @@ def view(run: str, *, text: str | None = None, open: bool = False, device: str =
     """Write a page to look at: a run's curves and samples, and a text inside the model."""
     from minilm.view import command
 
-    command.view(run=run, text=text, open=open, device=device)
+    command.view(run, text, open, device)
 
 
-def compare(options: CompareOptions) -> None:
-    """Compare pretraining objectives: the same network, text and budget for each, several seeds,
-    intervals, and baselines that might win. Without flags: a quarter of an hour."""
-    from minilm.compare import experiment
-
-    experiment.compare(options)
-
-
-@dataclass
+@dataclasses.dataclass
 class Estimated(PretrainConfig):
     """Of which training to say what it takes."""
 
@@ -254,12 +237,12 @@ def import_(folder: str, run: str) -> None:
           f"{objective}")  # fmt: skip
 
 
-def export(run: str, folder: str) -> None:
+def export(run: str, folder: Path) -> None:
     """Write a run as a folder that Hugging Face's transformers opens."""
     from minilm.huggingface.folders import export_run
     from minilm.runs.run import Run
 
-    print(export_run(Run(run), Path(folder)))
+    print(export_run(Run(run), folder))
 
 
 def _load(run: str, device: str, method: str):

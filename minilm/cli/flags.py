@@ -22,15 +22,13 @@ from minilm.config import UserError
 KINDS = {list[str]: list, float: float | int, float | None: float | int | None}
 
 
-def flag(
-    default, help: str, low: float = 0, high: float = 2**40, group=None, by_place=False, **options
-):
-    """A dataclass field that is also a flag, or told by its place; a number lies from low to high.
-    `options` are argparse's (choices, metavar)."""
-    metadata = dict(help=help, low=low, high=high, group=group, by_place=by_place, options=options)
+def flag(default, help, low: float = 0, high: float = 2**40, group=None, kw_only=True, **options):
+    """A dataclass field that is also a flag, or (not kw_only) told by its place; a number lies from
+    low to high. `options` are argparse's (choices, metavar)."""
+    metadata = dict(help=help, low=low, high=high, group=group, options=options)
     if isinstance(default, list):
-        return field(default_factory=default.copy, metadata=metadata)
-    return field(default=default, metadata=metadata)
+        return field(default_factory=default.copy, kw_only=kw_only, metadata=metadata)
+    return field(default=default, kw_only=kw_only, metadata=metadata)
 
 
 def flag_name(name: str) -> str:
@@ -90,7 +88,7 @@ def parse_flags(options_class, description: str, argv=None, prog: str | None = N
         default, name = f.default, flag_name(f.name)
         if f.default_factory is not dataclasses.MISSING:
             default, how["nargs"] = " ".join(f.default_factory()), "+"
-        if f.metadata["by_place"]:
+        if not f.kw_only:
             name, how["metavar"] = f.name, f.name.upper()
             how["nargs"] = None if default is dataclasses.MISSING else "?"
         elif kind is bool:
@@ -116,7 +114,7 @@ def flags_of(function: Callable, about: dict[str, dict]) -> type[Flags]:
     fields = []
     for p in inspect.signature(function).parameters.values():
         default = dataclasses.MISSING if p.default is p.empty else p.default
-        how = dict(by_place=p.kind is not p.KEYWORD_ONLY, **about[p.name])
+        how = dict(kw_only=p.kind is p.KEYWORD_ONLY, **about[p.name])
         fields.append((p.name, p.annotation, flag(default, **how)))
     return dataclasses.make_dataclass(function.__name__, fields, bases=(Flags,))
 

@@ -26,7 +26,6 @@ class Options(Flags):
                           choices=["auto", "float32", "bfloat16"])  # fmt: skip
     compile: bool | None = flag(None, "compile the blocks (default: on CUDA, with a C compiler)")
     seed: int = flag(0, "of every random draw", high=2**63 - 1)
-    accumulate: int = flag(1, "micro-batches that a step is computed in, to save memory", 1)
     run: str | None = flag(None, "folder to write to (default: a new one in runs/)")
     resume: bool = flag(False, "continue the run in --run, or the newest")
 
@@ -35,6 +34,7 @@ class Options(Flags):
 class PretrainConfig(Options):
     """The flags of train_pretrain.py. None: what `size` says."""
 
+    accumulate: int = flag(1, "micro-batches that a step is computed in, to save memory", 1)
     data: list[str] = flag(["python-docs"], "corpora, text files or folders", metavar="NAME|FILE")
     text_column: str = flag("text", "the column of tables that holds the text")
     encoding: str = flag("utf-8", "the encoding of text files")
@@ -100,14 +100,15 @@ TO_CLASSIFY, TO_TRANSLATE = "to classify", "to translate"
 class FinetuneConfig(Options):
     """The flags of train_finetune.py."""
 
+    accumulate: int = flag(1, "micro-batches that a step is computed in, to save memory", 1)
     pretrained: str | None = flag(None, "run to start from, or hf:FOLDER (default: the newest run)")
     task: str = flag("classify", "a label for a text, a tag for each word, the answer to a "
                      "question in a context, a translation", choices=[*DEFAULT_DATA])  # fmt: skip
     positions: str = flag("both", "the hidden state of a token: its own, the one before (where a "
                           "hybrid run predicts it), or both", group="to tag and to answer",
                           choices=["own", "before", "both"])  # fmt: skip
-    source_column: str | None = flag(None, "(default: source)", group=TO_TRANSLATE)
-    target_column: str | None = flag(None, "(default: target)", group=TO_TRANSLATE)
+    source_column: str | None = flag(None, "column of texts (default: source)", group=TO_TRANSLATE)
+    target_column: str | None = flag(None, "of translations (default: target)", group=TO_TRANSLATE)
     beam: int = flag(4, "how many beginnings go on; 1 is greedy", 1, 1000, group=TO_TRANSLATE)
     from_scratch: bool = flag(False, "the control: the same network and tokenizer, random weights")
     data: str | None = flag(None, "a corpus (default: " + ", ".join(DEFAULT_DATA.values()) + ")",
@@ -150,7 +151,7 @@ class FinetuneConfig(Options):
         if self.attention == "causal" and self.pooling == "first":
             raise UserError("--attention causal: the first token sees nothing: pool mean or last")
         if self.task != "classify" and (self.attention == "causal" or self.pooling == "last"):
-            raise UserError(f"--task {self.task}: no --attention, and --pooling mean or first")
+            raise UserError(f"--task {self.task}: give no --attention, and --pooling mean or first")
         if self.task == "translate" and self.freeze:
             raise UserError("--task translate --freeze: there is no head to train: leave one out")
         if not self.train and not self.data:

@@ -17,25 +17,27 @@ from minilm.huggingface.folders import pretrained_run
 from minilm.runs import checkpoint, loop
 from minilm.runs.device import Machine, choose_machine
 from minilm.runs.durable import write_file
-from minilm.runs.estimate import estimate as measure
-from minilm.runs.estimate import require_memory
-from minilm.runs.pretraining import Pretraining
+from minilm.runs.pretraining import Pretraining, require_memory, training_flops
+from minilm.runs.pretraining import estimate as measure
 from minilm.runs.run import Run, family, make_model, new_folder, newest_run
 from minilm.tokenizer import DOC, MASK, N_SPECIAL, PAD, SpecialTokens
-from minilm.view.run_page import write_run_page
+from minilm.view.pages import write_run_page
 
 
-def open_run(config: Options, kind: str, machine: Machine) -> tuple[Run, Options]:
-    """The run, held by the first process: a new folder, or the one that goes on, with the options
-    that it was started with. Raises UserError where it cannot be had."""
+def open_run(config: Options, kind: str) -> tuple[Run, Options, Machine]:
+    """The run, held by the first process, and where to compute: a new folder, or the one that goes
+    on, with the options and the precision that it was started with. Raises UserError where it
+    cannot be had."""
+    machine = choose_machine(config.device, config.precision)
     find = newest_run if config.resume else new_folder
     run = Run(config.run or machine.first(lambda: find(kind)))
     if config.resume:
         config = resumed(config, run.of_kind(kind)["flags"])
         config = dataclasses.replace(config, resume=True, run=str(run.folder))
+        machine = choose_machine(config.device, config.precision)
     if machine.rank == 0:
         run.claim(config.resume)
-    return run, config
+    return run, config, machine
 
 
 def with_first_weights(config, machine: Machine) -> tuple[Run | None, Options]:
@@ -92,19 +94,19 @@ def write_down(
         run.create(dict(**facts, model=dataclasses.asdict(shape), flags=flags), tokenizer)
 
 
-def introduce(run: Run, config, model, machine: Machine, text, compiled: bool) -> None:
+def introduce(run: Run, config, training: Pretraining, text) -> None:
     """Say what is about to be trained."""
-    if machine.rank:
+    if training.machine.rank:
         return
+    parameters = sum(p.numel() for p in training.model.parameters())
     wanted, V = config.vocab_size, text.tokenizer.vocab_size
     few = f" (too little text for {wanted:,})" if wanted > V else ""
+    how = training.machine.why + ", blocks compiled in the first step" * training.compiled
     print(f"text: {len(text.train):,} tokens to train on, {len(text.valid):,} to validate; "
-          f"vocabulary {V:,}{few}")  # fmt: skip
-    parameters = sum(p.numel() for p in model.parameters())
-    print(f"model: {parameters:,} parameters, {config.objective} objective, {machine.why}"
-          + ", blocks compiled in the first step" * compiled)  # fmt: skip
-    print(f"run: {run.folder}, {config.steps} steps of {config.batch_size} x "
-          f"{model.config.max_length} tokens", flush=True)  # fmt: skip
+          f"vocabulary {V:,}{few}\n"
+          f"model: {parameters:,} parameters, {config.objective} objective, {how}\n"
+          f"run: {run.folder}, {config.steps} steps of {config.batch_size} x "
+          f"{training.model.config.max_length} tokens", flush=True)  # fmt: skip
 
 
 ROWS = (  # at the end of a pretraining
@@ -120,14 +122,15 @@ ROWS = (  # at the end of a pretraining
 )
 
 
-def conclude_pretraining(run: Run, model, spent: dict, flops: float, text) -> None:
+def conclude_pretraining(run: Run, model, spent: dict, text) -> None:
     """Write result.json, and say what came out and what to do next."""
     used, last, summary = loop.summary(run)
-    seconds = max(spent["seconds"], 1e-9)
+    tokens, seconds, length = spent["tokens"], max(spent["seconds"], 1e-9), model.config.max_length
+    flops = training_flops(model.config, tokens, spent["targets"], length)
     result = dict(
         losses=used.values, step=used.step, steps=last, unigram_entropy=text.unigram_entropy,
         parameters=sum(p.numel() for p in model.parameters()), **spent,
-        tokens_per_second=spent["tokens"] / seconds, flops_per_second=flops / seconds,
+        tokens_per_second=tokens / seconds, flops_per_second=flops / seconds,
     )  # fmt: skip
     run.finish(result)
     print(summary)
@@ -151,7 +154,6 @@ def search(config, what: list[tuple[float, str]], run: Run, train) -> tuple:
         scores, spent = {}, Counter()
         for name, options in trials.items():
             print(f"trying learning rate {options.learning_rate:g} with {options.optimizer}")
-            (folder / name).mkdir(parents=True, exist_ok=True)
             try:
                 spent.update(train(options, Run(folder / name)))
             except loop.Stopped as stopped:  # what goes on is the search, not the trial
@@ -192,7 +194,8 @@ def conclude_finetuning(run: Run, config, spent: dict, task, rows: dict[str, dic
         part=task.part, texts=len(task.examples[task.part]), rows=numbers, step=used.step,
         learning_rate=config.learning_rate, optimizer=config.optimizer, **spent,
     ))  # fmt: skip
-    print(f"page: {write_run_page(run)}; with its mistakes: python -m minilm view {run.folder}")
+    mistakes = f"; with its mistakes: python -m minilm view {run.folder}"
+    print(f"page: {write_run_page(run)}" + mistakes * (config.task == "classify"))
     print(f"next: python -m minilm predict {run.folder} {task.example}")
 
 
@@ -209,6 +212,5 @@ def estimate(config) -> None:
     windows = Windows(tokens.astype(np.uint16), config.max_length, 0)
     model = make_model(shape, config.seed, config.family).to(machine.device)
     training = Pretraining(model, config, windows, tokenizer, machine)
-    rule = training.loss, training.batch, training.optimizers, training.plan
-    _, planned = measure(model, *rule, machine, shape, config.minutes)
+    _, planned = measure(training, config.minutes)
     print(f"{config.size}, {config.objective}, {machine.why}\n{planned}", flush=True)

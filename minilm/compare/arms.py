@@ -13,9 +13,7 @@ from minilm.compare.plan import ARMS, MASK_RATE, PLACES, SPARSE, Arm
 from minilm.data import Windows, evaluation_windows
 from minilm.objectives import IGNORE, Batch, hybrid, masked
 from minilm.runs import checkpoint, loop
-from minilm.runs.estimate import measured, training_flops
-from minilm.runs.pretraining import Pretraining
-from minilm.runs.progress import Progress
+from minilm.runs.pretraining import Pretraining, measured, training_flops
 from minilm.runs.run import Run, make_model
 
 WINDOWS, ON_THE_WAY = 64, 400  # of validation text, and swapped pairs, at each evaluation
@@ -37,9 +35,8 @@ def arm_batch(arm: Arm, windows: np.ndarray, rate: float, rng, special) -> Batch
     return batch
 
 
-def make_training(experiment, arm: Arm, seed: int, steps: int, rate: float) -> tuple:
-    """A `Pretraining` as train_pretrain.py does it, but for the batches; and what `loop.train`
-    takes of it."""
+def make_training(experiment, arm: Arm, seed: int, steps: int, rate: float) -> Pretraining:
+    """As train_pretrain.py does it, but for the batches."""
     options, shape, text = experiment.options, experiment.shape, experiment.text
     config = PretrainConfig(
         objective="hybrid" if len(arm.reads) > 1 else arm.reads[0], size=options.size,
@@ -50,22 +47,22 @@ def make_training(experiment, arm: Arm, seed: int, steps: int, rate: float) -> t
     windows = Windows(text.train, shape.max_length, seed)
     training = Pretraining(model, config, windows, text.tokenizer, experiment.machine)
     training.objective = functools.partial(arm_batch, arm)
-    return training, (model, training.loss, training.batch, training.optimizers, training.plan)
+    return training
 
 
 def budgets(experiment, arms: list[Arm], steps: int, budget: str) -> dict[str, int]:
     """The steps of each arm: the causal arm's, or as many as cost the same; a multiple of PLACES,
     so that all are evaluated at the same shares of the budget."""
-    shape, length = experiment.shape, experiment.shape.max_length
-    tokens = experiment.options.pace()[1] * length
+    shape = experiment.shape
+    tokens = experiment.options.pace()[1] * shape.max_length
 
     def cost(arm: Arm) -> float:
         if budget == "seconds":  # of steps spread over the training: some arms have two kinds
-            _, (model, loss, batch, *rest) = make_training(experiment, arm, 0, 24, 1e-4)
-            rounds = [batch(step) for step in range(0, 24, 2)]
-            return measured(model, loss, rounds, *rest, experiment.machine, seconds=0.0)[1]
+            training = make_training(experiment, arm, 0, 24, 1e-4)
+            rounds = [training.batch(step) for step in range(0, 24, 2)]
+            return measured(training, rounds, seconds=0.0)[1]
         targets = tokens * arm.target_share
-        flops = training_flops(shape, tokens, targets, length)
+        flops = training_flops(shape, tokens, targets, shape.max_length)
         return dict(tokens=1.0, targets=targets, flops=flops)[budget]
 
     places = steps * cost(ARMS["causal"]) / PLACES
@@ -77,13 +74,13 @@ def pretrain(experiment, arm: Arm, seed: int, steps: int, rate: float, folder, a
     budgets, "curve": [{the four budgets, "score", "swapped" (the share right of some), losses}]}.
     """
     run, text, shape = Run(folder), experiment.text, experiment.shape
-    training, rule = make_training(experiment, arm, seed, steps, rate)
+    training = make_training(experiment, arm, seed, steps, rate)
     validation = evaluation_windows(text.valid, shape.max_length, WINDOWS)
     some = Swaps(*(rows[:ON_THE_WAY] for rows in experiment.swaps))
 
     def evaluate() -> tuple[float, dict]:
         score, values = training.evaluate(validation)
-        right = swapped(rule[0], arm, some, text.tokenizer.special)[arm.reads[0]]
+        right = swapped(training.model, arm, some, text.tokenizer.special)[arm.reads[0]]
         return score, values | {"swapped": float(np.mean(right))}
 
     there = (folder / "config.json").exists()
@@ -91,11 +88,9 @@ def pretrain(experiment, arm: Arm, seed: int, steps: int, rate: float, folder, a
     if not there:
         facts = dict(kind="pretrain", family="ours", model=asdict(shape), arm=arm.name)
         run.create({**facts, "flags": asdict(training.config)}, text.tokenizer)
-    bar = Progress(steps, shown=False)  # instead of it a part of the whole's
-    update = bar.update
-    bar.update = lambda step, *seen: (update(step, *seen), advance(step / steps))
+    rule = training.model, training.loss, training.batch, training.optimizers, training.plan
     how = run, experiment.machine, evaluate, steps // PLACES
-    spent = loop.train(*rule, *how, progress=bar)
+    spent = loop.train(*rule, *how, advance=advance)
     run.release()
     for older in sorted(folder.glob("step-*"))[:-1]:
         shutil.rmtree(older)

@@ -12,21 +12,21 @@ import signal
 import sys
 import time
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from minilm import corpora
+from minilm.cli.options import saved_options
 from minilm.cli.scripts import checksum, fitting_length, open_run, write_down
-from minilm.compare import arms, labels, outcomes, report
+from minilm.compare import arms, labels, outcomes
 from minilm.compare.plan import BAG, Arm, CompareOptions, arm
 from minilm.config import SIZES, ModelConfig, UserError
 from minilm.corpora.files import normalised
 from minilm.corpora.splits import splits
 from minilm.corpora.tokens import prepare
-from minilm.runs.device import Machine, choose_machine
+from minilm.runs.device import Machine
 from minilm.runs.durable import write_file
 from minilm.runs.loop import Stopped
 from minilm.runs.run import Run, newest_run
@@ -156,7 +156,7 @@ class Experiment:
         """`FewLabels.results` of a fine-tuning; of the first also what deleting tokens does."""
         rate, task = self.plan["rates"]["finetuning"][each.objective or "scratch"], self.task
         classifier = task.finetune(model(), self.options.labels, draw, rate, advance)
-        found = task.results(task.probabilities(classifier, task.data["test"]))
+        found = task.results(task.solve(classifier, task.data["test"], None))
         if draw == self.draws(self.seeds[0])[0]:
             found["deletion"] = task.deletion(classifier, self.plan["row"])
         if set(task.classes) == labels.SENTIMENT:
@@ -188,8 +188,8 @@ class Experiment:
             best = run(name, chosen["pretraining"].get(name), seed)
             model, task = arms.pretrained(self, arm(name), seed, best), self.task
             classifier = task.finetune(model, self.options.labels, seed, rate, advance)
-            p = task.probabilities(classifier, task.data["valid"])
-            return float(np.mean(np.logical_not(task.results(p, "valid")["right"])))
+            found = task.results(task.solve(classifier, task.data["valid"], None), "valid")
+            return found["right"].count(False) / len(found["right"])
 
         rates = [round(base * factor, 6) for factor in FACTORS]
         kinds = {"pretraining": (rates, loss), "finetuning": (FINETUNING, error)}
@@ -207,15 +207,15 @@ class Experiment:
         return chosen
 
 
-def carried_out(options: CompareOptions) -> Experiment:
+def compare(options: CompareOptions) -> Experiment:
     """Do a comparison, or what is left of it; with --report only find it."""
     if options.report:
         run = Run(options.run or newest_run("compare"))
-        return Experiment(CompareOptions(**run.of_kind("compare")["flags"]), run.folder)
-    machine = choose_machine(options.device, options.precision)
+        flags = run.of_kind("compare")["flags"]
+        return Experiment(saved_options(CompareOptions, flags), run.folder)
+    run, options, machine = open_run(options, "compare")
     if machine.world > 1:
         raise UserError("a comparison runs in one process: start it without torchrun")
-    run, options = open_run(options, "compare", machine)
     experiment = Experiment(options, run.folder, machine)
     try:
         experiment.prepare(run)
@@ -223,20 +223,14 @@ def carried_out(options: CompareOptions) -> Experiment:
         experiment.carry_out()
     except (Stopped, KeyboardInterrupt) as stopped:  # what goes on is all of it, not one run
         done = len(list(run.folder.glob("jobs/*.json")))
-        raise Stopped(getattr(stopped, "number", signal.SIGINT), done, run.folder) from None
+        stop = Stopped(getattr(stopped, "number", signal.SIGINT), done, run.folder)
+        if not (run.folder / "config.json").exists():  # nothing but a sweep's jobs is there yet
+            stop.args = (f"stopped: {done} jobs are saved, go on with the same command",)
+        raise stop from None
     finally:
         experiment.bar.close()
         run.release()
     return experiment
-
-
-def compare(options: CompareOptions) -> None:
-    """Do a comparison, or what is left of it, and draw its report; with --report draw it again.
-    Raises UserError, and Stopped where a signal came."""
-    if not all(map(find_spec, ("jinja2", "scipy", "sklearn"))):
-        needs = "a comparison needs jinja2, scipy and scikit-learn"
-        raise UserError(f'{needs}: pip install "minilm[compare]"')
-    report.write(carried_out(options))
 
 
 def pretraining_data(name: str, folder: Path) -> list[str]:

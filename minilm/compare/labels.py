@@ -12,8 +12,7 @@ from minilm import training
 from minilm.config import UserError
 from minilm.corpora.splits import sample, splits
 from minilm.data import epoch_batches
-from minilm.fast.compute import MixedPrecision
-from minilm.fast.muon import fast_orthogonalise
+from minilm.fast.compute import MixedPrecision, fast_orthogonalise
 from minilm.heads import Classifier, pool
 from minilm.optim import make_optimizers
 from minilm.runs.classify import Classify, Row
@@ -70,20 +69,16 @@ class FewLabels(Classify):
             advance(step / len(batches))
         return classifier
 
-    def probabilities(self, classifier: Classifier, rows: list[Row]) -> np.ndarray:
-        """P(label | text), (N, C)."""
-        return np.exp(self.solve(classifier, rows, None))
-
-    def results(self, p: np.ndarray, part: str = "test") -> dict:
-        """What is kept of a test, per text: {"predicted", "confidence", "right"}, by P (N, C)."""
-        predicted, labels = p.argmax(1), np.array([row.label for row in self.data[part]])
-        return {"predicted": predicted.tolist(), "right": (predicted == labels).tolist(),
+    def results(self, log_p: np.ndarray, part: str = "test") -> dict:
+        """What is kept of each text: {"predicted", "confidence", "right"}. log_p (N, C)."""
+        p, labels = np.exp(log_p), np.array([row.label for row in self.data[part]])
+        return {"predicted": p.argmax(1).tolist(), "right": (p.argmax(1) == labels).tolist(),
                 "confidence": p.max(1).astype(float).round(4).tolist()}  # fmt: skip
 
     def bag_of_tokens(self, n: int, draw: int) -> dict:
         """`results` of TF-IDF over the token ids, of the cut texts too, and logistic regression."""
         self.data["train"] = self.draw(n, draw)
-        return self.results(np.exp(self.simpler()["a bag of tokens"]))
+        return self.results(self.simpler()["a bag of tokens"])
 
     @torch.inference_mode()
     def features(self, model, rows: list[Row]) -> np.ndarray:
@@ -123,7 +118,7 @@ class FewLabels(Classify):
         row = self.data["test"][number]
         without = [np.delete(row.tokens, i) for i in range(1, len(row.tokens) - 1)]
         rows = [row, *(row._replace(tokens=tokens) for tokens in without)]
-        p = self.probabilities(classifier, rows)[:, row.label].astype(float)
+        p = np.exp(self.solve(classifier, rows, None))[:, row.label].astype(float)
         pieces = [self.tokenizer.decode([token]) for token in row.tokens[1:-1]]
         return {"label": self.classes[row.label], "p": p[0], "tokens": pieces,
                 "falls": (p[0] - p[1:]).round(4).tolist()}  # fmt: skip

@@ -43,10 +43,10 @@ class Findings:
         self.of = {name: [experiment.measure(each, seed) for seed in self.seeds]
                    for name, each in self.arms.items()}  # fmt: skip
         self.all = self.of | {BAG: [experiment.baseline(seed) for seed in self.seeds]}
-        right = lambda run: run["right"]
-        self.tables = {"swapped": table(self.all, lambda one: next(iter(one["swapped"].values()))),
-                       "labels": over_runs(self.all, right)}  # {arm: (S, N)}  # fmt: skip
-        self.tables["swapped"][BAG] = self.tables["swapped"][BAG][:1]  # it has no seeds
+        first_way = lambda one: next(iter(one["swapped"].values()))
+        self.tables = {"swapped": table(self.all, first_way),  # {arm: (S, N)}
+                       "labels": over_runs(self.all, lambda run: run["right"])}  # fmt: skip
+        self.tables["swapped"][BAG] = self.tables["swapped"][BAG][:1]  # its guesses have no seeds
         self.verdicts = verdicts(self.tables, declared(self.options.arms), LEVEL)
         self.levels = {outcome: estimates(found) for outcome, found in self.tables.items()}
 
@@ -72,7 +72,7 @@ class Findings:
             at = []
             for pairs in zip(*map(points, ones), strict=True):  # a place on x, for each seed
                 x, e = np.mean([x for x, _ in pairs]), over_seeds([y for _, y in pairs])
-                ends = [b and scale * b for b in e.interval or (None, None)]
+                ends = [scale * b for b in e.interval or ()]
                 at.append((x, scale * e.mean, *ends))
             if at:
                 lines.append(charts.Line(name, at, self.colour.get(name, 7)))
@@ -95,15 +95,12 @@ class Findings:
         ways = {f"{name}, read as {way}": np.array([one["swapped"][way] for one in ones])
                 for name, ones in self.of.items() for way in self.arms[name].reads}  # fmt: skip
         sure = over_runs(self.all, lambda run: np.subtract(run["confidence"], run["right"]))
-        fairness, kinds = {}, np.array(self.plan["grammar"])
+        fairness, grammar, kinds = {}, {}, np.array(self.plan["grammar"])
         if set(self.plan["classes"]) == SENTIMENT:
             fairness = over_runs(self.of, lambda run: run["her_minus_his"])
-        grammar = {
-            kind: estimates(
-                table(self.of, lambda one, k=kind: np.array(one["grammar"])[kinds == k])
-            )
-            for kind in dict.fromkeys(self.plan["grammar"])
-        }
+        for kind in dict.fromkeys(self.plan["grammar"]):
+            right = table(self.of, lambda one, k=kind: np.array(one["grammar"])[kinds == k])
+            grammar[kind] = estimates(right)
 
         def by_labels(one: dict) -> list[tuple[int, float]]:
             """The share right by the last layer's features, for each number of labels."""

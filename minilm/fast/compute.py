@@ -1,4 +1,11 @@
-"""How a loss is computed: in which precision, and compiled or not.
+"""A model and its training step sooner: attention, the loss over a vocabulary, Muon's iteration, in
+which precision, and compiled or not.
+
+On CUDA attention is the fused kernel, which never stores the scores and, where the mask is just the
+causal one, skips what it hides. On a CPU, where that is slower in training, it is the book's plain
+products, with the mask as a term, made once for all layers. The loss finds its targets before they
+reach the device, and the logits, a training step's largest tensor by far, are never all there at
+once on a CPU, and fused into one kernel on CUDA.
 
 bfloat16 are copies of the weights, which activations and products are computed with, and so these.
 Float32 stay the weights themselves, their gradients once they are added up, the optimizer's state,
@@ -10,13 +17,162 @@ program, so that it is made in seconds; in the loss; and in Muon."""
 import copy
 import functools
 import importlib.util
+import math
 import shutil
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from minilm.config import UserError
+from minilm.model import FAR, Transformer, visibility
+from minilm.objectives import IGNORE, Batch, token_nll
+from minilm.optim import orthogonalise
+
+CAUSAL = "causal"  # stands for the mask of a causal window without padding
+ROUND = {"cpu": 64, "cuda": 1024}  # the number of targets becomes a multiple of it
+compile_once = functools.cache(torch.compile)  # one program for all who ask
+# A context in which compiled blocks run as written: for evaluation, with its many shapes.
+eager = functools.partial(torch.compiler.set_stance, "force_eager")
+
+
+def fast_visibility(length, start, causal, is_real=None, device=None, **more):
+    """As `visibility`, but what to add to the scores, 0 or FAR, and on CUDA the word CAUSAL where a
+    kernel knows that mask by itself."""
+    whole = causal and start == 0 and length > 1
+    whole &= all(value is None for value in (is_real, *more.values()))
+    if whole and torch.device(device or "cpu").type == "cuda":
+        return CAUSAL
+    mask = visibility(length, start, causal, is_real, device, **more)
+    return None if mask is None else as_term(mask, torch.get_default_dtype())
+
+
+def as_term(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What to add to the scores: 0 where a bool mask is True, else FAR. A term stays one."""
+    if mask.dtype != torch.bool:
+        return mask.to(dtype)
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, FAR)
+
+
+def fast_attention(q: Tensor, k: Tensor, v: Tensor, mask) -> Tensor:
+    """softmax(Q Kᵀ / √d + mask) V: `attention`, with a mask of `fast_visibility`'s."""
+    if isinstance(mask, str):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    if mask is not None:
+        mask = as_term(mask, q.dtype)
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)  # (B, H, T, S)
+    return torch.softmax(scores if mask is None else scores + mask, dim=-1) @ v
+
+
+def use_fast_attention(model: Transformer) -> Transformer:
+    """Put both in their place in a model, and return it. A family with local windows makes more of
+    the mask, and keeps the book's."""
+    model.attend = fast_attention
+    if not hasattr(model.config, "local_window"):
+        model.visibility = fast_visibility
+    return model
+
+
+def gather_targets(batch: Batch, device: torch.device) -> tuple:
+    """(inputs (B, T), index (N,) or None, targets (N,), causal): where among the (B · T) positions
+    the targets are, so that the device need not be asked; None: everywhere.
+
+    Masking chooses another number of positions at each step, but for each size of a product in
+    bfloat16 a CPU's library builds and keeps code, and a compiler compiles anew. So N is filled up
+    to a multiple of ROUND with positions whose target is IGNORE."""
+    targets = batch.targets.reshape(-1)  # (B · T,)
+    index = np.flatnonzero(targets != IGNORE)
+    if len(index) == len(targets):
+        return batch.inputs, None, targets, batch.causal
+    fill = -len(index) % ROUND.get(device.type, 1)
+    targets = np.concatenate([targets[index], np.full(fill, IGNORE)])
+    return batch.inputs, np.append(index, np.zeros(fill, index.dtype)), targets, batch.causal
+
+
+class ChunkedNLL(torch.autograd.Function):
+    """`token_nll(hidden · Eᵀ, targets)`, CHUNK positions at a time: a chunk is scored, turned into
+    its gradient p - y, multiplied on, and forgotten. Less memory in about the same time."""
+
+    CHUNK = 1024
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, E: Tensor, targets: Tensor) -> Tensor:
+        """hidden (N, D), E (V, D), targets (N,). Returns the sum of nats, and notes its gradients
+        by hidden and E."""
+        exact = torch.promote_types(E.dtype, torch.float32)
+        loss_sum = torch.zeros((), dtype=exact, device=hidden.device)
+        d_hidden, d_E = torch.empty_like(hidden), torch.zeros_like(E, dtype=exact)
+        for start in range(0, len(hidden), ChunkedNLL.CHUNK):
+            rows = slice(start, start + ChunkedNLL.CHUNK)
+            h, y = hidden[rows], targets[rows, None]  # (n, D), (n, 1)
+            real = y != IGNORE
+            y = y.clamp(min=0)
+            log_p = (h @ E.T).to(exact).log_softmax(-1)  # (n, V)
+            loss_sum -= (log_p.gather(1, y) * real).sum()
+            d_logits = log_p.exp_().scatter_add_(1, y, -torch.ones_like(log_p[:, :1]))
+            d_logits = (d_logits * real).to(E.dtype)  # p - y, (n, V)
+            d_hidden[rows] = d_logits @ E  # (n, D)
+            d_E += d_logits.T @ h  # (V, D)
+        ctx.save_for_backward(d_hidden, d_E.to(E.dtype))
+        return loss_sum
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        """The chain rule's last factor, a number."""
+        d_hidden, d_E = ctx.saved_tensors
+        return grad * d_hidden, grad * d_E, None
+
+
+def whole_nll(hidden: Tensor, E: Tensor, targets: Tensor) -> Tensor:
+    """The same in one piece, to be compiled: the float32 logits stay inside one kernel."""
+    return token_nll(F.linear(hidden, E), targets)[0]
+
+
+def fast_nll(
+    model: Transformer, inputs, index, targets, causal: bool, compiled: bool = False
+) -> tuple[Tensor, Tensor]:
+    """`language_model_nll` of what `gather_targets` found: (sum of nats, number of targets)."""
+    hidden = model(inputs, causal=causal).flatten(0, 1)  # (B · T, D)
+    if index is not None:
+        hidden = hidden.index_select(0, index)  # (N, D)
+    another = type(model).logits is not Transformer.logits  # family, whose head stands before E
+    if another or (hidden.device.type != "cpu" and not compiled):
+        return token_nll(model.logits(hidden), targets)
+    nll = compile_once(whole_nll, dynamic=True) if compiled else ChunkedNLL.apply
+    return nll(hidden, model.embedding.weight, targets), (targets != IGNORE).sum()
+
+
+def gram_orthogonalise(G: Tensor) -> Tensor:
+    """`orthogonalise` on R = X Xᵀ: of X the iteration's factor P = a I + b R + c R² sees R alone,
+    and with X <- P X goes R <- P R P. So only R and the product Q of all P are kept, smaller
+    than X unless that is square. In float32 the result is equal.
+
+    G (B, m, n). Returns G's shape."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    X = G / (torch.linalg.matrix_norm(G, keepdim=True) + 1e-7)
+    wide = X if X.shape[1] <= X.shape[2] else X.mT
+    R = wide @ wide.mT  # (B, k, k), k = min(m, n)
+    Q = torch.eye(R.shape[1], dtype=G.dtype, device=G.device).expand_as(R)
+    for _ in range(5):
+        P = torch.baddbmm(R, R, R, beta=b, alpha=c)
+        P.diagonal(dim1=1, dim2=2).add_(a)
+        Q, R = P @ Q, P @ R @ P
+    return Q @ X if wide is X else X @ Q  # Q is symmetric
+
+
+def fast_orthogonalise(G: Tensor, compiled: bool = False) -> Tensor:
+    """Either of the two, by the device. G (B, m, n) float32. Returns G's shape, float32."""
+    if G.device.type != "cuda":
+        return gram_orthogonalise(G)
+    iterate = compile_once(orthogonalise, dynamic=False) if compiled else orthogonalise
+    tall = G.shape[1] > G.shape[2]
+    X = iterate((G.mT if tall else G).bfloat16()).to(G.dtype)
+    return X.mT if tall else X
 
 
 class MixedPrecision:
@@ -46,7 +202,8 @@ class MixedPrecision:
         """The formula's (sum of nats, number of targets)."""
         if self.refresh() is self.model:
             return self.formula(self.model, *batch)
-        return _Computed.apply(self, batch, *self.weights)
+        trained = [weight for weight in self.weights if weight.requires_grad]
+        return _Computed.apply(self, batch, *trained)
 
 
 class _Computed(torch.autograd.Function):
@@ -64,14 +221,9 @@ class _Computed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor, _):
-        ctx.loss_sum.backward(grad)
-        copies = ctx.mixed.copies
-        found = [half for half in copies if half.grad is not None]
-        exact = [torch.empty_like(half, dtype=torch.float32) for half in found]
-        torch._foreach_copy_(exact, [half.grad for half in found])
-        by_copy = dict(zip(found, exact, strict=True))
-        ctx.mixed.copy.zero_grad(set_to_none=True)
-        return None, None, *map(by_copy.get, copies)
+        trained = [half for half in ctx.mixed.copies if half.requires_grad]
+        found = torch.autograd.grad(ctx.loss_sum, trained, grad, allow_unused=True)
+        return None, None, *(half if half is None else half.float() for half in found)
 
 
 def compiles(wanted: bool | None, device: torch.device) -> bool:
@@ -90,14 +242,3 @@ def compile_blocks(model, **how) -> None:
     first used. how: options of torch.compile."""
     for block in getattr(model, "transformer", model).blocks:
         block.compile(**how)
-
-
-@functools.cache
-def compile_once(function, dynamic: bool):
-    """torch.compile(function), one for all who ask."""
-    return torch.compile(function, dynamic=dynamic)
-
-
-def eager():
-    """A context in which compiled blocks run as written: for evaluation, with its many shapes."""
-    return torch.compiler.set_stance("force_eager")

@@ -1,11 +1,11 @@
 """A Hugging Face folder as a run, which everything else then uses as if it had been trained here;
 and a run as a folder that Hugging Face's transformers opens with no code of ours."""
 
-import importlib
 import itertools
 import json
 import sys
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 from minilm.config import UserError
@@ -50,10 +50,13 @@ def find_folder(name: str) -> Path:
     neither, or `huggingface_hub`, which asks the hub, is not installed."""
     if Path(name).is_dir():
         return Path(name)
+    if not find_spec("huggingface_hub"):
+        raise UserError(f'{name}: no such folder; to ask the hub, pip install "minilm[hf]"')
     with tokenizers.damage(f"{name}: no such folder, and huggingface_hub finds none"):
-        hub = importlib.import_module("huggingface_hub")
+        import huggingface_hub
+
         wanted = [*FILES, "*token*.json"]
-        return Path(hub.snapshot_download(name, allow_patterns=wanted))
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
 
 
 def import_folder(folder: Path, run: Run, source: list | None = None) -> Run:
@@ -97,7 +100,7 @@ def export_run(run: Run, folder: Path) -> str:
         raise UserError(f"{run.folder} learnt to {flags['task']}: only classifiers and language "
                         f"models are exported")  # fmt: skip
     if classes:
-        classifier, _ = run.classifier()
+        classifier = run.classifier()
         model, causal = classifier.transformer, flags.get("attention") == "causal"
         if family == "modernbert" or classifier.pooling != "mean":
             one = "with --pooling mean, from a run of the family ours, bert or gpt2"

@@ -13,7 +13,7 @@ from types import ModuleType
 import numpy as np
 
 from minilm.config import UserError
-from minilm.runs.durable import read_bounded
+from minilm.runs.durable import damage, read_bounded
 from minilm.runs.tokenizer_file import STAND_IN, load_tokenizer
 from minilm.tokenizer import MAX_VOCAB_SIZE, SpecialTokens, Tokenizer
 
@@ -128,17 +128,6 @@ def read_json(path: Path) -> dict:
     """A JSON file that holds an object. Raises UserError where it does not."""
     with damage(f"{path} cannot be read as JSON"):
         return dict(json.loads(read_bounded(path, LARGEST)))
-
-
-@contextlib.contextmanager
-def damage(what: str):
-    """Raise UserError, in one line, for whatever the libraries that read foreign files raise."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{what} ({' '.join(str(error).split())[:100]})") from None
 
 
 def import_library(name: str) -> ModuleType:

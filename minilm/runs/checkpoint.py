@@ -54,8 +54,8 @@ class Checkpoint:
         except Exception as error:  # whatever is wrong with it
             kind = type(error).__name__
             raise UserError(f"{path} is not what minilm saves ({kind}): use another run") from None
-        if bad := _not_finite(state):
-            raise UserError(f"{path}: {bad} is not finite: use another run")
+        if not _is_finite(state):
+            raise UserError(f"{path} holds what is not finite: use another run")
         return state
 
 
@@ -63,10 +63,10 @@ def save(run: Path, step: int, spent: dict, scores: list | None = None, **states
     """Write a checkpoint into a run folder: named states (nested dicts and lists of tensors and
     numbers), and [step, score] of each evaluation so far. Raises NonFiniteError where a tensor is
     not finite, UserError where the disk refuses; then nothing is written."""
-    if bad := _not_finite(states):
-        raise NonFiniteError(f"{bad} is not finite, so it is not saved")
     contents, files = {}, {}
     for name, state in states.items():
+        if not _is_finite(state):
+            raise NonFiniteError(f"{name}.pt would hold what is not finite, and is not saved")
         torch.save(state, buffer := io.BytesIO())
         contents[f"{name}.pt"] = buffer.getbuffer()
         files[f"{name}.pt"] = hashlib.sha256(buffer.getbuffer()).hexdigest()
@@ -129,13 +129,13 @@ def run_id(run: Path) -> str | None:
         return json.loads(read_bounded(run / "config.json"))["id"]
 
 
-def _not_finite(state, name: str = "a number") -> str | None:
-    """The name of a tensor, in nested dicts and lists, that is not finite."""
+def _is_finite(state) -> bool:
+    """Whether every tensor in nested dicts and lists is finite."""
     if isinstance(state, torch.Tensor):
-        return None if torch.isfinite(state).all() else name
-    parts = enumerate(state) if isinstance(state, list | tuple) else ()
-    parts = state.items() if isinstance(state, dict) else parts
-    return next(filter(None, (_not_finite(part, str(key)) for key, part in parts)), None)
+        return bool(torch.isfinite(state).all())
+    if isinstance(state, dict):
+        state = list(state.values())
+    return not isinstance(state, list | tuple) or all(map(_is_finite, state))
 
 
 def _manifests(run: Path, say=lambda *_, **__: None) -> list[Checkpoint]:

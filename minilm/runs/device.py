@@ -55,6 +55,16 @@ class Machine:
             dist.all_reduce(flat)
             vector_to_parameters(flat, tensors)
 
+    def share_out(self, arrays: tuple, accumulate: int) -> list[tuple]:
+        """This process's rows of a batch (NumPy arrays, and values that hold for all rows), in
+        `accumulate` micro-batches. Raises UserError where there is no row for every process."""
+        if len(arrays[0]) < self.world:
+            raise UserError(f"a batch of {len(arrays[0])} cannot be shared by {self.world} "
+                            f"processes: give a larger --batch-size")  # fmt: skip
+        rows = np.arange(self.rank, len(arrays[0]), self.world)
+        return [tuple(a[part] if isinstance(a, np.ndarray) else a for a in arrays)
+                for part in np.array_split(rows, min(accumulate, len(rows)))]  # fmt: skip
+
     def first(self, prepare):
         """Call prepare() in the first process, then in the others, which find its work done. What
         stops the first stops all, but it alone says why."""
@@ -71,7 +81,8 @@ class Machine:
 def choose_machine(device: str = "auto", precision: str = "auto") -> Machine:
     """Choose a device and a precision ("auto", "float32", "bfloat16"), and join the other processes
     if `torchrun` started this one. Raises UserError for a device that is not there."""
-    found = [name for name in ("cuda", "mps", "cpu") if getattr(torch, name).is_available()]
+    known = dict(cuda=torch.cuda, mps=torch.backends.mps, cpu=torch.cpu)
+    found = [name for name, there in known.items() if there.is_available()]
     device = found[0] if device == "auto" else device
     if device not in found:
         raise UserError(f"--device {device}: torch finds none here, only {', '.join(found)}")
@@ -116,13 +127,8 @@ def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
     until one takes a hundredth of a second: bfloat16 may be a hundred times slower than float32."""
     for size in (128, 256, 512, 1024, 2048, 4096, 8192):
         a = torch.ones(size, size, dtype=dtype, device=device)
-        multiply = lambda a=a: (a @ a, synchronize(device))
+        multiply = lambda a=a: (a @ a, torch.get_device_module(device).synchronize())
         best = min(timeit.repeat(multiply, number=1, repeat=3, timer=time.perf_counter))
         if best > 0.01:
             break
     return 2 * size**3 / best
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given, so that a clock can be read."""
-    getattr(torch, device.type).synchronize()

@@ -48,14 +48,16 @@ def write_file(path: Path, content) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until the disk has the content of a file, or knows the names in a folder."""
+    """Wait until the disk has the content of a file, or knows the names in a folder. Raises
+    UserError where the disk refuses."""
     if os.name == "nt" and path.is_dir():  # where it cannot be done
         return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with writing(path):
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextlib.contextmanager
@@ -66,3 +68,14 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror or error}): nothing older is "
                         f"lost; make room, or get the right to write") from None  # fmt: skip
+
+
+@contextlib.contextmanager
+def damage(what: str) -> Iterator[None]:
+    """Whatever else than UserError is raised within this context becomes one: what, and why."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what} ({' '.join(str(error).split())[:100]})") from None

@@ -4,8 +4,8 @@ trace in the training."""
 
 import contextlib
 import math
-import shutil
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,15 +15,16 @@ from types import SimpleNamespace
 
 import numpy as np
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from minilm import training
+from minilm.cli.terminal import printable
 from minilm.config import NonFiniteError, UserError
 from minilm.runs import checkpoint
 from minilm.runs.device import Machine
-from minilm.runs.durable import sync
-from minilm.runs.progress import Progress
+from minilm.runs.durable import damage, sync
 from minilm.runs.run import Run
-from minilm.view.run_page import write_run_page
+from minilm.view.pages import write_run_page
 
 READ_EVERY = {"cuda": 10}  # steps; to read a loss is to wait for the device, which a CPU never does
 
@@ -59,27 +60,15 @@ def noting_signals():
         restore()
 
 
-def share_out(arrays: tuple, machine: Machine, accumulate: int) -> list[tuple]:
-    """This process's rows of a batch (NumPy arrays, and values that hold for all rows), in
-    `accumulate` micro-batches. Raises UserError where there is no row for every process."""
-    if len(arrays[0]) < machine.world:
-        raise UserError(f"a batch of {len(arrays[0])} cannot be shared by {machine.world} "
-                        f"processes: give a larger --batch-size")  # fmt: skip
-    rows = np.arange(machine.rank, len(arrays[0]), machine.world)
-    return [tuple(a[part] if isinstance(a, np.ndarray) else a for a in arrays)
-            for part in np.array_split(rows, min(accumulate, len(rows)))]  # fmt: skip
-
-
 def prefetched(batch: Callable[[int], list]) -> Callable[[int], list]:
     """batch(step), made while the device computes the step before it: the same, for it is a
     function of the step alone."""
     pool, waiting = ThreadPoolExecutor(1, thread_name_prefix="batches"), {}
 
     def ahead(step: int) -> list:
-        future = waiting.pop(step, None)
-        waiting.clear()
+        future = waiting.pop(step, None) or pool.submit(batch, step)
         waiting[step + 1] = pool.submit(batch, step + 1)
-        return future.result() if future else batch(step)
+        return future.result()
 
     return ahead
 
@@ -108,13 +97,13 @@ def train(
     model: nn.Module, loss: training.Loss, batch: Callable[[int], list[tuple]], optimizers: list,
     plan: training.Plan, run: Run, machine: Machine, evaluate: Callable[[], tuple[float, dict]],
     evaluate_every: int, patience: int | None = None, show: Callable[[], str] | None = None,
-    progress: Progress | None = None,
+    advance: Callable[[float], None] | None = None,
 ) -> dict:  # fmt: skip
     """Train to the plan's end, from the run's newest checkpoint if it has one.
 
-    batch(step): this process's micro-batches (see `share_out`). evaluate(): a score (lower is
-    better) and values to note, every so many steps and at the end; show(): a text for people, which
-    may fail. With `patience`, stop after that many evaluations without a better score. `progress`:
+    batch(step): this process's micro-batches. evaluate(): a score (lower is better) and values to
+    note, every so many steps and at the end; show(): a text for people, which may fail. With
+    `patience`, stop after that many evaluations without a better score. advance(the share done):
     instead of a bar of its own. Returns what the run has spent: {"tokens", "targets", "seconds"}.
 
     An evaluation comes after a save, so that it can be broken off at once: a run that goes on from
@@ -122,13 +111,10 @@ def train(
     loss, a gradient, a weight or a score is not finite, UserError where the disk refuses."""
     done, scores, spent, scored = _resume(run, model, optimizers)
     if first := machine.rank == 0:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        weights = sum(parameter.nbytes for parameter in model.parameters())
-        _require_room(run.folder, (2 if done else 4) * 3 * weights)  # checkpoints; two moments, too
         run.cut_metrics(done, scored)
     read_every = READ_EVERY.get(machine.device.type, 1)
     log_every = max(read_every, plan.steps // 200)
-    progress = progress or Progress(plan.steps, done, shown=first)
+    progress = Progress(plan.steps, done, shown=first and not advance)
     is_due = lambda: done % evaluate_every == 0 or done == plan.steps
 
     def evaluate_now() -> None:
@@ -184,6 +170,8 @@ def train(
                 spent.update(tokens=tokens, targets=targets, seconds=time.perf_counter() - began)
                 read.update(tokens=0, targets=0)
                 progress.update(done, value, tokens)
+                if advance:
+                    advance(done / plan.steps)
                 if first and (done == 1 or done % log_every == 0):
                     run.log(done, loss=value, **spent)
                 if first and (is_due() or stopping):
@@ -199,7 +187,12 @@ def train(
         except NonFiniteError as error:
             if not first:
                 raise
-            raise _advised(error, done, run, optimizers) from None
+            rate = max(group["lr"] for o in optimizers for group in o.param_groups)
+            good = checkpoint.newest(run.folder, evaluated=True)  # from which --resume starts
+            checkpoint.delete_after(run.folder, good.step if good else -1)
+            last = f"the last good checkpoint is {good.folder if good else 'none yet'}"
+            why = f"after step {done}: {error}. The learning rate was {rate:g}; {last}"
+            raise NonFiniteError(why) from None
     return dict(spent)
 
 
@@ -209,30 +202,11 @@ def _resume(run: Run, model, optimizers) -> tuple[int, list, Counter, bool]:
     saved = checkpoint.newest(run.folder)
     if saved is None:
         return 0, [], Counter(tokens=0, targets=0, seconds=0.0), True
-    try:
+    with damage(f"{saved.folder} does not fit this model and optimizer: train a new run"):
         model.load_state_dict(saved.read("model"))
         for optimizer, state in zip(optimizers, saved.read("optimizers"), strict=True):
             optimizer.load_state_dict(state)
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-        raise UserError(f"{saved.folder} does not fit the model and optimizer of this run: train a "
-                        f"new one") from None  # fmt: skip
     return saved.step, saved.scores, Counter(saved.spent), saved.score is not None
-
-
-def _require_room(folder: Path, size: int) -> None:
-    if (free := shutil.disk_usage(folder).free) < size:
-        raise UserError(f"{folder}: up to {size:,} bytes are needed for its checkpoints, {free:,} "
-                        f"are free: make room, or use another disk with --run")  # fmt: skip
-
-
-def _advised(error: NonFiniteError, step: int, run: Run, optimizers) -> NonFiniteError:
-    """The error, with what a person needs to go on. What was saved after the last good checkpoint
-    goes, so that --resume starts from that one."""
-    rate = max(group["lr"] for o in optimizers for group in o.param_groups)
-    good = checkpoint.newest(run.folder, evaluated=True)
-    checkpoint.delete_after(run.folder, good.step if good else -1)
-    return NonFiniteError(f"after step {step}: {error}. The learning rate was {rate:g}; the last "
-                          f"good checkpoint is {good.folder if good else 'none yet'}")  # fmt: skip
 
 
 def _listed(values: dict) -> str:
@@ -250,3 +224,56 @@ def summary(run: Run) -> tuple[checkpoint.Checkpoint, int, str]:
         text += f"\nvalidation has got worse since step {used.step}: more text, more --dropout or "
         text += "fewer steps would help"
     return used, last.step, text
+
+
+class Progress:
+    """What a person sees: a bar where the output is a terminal, else a plain line every few
+    seconds. A display that fails (a closed terminal, a broken pipe) is given up, and ends nothing.
+    """
+
+    def __init__(self, steps: int, start: int, shown: bool):
+        self.steps, self.shown = steps, shown
+        self.tokens, self.losses, self.best, self.last_line = 0, [], "", -60.0
+        self.begun, how = time.perf_counter(), dict(total=steps, unit="step", leave=False)
+        bar = self._try(tqdm, initial=start, disable=None, **how)  # None: where this is no terminal
+        self.bar = bar or tqdm(disable=True)
+
+    def update(self, step: int, loss: float, tokens: int) -> None:
+        """Show that steps were done up to this one, whose loss is given, and `tokens` read."""
+        self.losses.append(loss)
+        self.tokens += tokens
+        now = time.perf_counter()
+        rate = f"{self.tokens / (now - self.begun):,.0f} tokens/s{self.best}"
+        if not self.bar.disable:
+            text = f"loss {loss:.3f} {curve(self.losses)}, {rate}"
+            self._try(self.bar.set_postfix_str, text, refresh=False)
+            self._try(self.bar.update, step - self.bar.n)
+        elif now - self.last_line > 10:
+            self.last_line = now
+            self.say(f"step {step}/{self.steps}  loss {loss:.3f}  {rate}")
+
+    def say(self, text: str) -> None:
+        """Print a text without breaking the bar."""
+        self._try(lambda: (tqdm.write(printable(text), file=sys.stdout), sys.stdout.flush()))
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._try(self.bar.close)
+
+    def _try(self, show, *args, **options):
+        try:
+            return show(*args, **options) if self.shown else None
+        except Exception:  # whatever the terminal cannot do
+            self.shown = False
+
+
+def curve(values: list[float], width: int = 12) -> str:
+    """A curve of one line of text, of means where there are more values than it has room for.
+
+    >>> curve([8, 6, 4, 2, 1, 1])
+    '█▆▄▂▁▁'
+    """
+    parts = np.array_split(values[-4096:], min(width, len(values)))
+    means = np.array([part.mean() for part in parts])
+    heights = (means - means.min()) / max(np.ptp(means), 1e-9)  # 0 to 1
+    return "".join("▁▂▃▄▅▆▇█"[round(7 * height)] for height in heights)

@@ -1,37 +1,45 @@
 """Pretraining as the loop needs it: a loss, what updates the weights, a batch for each step; the
-evaluation on validation text, and a sample of it for people to read."""
+evaluation on validation text, and a sample of it for people to read. And before it begins: how long
+will it take, and can this machine do it?"""
 
+import dataclasses
 import functools
+import itertools
+import math
+import os
+import statistics
+import time
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 
+from minilm.config import ModelConfig, UserError
 from minilm.data import Windows, draws
-from minilm.fast.compute import MixedPrecision, compile_blocks, compiles, eager
-from minilm.fast.loss import fast_nll, gather_targets
-from minilm.fast.muon import fast_orthogonalise
+from minilm.fast import compute
 from minilm.generate import fill_masks, sample
 from minilm.metrics import evaluate_language_model
 from minilm.objectives import OBJECTIVES, Batch, evaluation_batches, masked
 from minilm.optim import make_optimizers
-from minilm.runs.device import Machine
-from minilm.runs.loop import share_out
+from minilm.runs.device import Machine, matrix_rate
+from minilm.runs.loop import steps
+from minilm.runs.run import least_parameters
 from minilm.training import Plan
 
 
 class Pretraining:
-    """A Transformer, on a machine's device, and how the options (`PretrainConfig`) train it: loss,
-    optimizers, plan and batch are what `loop.train` takes."""
+    """A Transformer, on a machine's device, and how the options (`PretrainConfig`) train it: model,
+    loss, batch, optimizers and plan are what `loop.train` takes."""
 
     def __init__(self, model, config, windows: Windows, tokenizer, machine: Machine):
-        self.config, self.windows, self.tokenizer = config, windows, tokenizer
-        self.machine, self.compiled = machine, compiles(config.compile, machine.device)
-        formula = functools.partial(fast_nll, compiled=self.compiled)
-        self.loss = MixedPrecision(model, formula, machine.dtype)
+        self.model, self.config, self.windows, self.tokenizer = model, config, windows, tokenizer
+        self.machine, self.compiled = machine, compute.compiles(config.compile, machine.device)
+        formula = functools.partial(compute.fast_nll, compiled=self.compiled)
+        self.loss = compute.MixedPrecision(model, formula, machine.dtype)
         if self.compiled:
-            compile_blocks(self.loss.copy)
+            compute.compile_blocks(self.loss.copy)
         rule = config.optimizer, config.learning_rate, config.weight_decay
-        orthogonalise = functools.partial(fast_orthogonalise, compiled=self.compiled)
+        orthogonalise = functools.partial(compute.fast_orthogonalise, compiled=self.compiled)
         self.optimizers = make_optimizers(model, *rule, orthogonalise=orthogonalise)
         self.plan = Plan(config.steps or 1000, warmup=0.03, cooldown=0.4, seed=config.seed)
         self.objective = OBJECTIVES[config.objective]
@@ -45,8 +53,8 @@ class Pretraining:
         windows = self.windows.batch(step, config.batch_size)  # (B, T + 1)
         rng = draws(config.seed, step, "masks")
         whole = self.objective(windows, rate, rng, self.tokenizer.special)
-        parts = share_out(whole, self.machine, config.accumulate)
-        return [gather_targets(Batch(*part), self.machine.device) for part in parts]
+        parts = self.machine.share_out(whole, config.accumulate)
+        return [compute.gather_targets(Batch(*part), self.machine.device) for part in parts]
 
     def evaluate(self, validation: list[np.ndarray]) -> tuple[float, dict]:
         """The mean loss of what the objective trains, and all that was measured, on windows."""
@@ -55,7 +63,7 @@ class Pretraining:
             evaluation_batches(config.objective, windows, i, special, config.shift)
             for i, windows in enumerate(in_chunks(validation, 32))
         )
-        with eager():
+        with compute.eager():
             model = self.loss.refresh()
             values = evaluate_language_model(model, batches, self.tokenizer.token_bytes)
         losses = [value for name, value in values.items() if name.endswith("_loss")]
@@ -68,7 +76,7 @@ class Pretraining:
         line = lambda tokens: self.tokenizer.decode(tokens).replace("\n", "⏎")
         ordinary = (text >= special.ordinary.start) & (text < special.ordinary.stop)
         tokens, shown = text[ordinary][: min(24, model.config.max_length - 2)], ""
-        with eager():
+        with compute.eager():
             if self.config.objective != "masked":
                 more = list(sample(model, tokens[:8], 24, special))
                 shown += f"\n    continued: {line(tokens[:8])}[{line(more)}]"
@@ -86,3 +94,98 @@ def in_chunks(windows: list[np.ndarray], size: int) -> Iterator[np.ndarray]:
     """Arrays of windows, cut to at most `size` rows."""
     for rows in windows:
         yield from (rows[i : i + size] for i in range(0, len(rows), size))
+
+
+def training_flops(config: ModelConfig, tokens: int, targets: int, length: int) -> float:
+    """The floating-point operations that the formulas need to train on `tokens` positions in
+    windows of `length`, of which `targets` are predicted (Kaplan et al. 2020, arXiv 2001.08361,
+    section 2.1): two a weight and position forward, twice that backward."""
+    D = config.d_model
+    a_layer = 4 * D * D + 2 * D * config.d_ff + 2 * length * D  # qkv, out; up, down; QKᵀ, PV
+    return 6.0 * (tokens * config.n_layers * a_layer + targets * config.vocab_size * D)
+
+
+def estimate(training: Pretraining, minutes: float | None = None, measure=4.0) -> tuple[int, str]:
+    """The steps of the plan, or as many as fit into `minutes`, and what they take, as lines to
+    print, without evaluations; `measure`: for how many seconds. What is planned is counted; how
+    fast it goes is measured, before the first step, and leaves all as it was. Raises UserError
+    where the memory is too small."""
+    machine, config = training.machine, training.model.config
+    rounds = one_of_each_kind(training.batch, training.plan.steps // 2)  # rates fall: at their mean
+    rows, length = rounds[0][0][0].shape  # of a micro-batch
+    memory = require_memory(config, machine, rows * length, length)
+    start, seconds, tokens, targets = measured(training, rounds, measure)
+    if machine.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(machine.device)
+    n = max(10, int((minutes * 60 - start) / seconds)) if minutes else training.plan.steps
+    seconds = start + n * seconds  # from here on, of all steps
+    rate = training_flops(config, n * tokens, n * targets, length) / seconds
+    share = rate / matrix_rate(machine.dtype, machine.device)
+    parameters = sum(parameter.numel() for parameter in training.model.parameters())
+    takes = f"{seconds / 60:.1f} minutes" if seconds < 3600 else f"{seconds / 3600:.1f} hours"
+    said = f"""\
+  parameters  {parameters:,}
+  steps       {n:,} of {tokens:,.0f} tokens
+  FLOPs       {rate * seconds:.2e}
+  memory      {memory / 1e9:.1f} GB at once: it fits here
+  speed       {n * tokens / seconds:,.0f} tokens/s, {rate / 1e9:,.0f} GFLOP/s, \
+{share:.0%} of what matrix products reach here
+  time        {takes}, of which {start:.0f} seconds to get started"""
+    return n, said
+
+
+def one_of_each_kind(batch, step: int) -> list[list[tuple]]:
+    """A batch of each kind that occurs from a step on: a masked step of the hybrid objective takes
+    less time than a causal one. Kinds differ in a value that is True or False."""
+    kinds: dict[tuple, list[tuple]] = {}
+    for micro_batches in map(batch, range(step, step + 16)):
+        kinds.setdefault(tuple(v for v in micro_batches[0] if isinstance(v, bool)), micro_batches)
+    return list(kinds.values())
+
+
+def measured(training: Pretraining, rounds: list, seconds: float) -> tuple:
+    """Train for about `seconds`, in rounds of one step of each kind, and put everything back. The
+    median round counts, and the first never: it compiles, and finds memory not yet at hand. Returns
+    the seconds that the first took more, and a step's mean seconds, tokens and targets."""
+    model, machine, n = training.model, training.machine, len(rounds)
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    read, times = dict(tokens=0, targets=0), []
+    plan = dataclasses.replace(training.plan, steps=10**9)  # of which the first few only warm up
+    rule = model, training.loss, lambda step: rounds[step % n], training.optimizers, plan
+    going = steps(*rule, machine, start=0, read=read)
+    while len(times) < 2 or sum(times) < seconds:
+        began, _round = time.perf_counter(), list(itertools.islice(going, n))
+        torch.get_device_module(machine.device).synchronize()
+        times.append(machine.agree(time.perf_counter() - began))
+    model.load_state_dict(weights)
+    for optimizer in training.optimizers:
+        optimizer.state.clear()
+    tokens, targets = machine.total(*map(float, read.values()))
+    median, count = statistics.median(times[1:]), n * len(times)
+    return max(0.0, times[0] - median), median / n, tokens / count, targets / count
+
+
+def require_memory(config: ModelConfig, machine: Machine, positions=0, length=0) -> int:
+    """The bytes that training needs at once, with micro-batches of so many positions in windows of
+    `length`, counted before anything is built. Raises UserError where the device has less."""
+    needed = 4e8 + 16 * least_parameters(config)  # Python and torch; weight, gradient, two moments
+    # What the forward pass keeps for the backward pass, which needs as much again, in each block:
+    # inputs and outputs of norms, products and attention, and its weights.
+    weights = config.n_heads * length * (machine.device.type == "cpu")
+    a_block = 11 * config.d_model + 2 * config.d_ff + weights
+    needed += 2 * machine.dtype.itemsize * positions * config.n_layers * a_block
+    needed += 3 * 4 * min(positions, 1024) * config.vocab_size  # a chunk of the logits
+    if needed > (there := memory_of(machine.device)):
+        raise UserError(f"this run needs about {needed / 1e9:.1f} GB of memory, and there are "
+                        f"{there / 1e9:.1f} GB: give a smaller --size or --batch-size, or a larger "
+                        f"--accumulate")  # fmt: skip
+    return int(needed)
+
+
+def memory_of(device: torch.device) -> float:
+    """The bytes of memory that the device has."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    if not hasattr(os, "sysconf"):  # Windows
+        return math.inf
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

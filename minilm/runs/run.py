@@ -18,11 +18,11 @@ from pathlib import Path
 from torch import nn
 
 from minilm.config import ModelConfig, UserError
-from minilm.fast.attention import use_fast_attention
+from minilm.fast.compute import use_fast_attention
 from minilm.huggingface.families import FAMILIES
 from minilm.model import Transformer
 from minilm.runs import checkpoint
-from minilm.runs.durable import read_bounded, sync, write_file, writing
+from minilm.runs.durable import damage, read_bounded, sync, write_file, writing
 from minilm.runs.task import with_head
 from minilm.runs.tokenizer_file import load_tokenizer, to_json
 
@@ -49,10 +49,8 @@ class Run:
         path = self.folder / "config.json"
         if not path.exists():
             raise UserError(f"{self.folder} is not a run: it has no config.json")
-        try:
+        with damage(f"{path} is damaged: use another run"):
             config = dict(json.loads(read_bounded(path)))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise UserError(f"{path} is damaged ({error}): use another run") from None
         if (there := config.get("format")) != FORMAT:
             raise UserError(f"{path} is of format {there!r:.9}, not {FORMAT}: train the run anew")
         more = {"classes": list} if config.get("kind") == "finetune" else {}
@@ -102,9 +100,8 @@ class Run:
         facts = dict(format=FORMAT, id=secrets.token_hex(8), tokenizer=tokenizer.fingerprint)
         content = json.dumps(facts | config, indent=2)
         write_file(self.folder / "config.json", content.encode())  # last: now it is a run
-        with writing(self.folder):
-            sync(self.folder)
-            sync(self.folder.resolve().parent)
+        sync(self.folder)
+        sync(self.folder.resolve().parent)
 
     def log(self, step: int, **values) -> None:
         """Append a line to metrics.jsonl: texts and finite numbers."""
@@ -143,37 +140,33 @@ class Run:
     def model_config(self, **changes) -> ModelConfig:
         """The shape of the model, changed in places (a longer max_length, some dropout)."""
         config = self.config
-        try:
+        with damage(f"{self.folder / 'config.json'} is damaged: use another run"):
             return family(config["family"])[1](**config["model"] | changes)
-        except TypeError as error:
-            raise UserError(f"{self.folder / 'config.json'} is damaged ({error})") from None
 
     def transformer(self, **changes) -> Transformer:
-        """The pretrained Transformer, from the best checkpoint, its shape changed in places."""
-        self.of_kind("pretrain")
-        return self._with_weights(lambda body: body, **changes)
+        """The pretrained Transformer, its shape changed in places."""
+        return self._network("pretrain", **changes)
 
-    def classifier(self) -> tuple[nn.Module, dict]:
-        """The fine-tuned network, from the best checkpoint, and the run's config."""
-        config = self.of_kind("finetune")
-        head = lambda body: with_head(body, config["flags"], len(config["classes"]))
-        return self._with_weights(head), config
+    def classifier(self) -> nn.Module:
+        """The fine-tuned network."""
+        return self._network("finetune")
 
-    def _with_weights(self, head, **changes) -> nn.Module:
-        """head(a model of the run's shape), with the best weights. Raises UserError without any."""
-        shape, best = self.model_config(**changes), checkpoint.best(self.folder)
+    def _network(self, kind: str, **changes) -> nn.Module:
+        """With the weights of the best checkpoint. Raises UserError where they do not fit."""
+        config, shape = self.of_kind(kind), self.model_config(**changes)
+        best, n_classes = checkpoint.best(self.folder), len(config.get("classes", ()))
         weights = best.read("model")
-        try:
-            if least_parameters(shape) > sum(weight.numel() for weight in weights.values()):
-                raise ValueError("so many would be allocated before load_state_dict sees it")
-            model = head(make_model(shape, name=self.config["family"]))
+        with damage(f"{best.folder} does not fit the shape in config.json: use another run"):
+            least = least_parameters(shape) + n_classes * shape.d_model
+            if least > sum(weight.numel() for weight in weights.values()):
+                raise ValueError("that of a larger model")  # which must not even be allocated
+            model = make_model(shape, name=config["family"])
+            if kind == "finetune":
+                model = with_head(model, config["flags"], n_classes)
             for key, table in weights.items():
                 if key.endswith("positions.weight"):  # a shorter window leaves its later rows out
                     weights[key] = table[: shape.max_length]
             model.load_state_dict(weights)
-        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-            raise UserError(f"the weights in {best.folder} do not have the shape that config.json "
-                            f"says: use another run") from None  # fmt: skip
         return model
 
 
@@ -184,10 +177,9 @@ def make_model(shape: ModelConfig, seed: int = 0, name: str = "ours") -> Transfo
 
 def family(name: str) -> tuple[type[Transformer], type[ModelConfig]]:
     """The classes of a family's model and of its shape: "ours", or one of huggingface/."""
-    known = {"ours": (Transformer, ModelConfig), **FAMILIES}
-    if name not in known:
-        raise UserError(f"the family {name!r:.50} is not one of {', '.join(known)}")
-    return known[name]
+    if name not in FAMILIES:
+        raise UserError(f"the family {name!r:.50} is not one of {', '.join(FAMILIES)}")
+    return FAMILIES[name]
 
 
 def least_parameters(shape: ModelConfig) -> int:
@@ -202,7 +194,7 @@ def newest_run(kind: str) -> Path:
         with contextlib.suppress(UserError):
             if Run(path.parent).config["kind"] == kind:
                 return path.parent
-    raise UserError(f"there is no {kind} run in {RUNS}/ yet: start with python train_{kind}.py")
+    raise UserError(f"there is no {kind} run in {RUNS}/ yet: start with python -m minilm {kind}")
 
 
 def new_folder(kind: str) -> Path:

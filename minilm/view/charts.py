@@ -11,6 +11,8 @@ from html import escape
 from itertools import pairwise
 from typing import NamedTuple
 
+from minilm.cli.terminal import escaped
+
 HEIGHT, LABEL = 220, 17  # of a plot; between two labels, in pixels
 
 
@@ -25,11 +27,16 @@ class Row(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line of `curves`: points (x, y, low, high); low and high are None without interval."""
+    """A line of `curves`."""
 
     name: str
-    points: list[tuple[float, float, float | None, float | None]]
+    points: list[tuple[float, ...]]  # (x, y), or with an interval (x, y, low, high)
     colour: int
+
+
+def safe(text) -> str:
+    """A text of anyone's as HTML that shows it and does nothing."""
+    return escape(escaped(str(text)))
 
 
 def number(value: float) -> str:
@@ -52,19 +59,16 @@ def ticks(low: float, high: float) -> list[float]:
     >>> ticks(0.0, 100.0)
     [0.0, 25.0, 50.0, 75.0, 100.0]
     """
-    span = high - low
-    if not span > 0:
-        return [low]
-    power = 10.0 ** math.floor(math.log10(span))
+    power = 10.0 ** math.floor(math.log10(high - low))
     steps = [factor * power for factor in (0.1, 0.2, 0.25, 0.5, 1.0, 2.0)]
-    step = next((step for step in steps if span / step <= 4 + 1e-9), steps[-1])
+    step = next((step for step in steps if (high - low) / step <= 4 + 1e-9), steps[-1])
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(i * step, 10) for i in range(first, last + 1)]
 
 
 def figure(title: str, note: str, inside: str) -> str:
     """A chart with its title, and one line on how it is read."""
-    caption = f"{escape(title)}<span>{escape(note)}</span>"
+    caption = f"{safe(title)}<span>{safe(note)}</span>"
     return f"<figure><figcaption>{caption}</figcaption>{inside}</figure>"
 
 
@@ -74,13 +78,10 @@ def intervals(
 ) -> str:  # fmt: skip
     """A dot and its interval for each row, on one scale from `low` to `high`; `mark` is a dashed
     line through all rows, such as chance or no difference."""
-
-    def at(value: float) -> str:
-        return f"{100 * min(1.0, max(0.0, (value - low) / (high - low))):.2f}%"
-
-    drawn = ""
+    at = lambda value: f"{100 * _share(value, low, high):.2f}%"
+    drawn = scale = ""
     for row in rows:
-        name, figures = escape(row.name), number(row.value) + unit
+        name, figures = safe(row.name), number(row.value) + unit
         lines = _line("0", "100%", 8, 8, "rule")
         if mark is not None:
             lines += _line(at(mark), at(mark), 0, 16, "dashed")
@@ -90,13 +91,12 @@ def intervals(
             lines += _line(at(a), at(b), 8, 8, "thick")
         drawn += (
             f'<div class="row c{row.colour % 8}"><p><span><span class="name">{name}</span> '
-            f'<span class="note">{escape(row.note)}</span></span><span>{figures}</span></p>'
+            f'<span class="note">{safe(row.note)}</span></span><span>{figures}</span></p>'
             f'<svg height="16" role="img" aria-label="{name}: {figures}">{lines}'
             f'<circle cx="{at(row.value)}" cy="8" r="5"/></svg></div>'
         )
-    scale = ""
     for value in ticks(low, high):  # the outer labels stay inside
-        share = (value - low) / (high - low)
+        share = _share(value, low, high)
         anchor = "start" if share < 0.05 else "end" if share > 0.95 else "middle"
         scale += _text(at(value), 12, number(value) + unit, anchor)
     return figure(title, note, f'{drawn}<svg height="16" aria-hidden="true">{scale}</svg>')
@@ -109,19 +109,15 @@ def curves(
     """Lines over one scale, each named at its right end; `marks` are named dashed levels. Intervals
     stand as thin upright bars at the points."""
     points = [point for line in lines for point in line.points]
-    heights = [y for point in points for y in point[1:] if y is not None] + [y for _, y in marks]
-    left, right = min(p[0] for p in points), max(p[0] for p in points)
+    heights = [y for point in points for y in point[1:]] + [y for _, y in marks]
+    left, right = min(point[0] for point in points), max(point[0] for point in points)
     low = min(heights) if low is None else low
     high = max(heights) if high is None else high
     high = high if high > low else low + 1.0
+    x = lambda value: f"{100 * _share(value, left, right):.2f}%"
+    y = lambda value: round(8 + (HEIGHT - 16) * (1 - _share(value, low, high)), 1)
 
-    def x(value: float) -> str:
-        return f"{100 * (value - left) / max(right - left, 1e-12):.2f}%"
-
-    def y(value: float) -> float:
-        return round(8 + (HEIGHT - 16) * (high - min(max(value, low), high)) / (high - low), 1)
-
-    scale = plot = ""
+    scale = plot = names = ""
     for value in ticks(low, high):
         scale += _text("2.6rem", y(value) + 4, number(value) + unit, "end")
         plot += _line("0", "100%", y(value), y(value))
@@ -129,18 +125,16 @@ def curves(
     for height, _, _ in ends:
         plot += _line("0", "100%", height, height, "dashed")
     for line in lines:
-        drawn = ""
+        drawn, colour = "", f"c{line.colour % 8}"
         for a, b in pairwise(line.points):
             drawn += _line(x(a[0]), x(b[0]), y(a[1]), y(b[1]), "thick")
-        for at, value, a, b in line.points:
+        for at, value, *interval in line.points:
             drawn += f'<circle cx="{x(at)}" cy="{y(value)}" r="3"/>'
-            if a is not None and b is not None:
-                drawn += _line(x(at), x(at), y(a), y(b))
-        colour = f"c{line.colour % 8}"
+            if interval:
+                drawn += _line(x(at), x(at), *map(y, interval))
         plot += f'<g class="{colour}">{drawn}</g>'
         ends.append((y(line.points[-1][1]), line.name, f"strong {colour}"))
     ends.sort()
-    names = ""
     for place, (_, name, look) in zip(_apart([end[0] for end in ends]), ends, strict=True):
         names += _text("8", round(place + 4, 1), name, look=look)
     plot += _text("0", HEIGHT + 14, number(left))
@@ -149,7 +143,7 @@ def curves(
     return figure(
         title, note,
         f'<div class="plot">{svg} aria-hidden="true">{scale}</svg>{svg} role="img" '
-        f'aria-label="{escape(title)}">{plot}</svg>{svg}>{names}</svg></div>',
+        f'aria-label="{safe(title)}">{plot}</svg>{svg}>{names}</svg></div>',
     )  # fmt: skip
 
 
@@ -158,10 +152,15 @@ def tokens(pieces: Sequence[tuple[str, float, str]]) -> str:
     Weights above 0 have the colour c0, below it c1."""
     spans = (
         f'<span class="token c{int(weight < 0)}" style="--w: {min(1.0, abs(weight)):.2f}" '
-        f'title="{escape(title)}">{escape(text)}</span>'
+        f'title="{safe(title)}">{safe(text)}</span>'
         for text, weight, title in pieces
     )
     return f'<div class="tokens">{"".join(spans)}</div>'
+
+
+def _share(value: float, low: float, high: float) -> float:
+    """Where a value lies between two others: 0 at `low` or below it, 1 at `high` or above."""
+    return min(1.0, max(0.0, (value - low) / max(high - low, 1e-12)))
 
 
 def _line(x1: str, x2: str, y1: float, y2: float, look: str = "") -> str:
@@ -169,7 +168,7 @@ def _line(x1: str, x2: str, y1: float, y2: float, look: str = "") -> str:
 
 
 def _text(x: str, y: float, text: str, anchor: str = "start", look: str = "") -> str:
-    return f'<text x="{x}" y="{y}" text-anchor="{anchor}" class="{look}">{escape(text)}</text>'
+    return f'<text x="{x}" y="{y}" text-anchor="{anchor}" class="{look}">{safe(text)}</text>'
 
 
 def _apart(heights: list[float]) -> list[float]:

@@ -9,15 +9,15 @@ import numpy as np
 
 import minilm
 from minilm import metrics
-from minilm.cli.terminal import escaped, printable
+from minilm.cli.terminal import printable
 from minilm.config import UserError
 from minilm.corpora.tokens import prepare
 from minilm.huggingface.folders import pretrained_run
 from minilm.runs.classify import report
 from minilm.runs.durable import write_file
 from minilm.view import charts, recording
-from minilm.view.pages import inside_page
-from minilm.view.run_page import safe, write_run_page
+from minilm.view.charts import safe
+from minilm.view.pages import inside_page, write_run_page
 
 MISTAKES, WORDS, LABELS = 8, 80, 30  # the most that is shown of each
 DELETED = (
@@ -79,7 +79,7 @@ def of_tested(model) -> str:
     task, row = model.task, model.task.test(model.model)
     examples, p = task.examples[task.part], np.exp(row["found"])  # p (N, C)
     labels, predicted, mistakes = task.labels(examples), p.argmax(1), ""
-    classes, wrong = [*map(escaped, task.classes)], np.flatnonzero(predicted != labels)
+    classes, wrong = task.classes, np.flatnonzero(predicted != labels)
     for i in wrong[np.argsort(-p[wrong, predicted[wrong]], kind="stable")][:MISTAKES]:
         title = f"{classes[labels[i]]}, taken for {classes[predicted[i]]} ({p[i].max():.1%})"
         words = without_each_word(model, examples[i].text, predicted[i])
@@ -94,7 +94,7 @@ def of_tested(model) -> str:
 def of_text(model, text: str) -> str:
     """The section about one text of a Classifier."""
     [p] = model.predict_proba([text])
-    best, names = np.argsort(-p, kind="stable")[:10], [*map(escaped, model.task.classes)]
+    best, names = np.argsort(-p, kind="stable")[:10], model.task.classes
     rows = [charts.Row(names[i], 100 * float(p[i]), None, 0) for i in best]
     bars = charts.intervals("Probabilities", "of the likeliest labels", rows, 0, 100, unit=" %")
     words = without_each_word(model, text, best[0])
@@ -128,7 +128,7 @@ def calibration(p: np.ndarray, labels: np.ndarray, bins: int = 10) -> str:
         low, high = metrics.wilson_interval(int(right[inside].sum()), int(inside.sum()))
         means = 100 * confidence[inside].mean(), 100 * right[inside].mean()
         points.append((*means, 100 * low, 100 * high))
-    ideal = [(points[i][0], points[i][0], None, None) for i in (0, -1)]
+    ideal = [(points[i][0], points[i][0]) for i in (0, -1)]
     lines = [charts.Line("as sure as right", ideal, 7), charts.Line("measured", points, 0)]
     note = ("how often a label is right, by its probability, with 95 % intervals; expected "
             f"calibration error {metrics.calibration_error(p, labels):.3f}")  # fmt: skip
@@ -143,6 +143,6 @@ def without_each_word(model, text: str, label: int) -> str:
     effects = (p[0] - p[1:]).tolist()
     scale = max(0.05, *map(abs, effects)) if effects else 1
     return charts.tokens([
-        (escaped(word) + " ", effect / scale, f"{100 * effect:+.1f} points")
+        (word + " ", effect / scale, f"{100 * effect:+.1f} points")
         for word, effect in zip(words, effects, strict=True)
     ])  # fmt: skip

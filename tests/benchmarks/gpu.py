@@ -19,10 +19,9 @@ from minilm.cli.options import PretrainConfig
 from minilm.config import SIZES, ModelConfig
 from minilm.data import Windows
 from minilm.runs import checkpoint
-from minilm.runs.device import choose_machine, matrix_rate, synchronize
-from minilm.runs.estimate import training_flops
+from minilm.runs.device import choose_machine, matrix_rate
 from minilm.runs.loop import steps
-from minilm.runs.pretraining import Pretraining
+from minilm.runs.pretraining import Pretraining, training_flops
 from minilm.runs.run import Run, make_model
 from minilm.tokenizer import Tokenizer
 
@@ -127,16 +126,16 @@ def timed(step, device, n: int = 15) -> tuple[float, float]:
         n = 1
     began = time.perf_counter()
     step()
-    synchronize(device)
+    torch.get_device_module(device).synchronize()
     first, rounds = time.perf_counter() - began, []
     for _ in range(3):
         step()
     for _ in range(5):
-        synchronize(device)
+        torch.get_device_module(device).synchronize()
         began = time.perf_counter()
         for _ in range(n):
             step()
-        synchronize(device)
+        torch.get_device_module(device).synchronize()
         rounds.append((time.perf_counter() - began) / n)
     return first, statistics.median(rounds)
 

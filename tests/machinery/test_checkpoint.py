@@ -10,13 +10,12 @@ import math
 import os
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from minilm.config import NonFiniteError, UserError
-from minilm.runs import checkpoint, durable, loop
+from minilm.runs import checkpoint, durable
 
 SPENT = dict(tokens=5, targets=3, seconds=0.5)
 
@@ -99,15 +98,15 @@ def test_numbers_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path, valu
     before, broken = everything(tmp_path), states(2)
     broken["optimizers"] = [{"state": (broken["model"]["b"],)}]
     broken["model"]["b"][5, 1] = value
-    with pytest.raises(NonFiniteError, match=r"b is not finite"):
+    with pytest.raises(NonFiniteError, match=r"model\.pt would hold what is not finite"):
         checkpoint.save(tmp_path, 2, SPENT, **broken)
-    with pytest.raises(NonFiniteError, match=r"^0 is not finite"):
+    with pytest.raises(NonFiniteError, match=r"optimizers\.pt would hold what is not finite"):
         checkpoint.save(tmp_path, 2, SPENT, optimizers=broken["optimizers"])
     assert everything(tmp_path) == before
     with monkeypatch.context() as patch:  # a stranger's
-        patch.setattr(checkpoint, "_not_finite", lambda state: None)
+        patch.setattr(checkpoint, "_is_finite", lambda state: True)
         checkpoint.save(tmp_path, 2, SPENT, **broken)
-    with pytest.raises(UserError, match=r"model\.pt: .*b is not finite"):
+    with pytest.raises(UserError, match=r"model\.pt holds what is not finite"):
         checkpoint.newest(tmp_path).read("model")
 
 
@@ -260,7 +259,7 @@ def test_whatever_the_disk_refuses_ruins_nothing_and_is_said(tmp_path, monkeypat
             continue
         said += 1
         assert kept in ([2, 3], [2, 3, 4]) and not list(run.glob("*.part"))
-        for words in (run / "step-00000004", os.strerror(errno.ENOSPC)):
+        for words in (run, os.strerror(errno.ENOSPC)):
             assert str(words) in str(outcome)
     assert said >= 14
 
@@ -273,10 +272,3 @@ def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path, monkeypatch):
             Disk(patch, fail_at, OSError(errno.EIO, "broken"))
             durable.write_file(path, b"new")
         assert everything(tmp_path) == {path: b"old"}
-
-
-def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    loop._require_room(tmp_path, 1000)
-    with pytest.raises(UserError, match="1,001 bytes are needed for its checkpoints, 1,000 are"):
-        loop._require_room(tmp_path, 1001)

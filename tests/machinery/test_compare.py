@@ -5,12 +5,13 @@ import re
 import subprocess
 import sys
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
-from minilm import corpora
+from minilm import compare, corpora
 from minilm.compare import arms, experiment, labels, outcomes, plan, report
 from minilm.compare.plan import BAG, CompareOptions, arm, declared
 from minilm.config import SIZES, ModelConfig, NonFiniteError, UserError
@@ -88,10 +89,10 @@ def finished(toy):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arms, "pretrain", interrupted)
         with pytest.raises(Stopped, match="--resume"):
-            experiment.compare(options())
+            compare.compare(options())
         resume = options(resume=True)
         resume.given = frozenset({"run", "resume"})
-        experiment.compare(resume)
+        compare.compare(resume)
     assert len(count) == 10  # three arms of three seeds, one of them twice
     return experiment.Experiment(options(), experiment.Path("runs/toy"))
 
@@ -268,7 +269,7 @@ def test_the_report_is_drawn_again_without_training_and_nothing_in_it_can_run(fi
     before = (finished.folder / "report.html").read_text()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arms, "pretrain", None)
-        experiment.compare(options(report=True))
+        compare.compare(options(report=True))
     page = (finished.folder / "report.html").read_text()
     assert page == before
     assert "<script" not in page and "alert(1)" in page  # the text is there, as text
@@ -290,9 +291,14 @@ def test_the_sentences_and_the_rows_are_what_the_jobs_say(finished):
     assert f'class="row c{report.COLOURS["masked"]}"' in drawn and "title" in drawn
 
 
-def test_a_sweep_chooses_rates_with_seeds_of_its_own_and_writes_down_how(toy):
-    names, folder = ["scratch", "masked"], experiment.Path("runs/swept")
-    experiment.compare(options(sweep=True, seeds=1, finetunings=1, arms=names, run=str(folder)))
+def test_a_sweep_chooses_rates_with_seeds_of_its_own_and_writes_down_how(toy, monkeypatch):
+    names, folder = ["masked", "scratch"], experiment.Path("runs/swept")
+    asked = options(sweep=True, seeds=1, finetunings=1, arms=names, run=str(folder))
+    with monkeypatch.context() as patch:
+        patch.setattr(labels.FewLabels, "finetune", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(Stopped, match="2 jobs are saved, go on with the same command"):
+            compare.compare(asked)
+    compare.compare(asked)
     found = json.loads((folder / "rates.json").read_text())
     assert found["chosen"]["pretraining"] == {"masked": 0.02}
     assert set(found["chosen"]["finetuning"]) == {"scratch", "masked"}
@@ -310,7 +316,7 @@ def test_deleting_a_token_is_measured_by_what_it_does(toy):
     torch.nn.init.normal_(classifier.head.weight, generator=torch.Generator().manual_seed(0))
     found = task.deletion(classifier, 0)
     both = [row, row._replace(tokens=np.delete(row.tokens, 3))]
-    p = task.probabilities(classifier, both)[:, 1]
+    p = np.exp(task.solve(classifier, both, None))[:, 1]
     assert found["label"] == "b" and found["tokens"][2] == "e"
     assert abs(found["falls"][2] - (p[0] - p[1])) < 1e-4
 
@@ -346,7 +352,7 @@ def test_every_colour_is_legible_as_text(scheme):
 def test_charts_stay_inside_and_escape():
     evil = charts.Row(EVIL, 120.0, (-50.0, 130.0), 9, EVIL)
     drawn = charts.intervals(EVIL, EVIL, [evil], 0, 100, mark=50, unit=EVIL[:0])
-    line = charts.Line(EVIL, [(0, 1.0, None, None), (1, 2.0, 0.5, 3.0)], 1)
+    line = charts.Line(EVIL, [(0, 1.0), (1, 2.0, 0.5, 3.0)], 1)
     drawn += charts.curves(EVIL, EVIL, [line], EVIL, marks=[(EVIL, 2.0)], high=2.0)
     drawn += charts.tokens([(EVIL, -3.0, EVIL)])
     assert "<script" not in drawn and "<b>" not in drawn
@@ -355,13 +361,13 @@ def test_charts_stay_inside_and_escape():
 
 
 def test_help_comes_before_torch():
-    code = "import sys, minilm.compare.plan; sys.exit(bool({'torch', 'numpy'} & {*sys.modules}))"
-    here = experiment.Path(plan.__file__).parents[2]
+    code = "import sys, minilm.compare; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    here = experiment.Path(compare.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=here).returncode == 0
 
 
 def test_what_is_missing_is_said_in_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(UserError, match=re.escape('pip install "minilm[compare]"')):
-        experiment.compare(options(run="runs/never"))
+        compare.compare(options(run="runs/never"))
     assert not experiment.Path("runs/never").exists()

@@ -46,6 +46,13 @@ def test_a_device_that_is_not_there_is_said(monkeypatch):
         choose_machine("cuda")
 
 
+def test_a_mac_computes_on_its_gpu_with_the_oldest_torch_that_is_allowed(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.delattr(torch.mps, "is_available", raising=False)  # newer than torch 2.10
+    assert choose_machine("auto", "float32").device.type == "mps"
+
+
 def slow_at(monkeypatch, gflops):
     """Let a clock say that products run at so many GFLOP/s for each dtype; returns the seconds of
     each product, and on how many threads it ran."""

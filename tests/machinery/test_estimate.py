@@ -11,9 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from minilm.config import ModelConfig, UserError
 from minilm.model import Transformer
 from minilm.objectives import language_model_nll
-from minilm.runs import estimate as page
+from minilm.runs import pretraining as page
 from minilm.runs.device import Machine
-from minilm.runs.estimate import (
+from minilm.runs.pretraining import (
     estimate,
     measured,
     one_of_each_kind,
@@ -25,9 +25,7 @@ from tests.machinery.tiny import CPU, SHAPE, Training, saved
 
 
 def planned(training, **options):
-    t = training
-    where = t.plan, CPU, SHAPE
-    return estimate(t.model, t.loss, t.batch, t.optimizers, *where, measure=0, **options)
+    return estimate(training, measure=0, **options)
 
 
 def test_an_estimate_leaves_no_trace_in_the_training(tmp_path):
@@ -49,8 +47,8 @@ def test_the_median_round_counts_and_what_the_first_takes_more_is_the_start(monk
 
     training_loss = training.loss
     monkeypatch.setattr(page.time, "perf_counter", lambda: now[0])
-    arguments = training.model, slow, rounds, training.optimizers, training.plan, CPU
-    assert measured(*arguments, seconds=211.5) == (72, 4, 6 * 12, 6 * 12) and not times
+    training.loss = slow
+    assert measured(training, rounds, seconds=211.5) == (72, 4, 6 * 12, 6 * 12) and not times
 
 
 def test_the_plan_and_the_measurement_make_the_estimate(monkeypatch):

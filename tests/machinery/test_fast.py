@@ -10,10 +10,20 @@ from torch._dynamo.testing import CompileCounter
 
 from minilm.config import ModelConfig, UserError
 from minilm.fast import compute
-from minilm.fast.attention import CAUSAL, fast_attention, fast_visibility, use_fast_attention
-from minilm.fast.compute import MixedPrecision, compile_blocks, compiles, eager
-from minilm.fast.loss import ChunkedNLL, fast_nll, gather_targets
-from minilm.fast.muon import fast_orthogonalise
+from minilm.fast.compute import (
+    CAUSAL,
+    ChunkedNLL,
+    MixedPrecision,
+    compile_blocks,
+    compiles,
+    eager,
+    fast_attention,
+    fast_nll,
+    fast_orthogonalise,
+    fast_visibility,
+    gather_targets,
+    use_fast_attention,
+)  # fmt: skip
 from minilm.model import Transformer, attention, visibility
 from minilm.objectives import causal, language_model_nll, masked
 from minilm.optim import orthogonalise

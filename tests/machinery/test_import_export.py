@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -301,6 +302,9 @@ def test_the_hub_is_asked_by_name(tmp_path, monkeypatch):
     assert pretrained_run("hf:someone/small-gpt2").folder == Path("runs/small-gpt2")
     monkeypatch.setattr(hub, "snapshot_download", lambda name, allow_patterns: 1 / 0)
     with pytest.raises(UserError, match="no such folder, and huggingface_hub finds none"):
+        pretrained_run("hf:someone/else")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r'no such folder; .* pip install "minilm\[hf\]"'):
         pretrained_run("hf:someone/else")
 
 

@@ -13,8 +13,7 @@ import torch
 from minilm.config import NonFiniteError, UserError
 from minilm.runs import checkpoint, loop
 from minilm.runs.device import Machine
-from minilm.runs.loop import share_out, summary
-from minilm.runs.progress import Progress, curve
+from minilm.runs.loop import Progress, curve, summary
 from minilm.runs.run import FORMAT, Run
 from tests.machinery.tiny import Training, saved
 
@@ -85,13 +84,14 @@ def test_nothing_that_only_shows_ends_a_training(tmp_path, monkeypatch, capsys):
         encoding, isatty = "utf-8", lambda self: terminal
         flush = lambda self: self.write("")
 
+    made, keep = [], lambda *how, **more: made.append(Progress(*how, **more)) or made[-1]
     for terminal in (False, True):
         with monkeypatch.context() as patch:
             for name in ("stdout", "stderr"):
                 patch.setattr(sys, name, Closed())
-            progress = Progress(8)
-            Training(progress=progress).run(tmp_path / str(terminal))
-        assert saved(tmp_path / str(terminal))[0] == saved(tmp_path)[0] and not progress.shown
+            patch.setattr(loop, "Progress", keep)
+            Training().run(tmp_path / str(terminal))
+        assert saved(tmp_path / str(terminal))[0] == saved(tmp_path)[0] and not made[-1].shown
 
 
 def test_a_curve_keeps_its_shape_however_long_it_gets():
@@ -156,11 +156,11 @@ def test_every_row_goes_to_one_micro_batch_of_one_process(world, accumulate, row
     batch, parts = (np.arange(rows), 10 * np.arange(rows), True), []
     for rank in range(world):
         machine = Machine(torch.device("cpu"), rank=rank, world=world)
-        parts += share_out(batch, machine, accumulate)
+        parts += machine.share_out(batch, accumulate)
     assert sorted(np.concatenate([a for a, *_ in parts])) == list(range(rows))
     assert all(len(a) and (b == 10 * a).all() and c is True for a, b, c in parts)
 
 
 def test_a_batch_smaller_than_the_number_of_processes_is_refused():
     with pytest.raises(UserError, match="batch of 2 cannot be shared by 3 processes"):
-        share_out((np.arange(2),), Machine(torch.device("cpu"), world=3), 1)
+        Machine(torch.device("cpu"), world=3).share_out((np.arange(2),), 1)

@@ -130,7 +130,7 @@ def test_a_finished_run_takes_no_step_and_changes_nothing(tmp_path, whole, capsy
 def test_a_checkpoint_of_another_model_or_optimizer_is_refused(tmp_path):
     Training(steps=2).run(tmp_path)
     for kind, optimizer in (("labels", "muon"), ("hybrid", "adamw")):
-        with pytest.raises(UserError, match="does not fit the model and optimizer"):
+        with pytest.raises(UserError, match="does not fit this model and optimizer"):
             Training(kind, optimizer=optimizer).run(tmp_path)
 
 

@@ -122,11 +122,11 @@ def test_a_killed_process_holds_no_run(tmp_path):
     (dict(flags=1), "flags is missing, or no dict"), (dict(id=None), "id is missing"),
     (dict(kind="finetune"), "classes is missing"), (dict(family="other"), "family 'other'"),
     (dict(kind="finetune", classes=["a"]), "this needs a pretrain run"),
-    (dict(model=FACTS["model"] | dict(n_layers=20_000)), "do not have the shape"),
-    (dict(model=FACTS["model"] | dict(d_ff=2**20)), "do not have the shape"),
-    (dict(model=FACTS["model"] | dict(n_heads=1)), "do not have the shape"),
+    (dict(model=FACTS["model"] | dict(n_layers=20_000)), "does not fit the shape"),
+    (dict(model=FACTS["model"] | dict(d_ff=2**20)), "does not fit the shape"),
+    (dict(model=FACTS["model"] | dict(n_heads=1)), "does not fit the shape"),
     (dict(model=FACTS["model"] | dict(d_model=8.5)), "d_model is 8.5"),
-    (dict(model=dict(depth=3)), "damaged .*depth"),
+    (dict(model=dict(depth=3)), "damaged.*depth"),
     (dict(id="another"), "written by another run"),
 ])  # fmt: skip
 def test_a_config_that_cannot_be_used_is_refused_before_anything_is_built(
@@ -161,16 +161,21 @@ def test_the_tokenizer_is_the_one_that_the_run_began_with(tmp_path):
         _ = made.tokenizer
 
 
-def test_models_come_with_the_best_weights_and_in_a_longer_window(tmp_path):
+def test_models_come_with_the_best_weights_and_in_a_longer_window(tmp_path, monkeypatch):
     model, classifier = Transformer(SHAPE, seed=1), Classifier(Transformer(SHAPE, seed=2), 3)
     found = make_run(tmp_path / "a", model).transformer(max_length=99)
     assert found.config.max_length == 99 and torch.equal(
         found.embedding.weight, model.embedding.weight
     )
     finetuned = make_run(tmp_path / "b", classifier, kind="finetune", classes=["a", "b", "c"])
-    found, config = finetuned.classifier()
-    assert found.head.weight.shape == (3, 16) and config["classes"] == ["a", "b", "c"]
+    found = finetuned.classifier()
+    assert found.head.weight.shape == (3, 16)
     assert torch.equal(found.transformer.embedding.weight, classifier.transformer.embedding.weight)
+    config = json.dumps(finetuned.config | dict(classes=["a"] * 10_000))
+    (finetuned.folder / "config.json").write_text(config)
+    monkeypatch.setattr(run, "make_model", lambda *_, **__: pytest.fail("it is built"))
+    with pytest.raises(UserError, match="does not fit the shape"):
+        finetuned.classifier()
 
 
 def test_metrics_end_before_what_is_damaged_and_are_cut_back_to_a_step(tmp_path, capsys):

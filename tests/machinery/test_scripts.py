@@ -17,7 +17,8 @@ from minilm.cli.commands import main as minilm
 from minilm.cli.flags import entry_point, parse_flags
 from minilm.cli.options import FinetuneConfig, PretrainConfig
 from minilm.config import UserError
-from minilm.runs import checkpoint, loop
+from minilm.runs import checkpoint
+from minilm.runs.device import Machine
 from minilm.runs.run import Run
 
 SHAPE = "--d-model 16 --n-layers 1 --n-heads 2 --vocab-size 300 --max-length 16 --batch-size 4"
@@ -53,31 +54,22 @@ def world(tmp_path, monkeypatch):
 
 
 def run(name, arguments):
-    """Run a script or a command here. Returns its exit status."""
-    options = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}.get(name)
-    script = {"pretrain": train_pretrain.pretrain if options else None,
-              "finetune": train_finetune.finetune}.get(name)  # fmt: skip
-    words = arguments.split() if isinstance(arguments, str) else arguments
+    """Run a command here; pretrain and finetune are the scripts. Returns its exit status."""
     try:
-        if options:
-            entry_point(lambda: script(parse_flags(options, "", words)))
-        else:
-            minilm([name, *words])
+        minilm([name, *(arguments.split() if isinstance(arguments, str) else arguments)])
     except SystemExit as ended:
         return ended.code
     return 0
 
 
 def pretrain(more="", name="first"):
-    return run(
-        "pretrain", f"--data own.txt {SHAPE} {CPU} --steps 8 --evaluations 2 --run {name} {more}"
-    )
+    flags = f"--data own.txt {SHAPE} {CPU} --steps 8 --evaluations 2"
+    return run("pretrain", f"{flags} --run {name} {more}")
 
 
 def finetune(more="", name="labels"):
-    return run(
-        "finetune", f"--train own.csv --pretrained first {CPU} --epochs 2 --run {name} {more}"
-    )
+    flags = f"--train own.csv --pretrained first {CPU} --epochs 2"
+    return run("finetune", f"{flags} --run {name} {more}")
 
 
 def test_from_a_text_to_a_classifier_and_what_is_printed_is_what_is_used(world, capsys):
@@ -124,15 +116,14 @@ def test_generate_and_fill_speak_of_the_run(world, capsys):
 def interrupted(monkeypatch, at):
     """Ctrl-C while the batch of the `at`th step is made."""
     calls = iter(range(1, 10**6))
-    share_out = loop.share_out
+    share_out = Machine.share_out
 
     def stop(*arguments):
         if next(calls) == at:
             os.kill(os.getpid(), signal.SIGINT)
         return share_out(*arguments)
 
-    monkeypatch.setattr("minilm.runs.pretraining.share_out", stop)
-    monkeypatch.setattr(loop, "share_out", stop)
+    monkeypatch.setattr(Machine, "share_out", stop)
 
 
 def weights(name):
@@ -153,6 +144,11 @@ def test_what_was_interrupted_and_resumed_ends_with_the_same_bits(world, monkeyp
     assert weights("cut-labels") == weights("labels")
     error = capsys.readouterr().err
     assert "go on with --run cut --resume" in error and "Traceback" not in error
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_in(world, capsys):
+    assert pretrain("--precision bfloat16") == run("pretrain", "--resume --run first") == 0
+    assert capsys.readouterr().out.count("bfloat16, as asked, on cpu") == 2
 
 
 def test_weights_go_on_with_another_objective_where_they_predicted_before(world, capsys):
@@ -248,19 +244,20 @@ def test_bad_input_is_one_line_and_nothing_is_lost(world, capsys):
 
 def test_help_of_every_command_answers_without_torch():
     code = """
-import sys
+import contextlib, runpy, sys
 sys.modules["torch"] = None  # importing it fails
 from minilm.cli.commands import COMMANDS, run_command
 run_command([])
-for name in COMMANDS:
-    try:
-        run_command([name, "--help"])
-    except SystemExit as ended:
-        assert ended.code == 0, name
+sys.argv = ["a script", "--help"]
+for name in [*COMMANDS, "train_pretrain", "train_finetune"]:
+    with contextlib.suppress(SystemExit):
+        if name in COMMANDS:
+            run_command([name, "--help"])
+        runpy.run_module(name, run_name="__main__")
 """
     how = dict(cwd=Path(train_pretrain.__file__).parent, check=True, capture_output=True, text=True)
     shown = " ".join(subprocess.run([sys.executable, "-c", code], **how).stdout.split())
-    assert shown.count("usage: ") == 15 and shown.count("--learning-rate RATE at its") == 3
+    assert shown.count("usage: ") == 17 and shown.count("--learning-rate RATE at its") == 5
     assert "how many to write at most (default: 200)" in shown
 
 

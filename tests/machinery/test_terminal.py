@@ -8,16 +8,7 @@ from minilm.cli import commands, terminal
 from minilm.config import UserError
 from tests.machinery.small import finetuned, pretrained
 
-ATTACKS = [
-    "\x1b[2J",
-    "\x1b]0;title\x07",
-    "\x9b31m",
-    "a\rb",
-    "\x7f",
-    "\u202egnp.exe",
-    "\ud800",
-    "\x00",
-]
+ATTACKS = ["\x1b[2J", "\x1b]0;t\x07", "\x9b31m", "a\rb", "\x7f", "\u202egnp.exe", "\ud800", "\0"]
 
 
 class Terminal(io.StringIO):

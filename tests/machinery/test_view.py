@@ -19,7 +19,7 @@ from minilm.config import ModelConfig
 from minilm.data import frame
 from minilm.model import Transformer, visibility
 from minilm.tokenizer import Tokenizer
-from minilm.view import command, pages, recording, run_page
+from minilm.view import command, pages, recording
 from tests.machinery.small import TEXTS, finetuned, pretrained, stirred
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
@@ -186,7 +186,7 @@ def test_no_text_becomes_markup_or_script(tmp_path):
     clf = minilm.load(str(run.folder), device="cpu")
     clf.task.load({"test": [Example(HOSTILE, label) for label in (HOSTILE, "b")]}, [HOSTILE, "b"])
     more = command.of_tested(clf) + command.of_text(clf, HOSTILE)
-    path = run_page.write_run_page(run, more)
+    path = pages.write_run_page(run, more)
     dom = opened(path)
     assert "<script" not in dom and "<img" not in dom and "\u202e" not in dom
     assert html.escape("<script>window.hacked=1</script>", quote=False) in dom
@@ -212,19 +212,21 @@ METRICS = [
 
 def test_a_runs_page_names_the_best_step_and_that_validation_got_worse(tmp_path):
     run = pretrained(tmp_path / "run", metrics=METRICS)
-    page = run_page.write_run_page(run).read_text()
+    page = pages.write_run_page(run).read_text()
     assert "Step 2 is the best on validation" in page and "after step 2 the run overfits" in page
     assert "first" in page and "then" in page and "not finished" in page
     assert 'http-equiv="refresh"' in page  # a browser shows a run that goes on
     run.finish(dict(parameters=1234))
-    page = run_page.write_run_page(run).read_text()
+    page = pages.write_run_page(run).read_text()
     assert 'http-equiv="refresh"' not in page and "1234" in page
     assert "http://" not in page and "https://" not in page and "src=" not in page
 
 
 def test_a_run_that_has_just_begun_has_a_page(tmp_path):
-    page = run_page.write_run_page(pretrained(tmp_path / "run")).read_text()
+    page = pages.write_run_page(pretrained(tmp_path / "run")).read_text()
     assert "Nothing is measured yet" in page
+    of_tags = pages.next_commands("run", "finetune", {"task": "tag"})
+    assert "--text" in page and "--text" not in of_tags  # which view would refuse
 
 
 def test_each_word_is_shaded_by_what_its_deletion_does(tmp_path):

@@ -13,7 +13,7 @@ from minilm.objectives import OBJECTIVES, language_model_nll
 from minilm.optim import make_optimizers
 from minilm.runs import checkpoint
 from minilm.runs.device import Machine
-from minilm.runs.loop import share_out, train
+from minilm.runs.loop import train
 from minilm.runs.run import Run
 from minilm.tokenizer import SpecialTokens
 from minilm.training import Plan
@@ -57,7 +57,7 @@ class Training:
         else:
             lengths = 3 + windows[:, :1] % 9
             arrays = windows[:, :T], np.arange(T) < lengths, windows[:, 0] % 3
-        return share_out(arrays, self.machine, self.accumulate)
+        return self.machine.share_out(arrays, self.accumulate)
 
     def evaluate(self):
         """The loss on a fixed batch, and some value more."""
