@@ -8,12 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from minilm import generate, heads
+from minilm import generate, heads, metrics, objectives
 from minilm.cli.options import FinetuneConfig, saved_options
+from minilm.cli.terminal import printable
 from minilm.config import UserError
+from minilm.corpora.tokens import prepare
 from minilm.data import evaluation_windows, frame, pad
 from minilm.huggingface.folders import pretrained_run
-from minilm.objectives import IGNORE, language_model_nll
 from minilm.runs.device import choose_machine
 from minilm.runs.pretraining import in_chunks
 from minilm.runs.task import by_length, task_class
@@ -132,40 +133,32 @@ class LanguageModel(Model):
         """How well the run predicts each token of a text: from what stands before it (causal), or
         from all the rest, itself masked (causal=False: pseudo-perplexity; Salazar et al. 2020,
         arXiv 1910.14659). None: causal unless the run has learnt masks only. A text longer than the
-        window is cut into windows.
-
-        >>> score = lm.score("Return the array.")
-        >>> bool(np.isclose(score.perplexity, np.exp(score.nats)))
-        True
-        """
+        window is cut into windows."""
         causal = self.objective != "masked" if causal is None else causal
         ids = self.tokenizer.encode(text)
         if not len(ids):
             raise UserError("the text has no token to predict")
+        tokens = np.append(self.tokenizer.special.bos, ids).astype(np.int64)
+        windows = in_chunks(evaluation_windows(tokens, self.max_length, most=len(tokens)), BATCH)
+        batches = map(objectives.causal, windows) if causal else self._masked(ids)
         nats, count = 0.0, 0
         with torch.inference_mode():
-            for batch in self._windows(ids) if causal else self._masked(ids):
-                tensors = self._machine.tensors(batch)
-                loss_sum, n = language_model_nll(self.model, *tensors, causal)
+            for batch in batches:
+                tensors = self._machine.tensors(batch)  # and whether it is causal
+                loss_sum, n = objectives.language_model_nll(self.model, *tensors)
                 nats, count = nats + loss_sum.item(), count + n.item()
         return Score(nats / count, float(np.exp(nats / count)), count)
 
-    def _windows(self, ids: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Windows in which each token is once the target of the position before it."""
-        text = np.append(self.tokenizer.special.bos, ids).astype(np.int64)
-        for rows in in_chunks(evaluation_windows(text, self.max_length, most=len(text)), BATCH):
-            yield rows[:, :-1].copy(), rows[:, 1:].copy()
-
-    def _masked(self, ids: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _masked(self, ids: np.ndarray) -> Iterator[objectives.Batch]:
         """Framed windows, each as often as it has tokens, in each row another one masked."""
         for part in in_chunks([ids], self.max_length - 2):
             window = frame(part, self.max_length, self.tokenizer.special).astype(np.int64)
             for places in in_chunks([np.arange(1, len(window) - 1)], BATCH):
                 rows, inputs = np.arange(len(places)), np.tile(window, (len(places), 1))
                 inputs[rows, places] = self._mask
-                targets = np.full_like(inputs, IGNORE)
+                targets = np.full_like(inputs, objectives.IGNORE)
                 targets[rows, places - self.shift] = window[places]
-                yield inputs, targets
+                yield objectives.Batch(inputs, targets, causal=False)
 
     def _framed(self, text: str) -> np.ndarray:
         """Its tokens between <doc> and <doc>; of too long ones head and tail."""
@@ -182,8 +175,10 @@ class LanguageModel(Model):
         >>> lm.encode(["a text", "another"]).shape == (2, lm.model.config.d_model)
         True
         """
-        if pooling not in ("mean", "last", "first", None):
-            raise UserError(f"pooling {pooling!r}: choose mean, last, first or None")
+        n, poolings = self.model.config.n_layers, ("mean", "last", "first", None)
+        if not -n - 1 <= layer <= n or pooling not in poolings:
+            raise UserError(f"layer {layer}, pooling {pooling!r}: choose a layer from 0 to {n} or "
+                            f"-1, and mean, last, first or None")  # fmt: skip
         frames = [self._framed(text) for text in self._listed(texts)]
         found: list = [None] * len(frames)
         for rows in by_length(frames, BATCH):
@@ -203,12 +198,7 @@ class LanguageModel(Model):
 
     def attention(self, text: str, causal: bool | None = None) -> tuple[np.ndarray, list[str]]:
         """The attention weights of every layer and head, (L, H, T, T) float32: row t is how
-        position t shares its attention out; and the T tokens.
-
-        >>> weights, tokens = lm.attention("A sentence.", causal=False)
-        >>> weights.shape[2:] == (len(tokens), len(tokens))
-        True
-        """
+        position t shares its attention out; and the T tokens."""
         batch = self._machine.tensors([self._framed(text).astype(np.int64)[None]])
         with torch.inference_mode(), recorded(self.model) as kept:
             self.model(*batch, self.causal if causal is None else causal)
@@ -217,6 +207,27 @@ class LanguageModel(Model):
     def tokens(self, text: str) -> list[str]:
         """The tokens that the model sees, as they are shown: spaces as ␣, <doc> at both ends."""
         return [token_name(self.tokenizer, i) for i in self._framed(text).tolist()]
+
+    def evaluate(self, data: str | None = None, test: str | None = None, **columns) -> None:
+        """Print the losses on the validation part of a text: of `data`, read by these columns, or
+        of the text that it was trained on. Raises UserError for a file to `test` on."""
+        if test:
+            raise UserError(f"{self.run} learnt no labels to --test: give it a text with --data")
+        flags, tokenizer = self.config["flags"], self.tokenizer
+        if not (names := [data] if data else flags.get("data")):
+            raise UserError(f"{self.run} was imported without its text: name one with --data")
+        own = map(flags.get, ("text_column", "encoding", "document_separator"))
+        how = (columns["text_column"], columns["encoding"]) if data else own
+        text = prepare(names, tokenizer.vocab_size, tokenizer, *how)
+        windows = in_chunks(evaluation_windows(text.valid, self.max_length), BATCH)
+        batches = (
+            objectives.evaluation_batches(self.objective, rows, i, tokenizer.special, self.shift)
+            for i, rows in enumerate(windows)
+        )
+        values = metrics.evaluate_language_model(self.model, batches, tokenizer.token_bytes)
+        print(f"validation part of {' '.join(names)}, losses in nats a token:")
+        for name, value in {**values, "unigram_entropy": text.unigram_entropy}.items():
+            print(f"  {name.replace('_', ' '):18}{value:.3f}")
 
 
 class FineTuned(Model):
@@ -232,6 +243,21 @@ class FineTuned(Model):
         """For each text its words and their tags, [(word, tag), ...]; for each pair (context,
         question) its (answer, start, probability); or for each text its translation."""
         return self.task.predict(self.model, self._listed(texts))
+
+    def evaluate(self, data: str | None = None, test: str | None = None, **columns) -> None:
+        """Print how good it is: on the corpus `data`, on the file `test`, read by these columns, or
+        else on its own data."""
+        task, config = self.task, self.task.config
+        if test:
+            vars(config).update(columns)
+        elif data:
+            config.data, config.train = data, None
+        task.load_tested(test)
+        row = task.test(self.model)
+        print(f"{task.part} part of {test or config.train or config.data}:")
+        print(printable(task.report(row)))
+        for key, heading, form in task.columns:
+            print(f"  {heading:16} {form.format(row[key])}")
 
 
 class Classifier(FineTuned):

@@ -126,10 +126,8 @@ def evaluate(
     text; unless said otherwise, those of the data it was trained on."""
     if data and test:
         raise UserError("--data and --test were both given: choose one")
-    from minilm.cli import evaluate
-
     columns = dict(text_column=text_column, label_column=label_column, encoding=encoding)
-    evaluate.evaluate(minilm.load(run, device), data, test, **columns)
+    minilm.load(run, device).evaluate(data, test, **columns)
 
 
 def tokenize(run: str, text: str | None = None, *, file: Path | None = None) -> None:

@@ -1,8 +1,7 @@
-"""Labelled data: read, divided into training, validation and test, sampled, and encoded."""
+"""Labelled data: read, divided into training, validation and test, and sampled."""
 
 from collections import defaultdict
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -22,14 +21,6 @@ NAMED = {  # for other tasks; the first is made on this machine, the others lie 
 }
 COLUMNS = {"multi30k": ("en", "de"), "python-docs-zh": ("en", "zh")}
 FILES = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test",)}
-
-
-class EncodedTexts(NamedTuple):
-    """Encoded texts and the numbers of their labels."""
-
-    tokens: list[np.ndarray]  # one (T_i,) uint16 a text
-    labels: np.ndarray  # (N,) int64
-    share_cut: float  # of the texts, that were longer than max_length
 
 
 def splits(

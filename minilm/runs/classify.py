@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from minilm import metrics
 from minilm.config import UserError
 from minilm.corpora.files import Example, read_examples
-from minilm.corpora.splits import EncodedTexts, splits
-from minilm.data import frame, pad
+from minilm.corpora.splits import splits
+from minilm.data import frame
 from minilm.heads import Classifier, classification_nll
-from minilm.runs.task import Task, by_length
+from minilm.runs.task import Task
 
 # tokens (T,), the number of the label, and whether the text was too long
 Row = namedtuple("Row", "tokens label cut")
+DECAY = 10.0  # of the bag of tokens
 
 
 class Classify(Task):
@@ -43,19 +44,11 @@ class Classify(Task):
                             f"{', '.join(self.classes[:8])}") from None  # fmt: skip
 
     def encode(self, examples: list[Example]) -> list[Row]:
+        """Too long texts keep head and tail."""
         most, special = self.config.max_length, self.tokenizer.special
         texts = [self.tokenizer.encode(example.text) for example in examples]
-        return [
-            Row(frame(tokens, most, special), label, len(tokens) > most - 2)
-            for tokens, label in zip(texts, self.labels(examples), strict=True)
-        ]
-
-    def __str__(self) -> str:
-        name, most = self.config.train or self.config.data, self.config.max_length
-        sizes = ", ".join(f"{len(rows):,} texts to {part}" for part, rows in self.data.items())
-        cut = f"{np.mean([row.cut for row in self.data['train']]):.1%}"
-        return (f"{name}: {len(self.classes)} labels, {sizes}; {cut} are longer than {most} tokens "
-                f"and were cut")  # fmt: skip
+        framed = [frame(tokens, most, special) for tokens in texts]
+        return list(map(Row, framed, self.labels(examples), [len(t) > most - 2 for t in texts]))
 
     def collate(self, rows: list[Row]) -> tuple[np.ndarray, ...]:
         """tokens, is_real (B, T), labels (B,)."""
@@ -66,9 +59,13 @@ class Classify(Task):
         logits = model(tokens, is_real, self.config.attention == "causal")
         return classification_nll(logits, labels)
 
+    @torch.inference_mode()
     def solve(self, model: Classifier, rows: list[Row], examples) -> np.ndarray:
-        causal, pad_id = self.config.attention == "causal", self.tokenizer.special.pad
-        return label_log_probabilities(model, [row.tokens for row in rows], causal, pad_id)
+        found = np.zeros((len(rows), len(self.classes)), dtype=np.float32)
+        for which, (tokens, is_real, _) in self.in_batches(model.eval(), rows):
+            logits = model(tokens, is_real, self.config.attention == "causal")  # (B, C)
+            found[which] = logits.float().log_softmax(-1).cpu().numpy()
+        return found
 
     def scores(self, log_p: np.ndarray, examples: list[Example]) -> dict:
         """Loss (nats a text), accuracy, macro F1, and what they are made of."""
@@ -82,11 +79,10 @@ class Classify(Task):
         return report(row["confusion"], self.classes)
 
     def simpler(self) -> dict[str, np.ndarray]:
-        parts = self.data["train"], self.data[self.part]
-        train, test = (EncodedTexts(*zip(*rows, strict=True)) for rows in parts)  # as columns
+        train, test = self.data["train"], self.data[self.part]
         bag = bag_of_tokens(train, test, self.tokenizer.vocab_size, len(self.classes))
         always = np.full(bag.shape, -30.0)
-        always[:, np.bincount(train.labels).argmax()] = 0.0
+        always[:, np.bincount([row.label for row in train]).argmax()] = 0.0
         return {"a bag of tokens": bag, "always the largest class": always}
 
     def unlabelled(self, text: str) -> Example:
@@ -136,43 +132,26 @@ def tf_idf(texts: list[np.ndarray], idf: np.ndarray) -> Tensor:
     return torch.sparse_coo_tensor(where, values, (len(texts), V), check_invariants=False)
 
 
-def bag_of_tokens(
-    train: EncodedTexts, test: EncodedTexts, vocab_size: int, n_classes: int, decay: float = 10.0
-) -> np.ndarray:
+def bag_of_tokens(train: list[Row], test: list[Row], vocab_size: int, n_classes: int) -> np.ndarray:
     """A linear layer over the TF-IDF of the very tokens that the network is given, trained with the
     same loss: it knows no order. Returns log P(y | text) of the test texts, (N, C).
 
-    Logistic regression with a penalty of |W|² / (2 · `decay`), by L-BFGS, which finds its minimum.
-    """
-    once = np.concatenate([np.unique(text) for text in train.tokens])
-    idf = np.log((1 + len(train.tokens)) / (1 + np.bincount(once, minlength=vocab_size))) + 1
-    x, y = tf_idf(train.tokens, idf), torch.tensor(train.labels)
+    Logistic regression with a penalty of |W|² / (2 · DECAY), by L-BFGS, which finds its minimum."""
+    texts, tested = ([row.tokens for row in rows] for rows in (train, test))
+    occur = np.bincount(np.concatenate([*map(np.unique, texts)]), minlength=vocab_size)
+    idf = np.log((1 + len(texts)) / (1 + occur)) + 1  # occur: texts that hold a token
+    x, y = tf_idf(texts, idf), torch.tensor([row.label for row in train])
     W = torch.zeros(vocab_size, n_classes, requires_grad=True)
     b = torch.zeros(n_classes, requires_grad=True)
     solver = torch.optim.LBFGS([W, b], max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         solver.zero_grad()
-        loss = classification_nll(torch.sparse.mm(x, W) + b, y)[0] + W.square().sum() / (2 * decay)
+        loss = classification_nll(torch.sparse.mm(x, W) + b, y)[0] + W.square().sum() / (2 * DECAY)
         loss.backward()
         return loss
 
     solver.step(closure)
     with torch.no_grad():
-        logits = torch.sparse.mm(tf_idf(test.tokens, idf), W) + b
+        logits = torch.sparse.mm(tf_idf(tested, idf), W) + b
     return nn.functional.log_softmax(logits, dim=-1).numpy()
-
-
-@torch.inference_mode()
-def label_log_probabilities(
-    classifier: Classifier, texts: list[np.ndarray], causal: bool, pad_id=0, batch_size=64
-) -> np.ndarray:
-    """log P(y | w_1 … w_n; θ) of each text, an array of token ids: (N, C), in the texts' order."""
-    classifier.eval()
-    device, most = classifier.head.weight.device, classifier.transformer.config.max_length
-    found = np.zeros((len(texts), classifier.head.out_features), dtype=np.float32)
-    for rows in by_length(texts, batch_size):
-        batch = pad([texts[row] for row in rows], pad_id, most=most)
-        logits = classifier(*(torch.as_tensor(a, device=device) for a in batch), causal)
-        found[rows] = logits.float().log_softmax(-1).cpu().numpy()
-    return found

@@ -113,9 +113,13 @@ class Task:
         return [("the same network from random weights", "from-scratch", True, self)]
 
     def __str__(self) -> str:
+        name, most = self.config.train or self.config.data, self.config.max_length
+        n = len(self.classes)
         sizes = ", ".join(f"{len(rows):,} to {part}" for part, rows in self.examples.items())
-        name, kinds = self.config.train or self.config.data, ", ".join(self.classes[:12])
-        return f"{name}: {self.config.task}, {sizes}" + (f"; {kinds}" if kinds else "")
+        kinds = f"; classes ({n}): {', '.join(self.classes[:12])}" if n else ""
+        share = np.mean([getattr(row, "cut", False) for row in self.data["train"]])
+        cut = f"; {share:.1%} are longer than {most} tokens and were cut" if share else ""
+        return f"{name}: {self.config.task}, {sizes}{kinds}{cut}"
 
     def model(self, transformer: Transformer) -> nn.Module:
         """The network with a head that knows nothing yet."""

@@ -28,8 +28,9 @@ DELETED = (
 
 
 def view(run: str, text: str | None = None, open: bool = False, device: str = "auto") -> Path:
-    """Write a run's page, view.html in its folder, or the page of a text inside a pretraining run,
-    inside.html. Returns its path. Raises UserError where the run or its data cannot be used."""
+    """Write a run's page, view.html in its folder; or inside.html, the page of a text inside a
+    pretraining run or one that translates. Returns its path. Raises UserError where the run or its
+    data cannot be used."""
     config = (opened := pretrained_run(run)).config
     task = config["flags"].get("task", "classify") if config["kind"] == "finetune" else None
     if task == "classify":
@@ -39,7 +40,7 @@ def view(run: str, text: str | None = None, open: bool = False, device: str = "a
         path = write_run_page(opened, of_tested(model) if text is None else of_text(model, text))
     elif text is None:
         path = write_run_page(opened)
-    elif task:
+    elif task and task != "translate":
         raise UserError(f"{run} learnt to {task}: leave --text out")
     else:
         path = write_inside_page(minilm.load(run, device), text)
@@ -50,25 +51,27 @@ def view(run: str, text: str | None = None, open: bool = False, device: str = "a
 
 
 def write_inside_page(model, text: str) -> Path:
-    """Write the page of a text inside a LanguageModel of cli/api.py."""
-    how = model.shift, model.objective, unigrams(model)
+    """Write the page of a text inside a LanguageModel of cli/api.py, or inside one that learnt to
+    translate."""
+    translates = hasattr(model, "task")
+    how = (1, "prefix") if translates else (model.shift, model.objective, unigrams(model))
     record = recording.inside(model.model, model.tokenizer, text, *how)
     folder, size = model.opened.folder, f"{record['layers']} layers of {record['heads']} heads"
-    about = f"{folder}: {model.objective} objective, {size}, {model.tokenizer.vocab_size:,} tokens."
+    about = f"{folder}: {how[1]} objective, {size}, {model.tokenizer.vocab_size:,} tokens."
     write_file(folder / "inside.html", inside_page(about, record).encode("utf-8", "replace"))
     return folder / "inside.html"
 
 
 def unigrams(model) -> np.ndarray | None:
     """The share of each token in the text that the run was trained on, (V,), if that is here."""
-    flags, own, counts = model.config["flags"], model.tokenizer, None
+    flags, own = model.config["flags"], model.tokenizer
     if flags.get("data"):  # imported weights have none
         how = map(flags.get, ("text_column", "encoding", "document_separator"))
         with contextlib.suppress(UserError):
             text = prepare(flags["data"], flags["vocab_size"], own if flags["init"] else None, *how)
             if text.tokenizer.fingerprint == own.fingerprint:
-                counts = np.bincount(text.train, minlength=own.vocab_size)
-    return None if counts is None else counts / counts.sum()
+                return np.bincount(text.train, minlength=own.vocab_size) / len(text.train)
+    return None
 
 
 def of_tested(model) -> str:

@@ -145,5 +145,8 @@ def next_commands(folder, kind: str, flags: dict) -> str:
         commands = [use, look, f"finetune --pretrained {folder}"]
     else:
         ask = ' --question "What ...?"' * (task == "answer")
-        commands = [f'predict {folder} "a text"{ask}', *[look] * (task == "classify")]
+        commands = [
+            f'predict {folder} "a text"{ask}',
+            *[look] * (task in ("classify", "translate")),
+        ]
     return "\n".join(f"python -m minilm {command}" for command in commands)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from minilm.cli.terminal import escaped
 from minilm.config import UserError
 from minilm.data import frame
 from minilm.model import Transformer, attention, visibility
+from minilm.runs.translating import beam_search
 
 TOP, LENS_TOP = 5, 3  # tokens named for a position, and for a position after each layer
 MOST, ROOM = 48, 450_000  # tokens of a text that are shown; bytes that its attention may take
@@ -57,22 +59,27 @@ def inside(model, tokenizer, text: str, shift: int, objective: str, unigrams=Non
     """What the page about a text needs: every pass that its controls can ask for.
 
     shift: where a masked token is predicted, as in `objectives.masked`. objective: what the run was
-    trained on. unigrams: the probability of each token (V,), or None. Raises UserError for an empty
-    text."""
+    trained on; where that is "prefix", the text is shown with its translation. unigrams: the
+    probability of each token (V,), or None. Raises UserError for an empty text."""
     model.eval()
-    shape, whole = model.config, tokenizer.encode(text)
+    shape, whole, special = model.config, tokenizer.encode(text), tokenizer.special
     if not len(whole):
         raise UserError("the text has no token to look at")
-    maps = 4 * shape.n_layers * shape.n_heads  # two views, each with its maps and hidden rows
+    translates = objective == "prefix"
+    maps = (6 if translates else 4) * shape.n_layers * shape.n_heads  # of the views, as base 64
     most = min(MOST, shape.max_length - 2, int((ROOM / maps) ** 0.5))
-    ids = frame(whole[:most], shape.max_length, tokenizer.special).tolist()  # T of them
+    ids = shown = whole[: most // 2 if translates else most]
+    if translates:
+        [target] = beam_search(model, shown[None], special, width=1, most=most - len(shown) - 1)
+        ids = np.concatenate([shown, [special.eos], target])
+    ids = frame(ids, shape.max_length, special).tolist()  # T of them
     record = Recorder(model, tokenizer, ids, shift)
     with torch.inference_mode():
         views = [record.causal(), record.bidirectional()]
-    for view, causal in zip(views, (True, False), strict=True):
-        mask = visibility(len(ids), 0, causal)
-        view["mask"] = _packed(torch.ones(len(ids), len(ids)) if mask is None else mask.float())
-        view["trained"] = objective != ("masked" if causal else "causal")
+        views += [record.causal(prefix=len(shown) + 2)] if translates else []
+    for view in views:
+        trained = dict(causal=("causal", "hybrid"), bidirectional=("masked", "hybrid"))
+        view["trained"] = objective in trained.get(view["name"], ("prefix",))
     merges = getattr(tokenizer, "merges", [])  # of the last ids, as they were learnt
     merges = dict(enumerate(merges, tokenizer.vocab_size - len(merges)))
     tokens = [
@@ -82,7 +89,7 @@ def inside(model, tokenizer, text: str, shift: int, objective: str, unigrams=Non
         for i in ids
     ]  # fmt: skip
     anywhere = None if unigrams is None else record.top(torch.as_tensor(unigrams), TOP)
-    return dict(tokens=tokens, views=views, left_out=len(whole) - most, layers=shape.n_layers,
+    return dict(tokens=tokens, views=views, left_out=len(whole) - len(shown), layers=shape.n_layers,
                 heads=shape.n_heads, unigrams=anywhere)  # fmt: skip
 
 
@@ -93,27 +100,36 @@ class Recorder:
         self.model, self.tokenizer, self.shift = model, tokenizer, shift
         self.tokens = torch.tensor(ids, device=model.embedding.weight.device)  # (T,)
 
-    def run(self, tokens: Tensor, causal: bool, hide: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    def run(
+        self, tokens: Tensor, causal: bool, hide: int = 0, prefix: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """A pass in which no position sees `hide` (0: every token is seen). Returns hidden (T, D),
         attention weights (L, H, T, T) and states (L + 1, T, D)."""
         is_real = torch.arange(len(tokens), device=tokens.device)[None] != hide if hide else None
         with recorded(self.model) as kept:
-            hidden = self.model(tokens[None], causal=causal, is_real=is_real)[0]
+            hidden = self.model(tokens[None], causal, is_real, prefix=prefix)[0]
         return hidden, torch.stack(kept.weights)[:, 0], torch.stack(kept.states)[:, 0]
 
-    def causal(self) -> dict:
-        """Position t is predicted from those before it. To hide a token is to let no position see
-        it: then what follows is predicted without it."""
-        surprisal, top = [], []
+    def causal(self, prefix: int = 0) -> dict:
+        """Position t is predicted from those before it; after a prefix, which all positions see,
+        from all of it, too. To hide a token is to let no position see it: then what follows is
+        predicted without it."""
+        surprisal, top, seen = [], [], None
+        if prefix:
+            seen = torch.tensor([prefix], device=self.tokens.device)
         for hide in range(len(self.tokens) - 1):  # 0 is <doc>: to "hide" it is to hide nothing
-            hidden, weights, states = self.run(self.tokens, True, hide)
-            nats, best = self.predictions(hidden[hide:-1], self.tokens[hide + 1 :])
-            surprisal.append([None] * (hide + 1) + [round(x, 3) for x in nats])
-            top.append([None] * (hide + 1) + best)
+            hidden, weights, states = self.run(self.tokens, True, hide, seen)
+            first = max(hide + 1, prefix)  # that is predicted, and without what is hidden
+            at, targets, none = slice(first - 1, -1), self.tokens[first:], [None] * first
+            nats, best = self.predictions(hidden[at], targets)
+            surprisal.append(none + [round(x, 3) for x in nats])
+            top.append(none + best)
             if hide == 0:
-                lens = [[None, *layer] for layer in self.lens(states[:, :-1], self.tokens[1:])]
-                whole = dict(name="causal", lens=lens, attention=_packed(weights), shift=1)
-        return dict(**whole, surprisal=surprisal, top=top)
+                lens = [none + layer for layer in self.lens(states[:, at], targets)]
+                whole = dict(lens=lens, attention=_packed(weights), shift=1)
+        mask = visibility(len(self.tokens), 0, True, device=self.tokens.device, prefix=seen)
+        return dict(name="prefix" if prefix else "causal", mask=_packed(mask.float()), **whole,
+                    surprisal=surprisal, top=top)  # fmt: skip
 
     def bidirectional(self) -> dict:
         """Every position sees all others; each token is predicted in a pass in which it alone is
@@ -133,6 +149,7 @@ class Recorder:
             name="bidirectional", surprisal=[[None, *(round(x, 3) for x in nats), None]],
             top=[[None, *best, None]], lens=[[None, *layer, None] for layer in lens],
             attention=_packed(weights), rows=_packed(rows), shift=self.shift,
+            mask=_packed(torch.ones(2 * [len(self.tokens)])),  # all see all
         )  # fmt: skip
 
     def predictions(self, hidden: Tensor, targets: Tensor, n: int = TOP) -> tuple[list, list]:

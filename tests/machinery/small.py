@@ -6,10 +6,10 @@ import torch
 
 from minilm.cli.options import FinetuneConfig, PretrainConfig
 from minilm.config import ModelConfig
-from minilm.heads import Classifier
 from minilm.model import Transformer
 from minilm.runs import checkpoint
 from minilm.runs.run import Run
+from minilm.runs.task import with_head
 from minilm.tokenizer import Tokenizer
 
 TEXTS = ["Return the array of the elements.", "Raise an error for the index of an array."] * 4
@@ -41,7 +41,7 @@ def finetuned(folder, classes=("docs", "mail", "news"), metrics=(), **flags) -> 
     flags = dataclasses.asdict(FinetuneConfig(run=str(folder), max_length=24, **flags))
     facts = dict(kind="finetune", family="ours", model=dataclasses.asdict(shape), flags=flags,
                  classes=list(classes))  # fmt: skip
-    model = stirred(Classifier(Transformer(shape), len(classes)))
+    model = stirred(with_head(Transformer(shape), flags, len(classes)))
     return _saved(Run(folder), facts, tokenizer, model, metrics)
 
 

@@ -171,6 +171,7 @@ def test_both_kinds_work_in_pipelines_of_scikit_learn(folder, lm, clf):
         (lambda lm, clf: lm.score(""), "no token to predict"),
         (lambda lm, clf: lm.encode("one text"), "give a list of texts"),
         (lambda lm, clf: lm.encode(["a"], pooling="max"), "pooling 'max': choose"),
+        (lambda lm, clf: lm.encode(["a"], layer=9), "a layer from 0 to 2 or -1"),
         (lambda lm, clf: clf.predict("one text"), "give a list of texts"),
         (lambda lm, clf: minilm.pretrain(stepz=3), "stepz is no flag of train_pretrain.py"),
         (lambda lm, clf: minilm.finetune(epochs="3"), "--epochs cannot be '3'"),

@@ -47,73 +47,99 @@ def checked(record: dict, folder) -> dict:
     return json.loads(html.unescape(found[1]))
 
 
-@pytest.fixture(scope="module", params=["hybrid", "masked", "causal"])
+@pytest.fixture(scope="module", params=["hybrid", "masked", "causal", "prefix"])
 def lm(request, tmp_path_factory):
-    """A language model of each objective."""
+    """A language model of each objective; one that learnt to translate for "prefix"."""
     folder = tmp_path_factory.mktemp(request.param) / "run"
-    pretrained(folder, request.param)
+    if request.param == "prefix":
+        finetuned(folder, (), task="translate")
+    else:
+        pretrained(folder, request.param)
     return minilm.load(str(folder), device="cpu")
 
 
 def record_of(lm, text="Return the array.", unigrams=None):
-    return recording.inside(lm.model, lm.tokenizer, text, lm.shift, lm.objective, unigrams)
+    how = (1, "prefix") if hasattr(lm, "task") else (lm.shift, lm.objective)
+    return recording.inside(lm.model, lm.tokenizer, text, *how, unigrams)
 
 
-def expected(lm, text):
-    """The sums that self_check.js prints, by plain forward passes: causal, then bidirectional."""
-    tokens = torch.from_numpy(
-        frame(lm.tokenizer.encode(text), lm.max_length, lm.tokenizer.special).astype(np.int64)
-    )[None]
-    T, s = tokens.shape[1], lm.shift
-    place = torch.arange(1, T + 1)
+def tokens_of(lm, text):
+    """The tokens that the page shows, (1, T), and how many of them are a source."""
+    special, most, source = lm.tokenizer.special, 24, 0
+    ids = frame(lm.tokenizer.encode(text), most, special).astype(np.int64).tolist()
+    if hasattr(lm, "task"):  # the likeliest token each time
+        source = len(ids)
+        while len(ids) < most - 1 and ids[source:][-1:] != [special.eos]:
+            hidden = lm.model(torch.tensor([ids]), True, prefix=torch.tensor([source]))[0, -1]
+            logits = lm.model.logits(hidden)
+            logits[[special.pad, special.mask]] = -torch.inf
+            ids.append(logits.argmax().item())
+        ids += [special.eos] * (ids[-1] != special.eos)
+        assert len(ids) > source + 2
+    return torch.tensor([ids]), source
 
-    def p_of(hidden):
-        return lm.model.logits(hidden).softmax(-1)
 
-    def natural(p, at):  # position-weighted surprisal
-        return sum((t + 1) * -p[t][tokens[0, t]].log().item() for t in at)
+def natural(tokens, p_of):
+    """Position-weighted surprisal, by the probabilities at each position that is predicted."""
+    return sum((t + 1) * -p[tokens[0, t]].log().item() for t, p in p_of.items())
 
-    seen = p_of(lm.model(tokens, True)[0])
-    causal = {t: seen[t - 1] for t in range(1, T)}
-    masked, answers = {}, 0.0
-    for t in range(1, T - 1):
-        hidden = tokens.clone()
-        hidden[0, t] = lm.tokenizer.special.mask
-        masked[t] = p_of(lm.model(hidden, False)[0])[t - s]
-        with recording.recorded(lm.model) as kept:
-            lm.model(hidden, False)
-        answers += (kept.weights[-1][0, -1, t - s] * place).sum().item()
+
+def passed(model, tokens, *how, **more):
+    """P after each position, and the attention weights (layers x heads, T, T)."""
+    with recording.recorded(model) as kept:
+        hidden = model(tokens, *how, **more)[0]
+    return model.logits(hidden).softmax(-1), torch.cat(kept.weights).flatten(0, 1)
+
+
+def causal_view(model, tokens, prefix=0):
+    """By plain forward passes: probabilities, attention, sums of surprisal and of a head's rows
+    with each token hidden in turn."""
+    T, first = tokens.shape[1], max(1, prefix)
+    more = dict(prefix=torch.tensor([prefix])) if prefix else {}
+    p, weights = passed(model, tokens, True, **more)
     without = 0.0
     for t in range(1, T - 1):
-        is_real = torch.arange(T)[None] != t
-        p = p_of(lm.model(tokens, True, is_real)[0])
-        without += natural({i: p[i - 1] for i in range(1, T)}, range(1, T))
-    top = [sum((k + 1) * x for p in view.values() for k, x in enumerate(p.topk(5)[0].tolist()))
-           for view in (causal, masked)]  # fmt: skip
-    attention = [torch.from_numpy(lm.attention(text, c)[0]).flatten(0, 1) for c in (True, False)]
-    heads = torch.arange(1, len(attention[0]) + 1)[:, None, None]
-    weighted = [(heads * w * place).sum().item() for w in attention]
-    pixels = [(heads * w.sqrt() * place).sum().item() for w in attention]
-    of_hidden = [(attention[0][-1][1:-1] * place).sum().item(), answers]
-    surprisal = [natural(causal, causal), natural(masked, masked)]
-    return dict(surprisal=surprisal, hidden=[without, (T - 2) * surprisal[1]], top=top,
-                attention=weighted, pixels=pixels, hiddenAttention=of_hidden,
-                seen=[T * (T + 1) // 2, T * T], T=T)  # fmt: skip
+        q, _ = passed(model, tokens, True, torch.arange(T)[None] != t, **more)
+        without += natural(tokens, {i: q[i - 1] for i in range(first, T)})
+    seen = sum(max(t + 1, prefix) for t in range(T))
+    return {t: p[t - 1] for t in range(first, T)}, weights, without, weights[-1][1:-1], seen
+
+
+def bidirectional_view(model, tokens, shift, mask):
+    """The same where each token is predicted in a pass in which it alone is masked."""
+    T, p_of, answers = tokens.shape[1], {}, []
+    for t in range(1, T - 1):
+        hidden = tokens.clone()
+        hidden[0, t] = mask
+        p, weights = passed(model, hidden, False)
+        p_of[t] = p[t - shift]
+        answers.append(weights[-1, t - shift])
+    without = (T - 2) * natural(tokens, p_of)
+    return p_of, passed(model, tokens, False)[1], without, torch.stack(answers), T * T
 
 
 @browser
 @torch.inference_mode()
 def test_every_control_of_the_page_shows_pytorchs_numbers(lm, tmp_path):
-    found, wanted = checked(record_of(lm), tmp_path), expected(lm, "Return the array.")
-    T = wanted["T"]
-    assert found["surprisal"] == pytest.approx(wanted["surprisal"], rel=1e-3)
-    assert found["hidden"] == pytest.approx(wanted["hidden"], rel=1e-3)
-    assert np.array(found["top"]) / 100 == pytest.approx(wanted["top"], rel=0.01)
-    assert np.array(found["attention"]) / 100 == pytest.approx(wanted["attention"], rel=0.005)
-    assert found["pixels"] == pytest.approx(wanted["pixels"], rel=0.01)
-    hidden = np.array(found["hiddenAttention"]) / 100
-    assert hidden == pytest.approx(wanted["hiddenAttention"], rel=0.005)
-    assert found["seen"] == wanted["seen"]
+    text, shift = "Return the array.", getattr(lm, "shift", 1)
+    found, (tokens, source) = checked(record_of(lm, text), tmp_path), tokens_of(lm, text)
+    T = tokens.shape[1]
+    views = [causal_view(lm.model, tokens)]
+    views.append(bidirectional_view(lm.model, tokens, shift, lm.tokenizer.special.mask))
+    views += [causal_view(lm.model, tokens, source)] if source else []
+    place, heads = torch.arange(1, T + 1), torch.arange(1, 5)[:, None, None]
+    for v, (p_of, weights, without, answers, seen) in enumerate(views):
+        assert found["surprisal"][v] == pytest.approx(natural(tokens, p_of), rel=1e-3)
+        assert found["hidden"][v] == pytest.approx(without, rel=1e-3)
+        top = sum((k + 1) * x for p in p_of.values() for k, x in enumerate(p.topk(5)[0].tolist()))
+        assert found["top"][v] / 100 == pytest.approx(top, rel=0.01)
+        attention, pixels = ((heads * w * place).sum().item() for w in (weights, weights.sqrt()))
+        assert found["attention"][v] / 100 == pytest.approx(attention, rel=0.005)
+        assert found["pixels"][v] == pytest.approx(pixels, rel=0.01)
+        hidden = (answers * place).sum().item()
+        assert found["hiddenAttention"][v] / 100 == pytest.approx(hidden, rel=0.005)
+        assert found["seen"][v] == seen
+    assert len(found["seen"]) == len(views)
     assert found["together"] == T  # one token lights up in all strips
     assert found["keys"] == [0, 0, 1, 1, 0, 0] and found["requests"] == 0
 
@@ -130,16 +156,18 @@ def test_after_the_last_layer_the_lens_says_what_the_model_says(lm):
         assert len(view["lens"]) == lm.model.config.n_layers + 1
 
 
+@torch.inference_mode()
 def test_the_picture_of_the_mask_is_visibility_and_nothing_hidden_is_attended_to(lm):
-    record = record_of(lm)
-    T = len(record["tokens"])
-    for view, causal in zip(record["views"], (True, False), strict=True):
+    record, (tokens, source) = record_of(lm), tokens_of(lm, "Return the array.")
+    T = tokens.shape[1]
+    assert [token["id"] for token in record["tokens"]] == tokens[0].tolist()
+    masks = [visibility(T, 0, True)[0, 0].numpy(), np.ones((T, T), bool)]
+    masks += [visibility(T, 0, True, prefix=torch.tensor([source]))[0, 0].numpy()] if source else []
+    for view, wanted in zip(record["views"], masks, strict=True):
         mask, weights = (
             np.frombuffer(base64.b64decode(view[name]), np.uint8).reshape(-1, T, T)
             for name in ("mask", "attention")
         )
-        wanted = visibility(T, 0, causal)
-        wanted = np.ones((T, T), bool) if wanted is None else wanted[0, 0].numpy()
         assert np.array_equal(mask[0] == 255, wanted)
         assert weights.any() and not weights[:, ~wanted].any()
 
