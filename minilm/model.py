@@ -177,11 +177,11 @@ class Transformer(nn.Module):
         self.add_rotation(10_000.0)
         self.initialise(seed)
 
-    def add_rotation(self, *bases: float) -> None:
-        """The tables that `rotate` takes, (max_length, 1, d/2) for each base, side by side."""
-        pairs = (torch.arange(0, self.config.d_head, 2) / self.config.d_head).double()  # (d/2,)
-        positions = torch.arange(self.config.max_length)[:, None, None].double()
-        angles = positions * torch.cat([base**-pairs for base in bases])  # (max_length, 1, d/2)
+    def add_rotation(self, base: float) -> None:
+        """The tables cos and sin, (max_length, 1, d/2), that `rotate` takes."""
+        pairs = torch.arange(0, self.config.d_head, 2) / self.config.d_head  # (d/2,)
+        positions = torch.arange(self.config.max_length)[:, None, None]
+        angles = positions.double() * base ** -pairs.double()  # (max_length, 1, d/2)
         for function in (torch.cos, torch.sin):
             table = function(angles).to(torch.get_default_dtype())
             self.register_buffer(function.__name__, table, persistent=False)

@@ -11,8 +11,7 @@ def compare(options: CompareOptions) -> None:
     """Compare pretraining objectives: the same network, text and budget for each, several seeds,
     intervals, and baselines that might win. Without flags: a quarter of an hour."""
     if not all(map(find_spec, ("jinja2", "scipy", "sklearn"))):
-        needs = "a comparison needs jinja2, scipy and scikit-learn"
-        raise UserError(f'{needs}: pip install "minilm[compare]"')
+        raise UserError("a comparison needs more: pip install jinja2 scipy scikit-learn")
     from minilm.compare import experiment, report
 
     report.write(experiment.compare(options))

@@ -208,7 +208,11 @@ class ModernBert(Transformer):
         self.blocks[0].norm_1 = nn.Identity()  # what goes in has just been normalised
         for i, block in enumerate(self.blocks):
             block.window = config.local_window if i % config.global_every else None
-        self.add_rotation(config.rotary_base, config.local_rotary_base)
+        tables = []
+        for base in (config.rotary_base, config.local_rotary_base):
+            self.add_rotation(base)
+            tables.append((self.cos, self.sin))
+        self.cos, self.sin = (torch.cat(both, dim=-1) for both in zip(*tables, strict=True))
         self.head = Head(config, bias=False) if config.head else None
         self.initialise(seed)
 

@@ -51,7 +51,7 @@ def find_folder(name: str) -> Path:
     if Path(name).is_dir():
         return Path(name)
     if not find_spec("huggingface_hub"):
-        raise UserError(f'{name}: no such folder; to ask the hub, pip install "minilm[hf]"')
+        raise UserError(f"{name}: no such folder; to ask the hub, pip install huggingface_hub")
     with tokenizers.damage(f"{name}: no such folder, and huggingface_hub finds none"):
         import huggingface_hub
 

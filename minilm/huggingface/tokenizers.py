@@ -132,5 +132,5 @@ def read_json(path: Path) -> dict:
 
 def import_library(name: str) -> ModuleType:
     """An optional library. Raises UserError that says how to get it."""
-    with damage(f'this needs the library {name}: pip install "minilm[hf]"'):
+    with damage(f"this needs the library {name}: pip install tokenizers safetensors"):
         return importlib.import_module(name)
