@@ -79,7 +79,20 @@ def main_job(results: dict) -> str:
         f"```\n{chr(10).join([*ends, '', *rows])}\n```\n\n"
         f"({minutes[0]} and {minutes[1]} minutes on two cores. Each row learns from the same 300 "
         f"labels, validation among them, and is tested on {finetune['texts']:,} other sentences.)"
+        + more_labels(results)
     )
+
+
+def more_labels(results: dict) -> str:
+    """What the first three rows become with more labels."""
+    said = []
+    for name, labels in (("labels-1000", "1,000"), ("labels-3000", "3,000")):
+        rows = list(results.get(name, {}).get("rows", {}).values())[:3]
+        if rows:
+            shares = ", ".join(f"{100 * row['accuracy']:.1f}" for row in rows)
+            said.append(f"with {labels} labels {shares} %")
+    more = " What pretraining adds to the same network shrinks where labels are many."
+    return f"\n\nThe first three rows {'; '.join(said)}.{more}" if len(said) == 2 else ""
 
 
 def uses(results: dict) -> str:
