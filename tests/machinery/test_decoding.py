@@ -1,6 +1,7 @@
 """Decoding: beam search and the best span find what they should, and a cache changes nothing."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -51,6 +52,36 @@ def test_a_beam_as_wide_as_all_texts_finds_the_best_of_them():
         texts = [t for n in range(4) for t in itertools.product((3, 4, 5), repeat=n)]
         assert tuple(found[0.0]) == max(texts, key=nats)
         assert len(found[4.0]) >= len(found[0.0])  # the penalty is on short ones
+
+
+class Chain(torch.nn.Module):
+    """A model to which only the last token matters: P(next | last), (V, V)."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.embedding = torch.nn.Embedding.from_pretrained(p.log())
+        self.config = SimpleNamespace(vocab_size=V, max_length=16)
+
+    def new_cache(self):
+        return []
+
+    def forward(self, tokens, causal, cache):
+        return self.embedding(tokens)
+
+    def logits(self, hidden):
+        return hidden
+
+
+def test_a_translation_that_has_ended_stays_what_it_is():
+    """To end at once is the second choice at first, 0.4, but more than any longer text has."""
+    p = torch.zeros(V, V)
+    p[:, DOC], p[:, 3:6] = 0.1, 0.3
+    p[DOC, 3:6], p[DOC, 3], p[DOC, DOC] = 0.0, 0.6, 0.4  # after the source
+    found = {
+        width: beam_search(Chain(p), random_tokens(1, 3), SPECIAL, width, 0.0, most=3)[0].tolist()
+        for width in (1, 2, 4)
+    }
+    assert found[1][0] == 3 and found[2] == found[4] == []
 
 
 def test_three_pairs_can_be_learnt_by_heart_and_are_then_translated():

@@ -1,6 +1,7 @@
 """The pages of `python -m minilm view`: their numbers are PyTorch's; only their script runs."""
 
 import base64
+import copy
 import html
 import json
 import re
@@ -142,6 +143,21 @@ def test_every_control_of_the_page_shows_pytorchs_numbers(lm, tmp_path):
     assert len(found["seen"]) == len(views)
     assert found["together"] == T  # one token lights up in all strips
     assert found["keys"] == [0, 0, 1, 1, 0, 0] and found["requests"] == 0
+
+
+@torch.inference_mode()
+def test_what_is_hidden_is_seen_by_no_position(lm):
+    model, generator = copy.deepcopy(lm.model), torch.Generator().manual_seed(0)
+    for weight in model.blocks.parameters():  # after a few steps it hardly matters what is seen
+        weight.copy_(torch.randn(weight.shape, generator=generator))
+    record = recording.inside(model, lm.tokenizer, "Return the array.", 1, "hybrid")
+    tokens = torch.tensor([[token["id"] for token in record["tokens"]]])
+    T, said = tokens.shape[1], record["views"][0]["surprisal"]
+    for hide in (1, T // 2):
+        p, _ = passed(model, tokens, True, torch.arange(T)[None] != hide)
+        nats = [-p[t - 1, tokens[0, t]].log().item() for t in range(hide + 1, T)]
+        assert said[hide][hide + 1 :] == pytest.approx(nats, abs=1e-3)
+        assert said[0][hide + 1 :] != pytest.approx(nats, abs=1e-2)
 
 
 @torch.inference_mode()
