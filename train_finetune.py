@@ -19,7 +19,7 @@ def finetune(config: FinetuneConfig):
     from minilm.optim import make_optimizers
     from minilm.runs import checkpoint, loop
     from minilm.runs.run import Run, make_model, newest_run
-    from minilm.runs.task import task_class
+    from minilm.tasks.task import task_class
     from minilm.training import Plan
 
     # 1. Load: the pretrained run, the labelled data, and the run that learns from both.

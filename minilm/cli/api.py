@@ -10,14 +10,14 @@ import torch
 
 from minilm import generate, heads, metrics, objectives
 from minilm.cli.options import FinetuneConfig, saved_options
-from minilm.cli.terminal import printable
 from minilm.config import UserError
 from minilm.corpora.tokens import prepare
 from minilm.data import evaluation_windows, frame, pad
 from minilm.huggingface.folders import pretrained_run
+from minilm.io.terminal import printable
 from minilm.runs.device import choose_machine
 from minilm.runs.pretraining import in_chunks
-from minilm.runs.task import by_length, task_class
+from minilm.tasks.task import by_length, task_class
 from minilm.view.recording import recorded, token_name
 
 BATCH = 32  # rows computed at a time

@@ -15,9 +15,9 @@ from pathlib import Path
 import minilm
 from minilm.cli.flags import Flags, entry_point, flag, flags_of, parse_flags
 from minilm.cli.options import DEVICES, PretrainConfig
-from minilm.cli.terminal import escaped, printable
 from minilm.compare import compare
 from minilm.config import SIZES, UserError
+from minilm.io.terminal import escaped, printable
 from train_finetune import finetune
 from train_pretrain import pretrain
 

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from minilm.cli.terminal import printable
 from minilm.config import UserError
+from minilm.io.terminal import printable
 
 KINDS = {list[str]: list, float: float | int, float | None: float | int | None}
 

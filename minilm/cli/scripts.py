@@ -10,13 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 
 from minilm.cli.options import Options, resumed
-from minilm.cli.terminal import printable
 from minilm.config import ModelConfig, UserError
 from minilm.data import Windows
 from minilm.huggingface.folders import pretrained_run
+from minilm.io.durable import write_file
+from minilm.io.terminal import printable
 from minilm.runs import checkpoint, loop
 from minilm.runs.device import Machine, choose_machine
-from minilm.runs.durable import write_file
 from minilm.runs.pretraining import Pretraining, require_memory, training_flops
 from minilm.runs.pretraining import estimate as measure
 from minilm.runs.run import Run, family, make_model, new_folder, newest_run

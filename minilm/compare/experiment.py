@@ -26,8 +26,8 @@ from minilm.config import SIZES, ModelConfig, UserError
 from minilm.corpora.files import normalised
 from minilm.corpora.splits import splits
 from minilm.corpora.tokens import prepare
+from minilm.io.durable import write_file
 from minilm.runs.device import Machine
-from minilm.runs.durable import write_file
 from minilm.runs.loop import Stopped
 from minilm.runs.run import Run, newest_run
 

@@ -15,7 +15,7 @@ from minilm.data import epoch_batches
 from minilm.fast.compute import MixedPrecision, fast_orthogonalise
 from minilm.heads import Classifier, pool
 from minilm.optim import make_optimizers
-from minilm.runs.classify import Classify, Row
+from minilm.tasks.classify import Classify, Row
 from minilm.view.recording import recorded
 
 TEXTS, PASSES = 3000, 3  # that a fine-tuning reads in all; or so many passes, if that is more

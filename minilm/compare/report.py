@@ -11,7 +11,7 @@ from minilm import __version__
 from minilm.compare.labels import SENTIMENT
 from minilm.compare.plan import BAG, BUDGETS, LEVEL, declared
 from minilm.compare.statistics import Verdict, estimates, over_seeds, verdicts
-from minilm.runs.durable import write_file
+from minilm.io.durable import write_file
 from minilm.view import charts
 from minilm.view.pages import text_of
 

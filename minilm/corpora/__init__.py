@@ -13,7 +13,7 @@ from minilm.config import UserError
 from minilm.corpora import files, python_docs
 from minilm.corpora.files import Example, fraction, normalised, read_text
 from minilm.corpora.tables import EmptyFile, note, read_lines, read_rows
-from minilm.runs.durable import sha256_of
+from minilm.io.durable import sha256_of
 
 DATA = Path("data")
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from minilm.config import UserError
-from minilm.runs.durable import sha256_of
+from minilm.io.durable import sha256_of
 
 MOST = 2**24  # bytes of a download whose size nobody says, and of what a .zip holds
 

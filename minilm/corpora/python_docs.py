@@ -25,7 +25,7 @@ from tqdm import tqdm
 from minilm.corpora.files import Example, fraction, normalised
 from minilm.corpora.tables import read_rows
 from minilm.corpora.workers import parallel
-from minilm.runs.durable import writing
+from minilm.io.durable import writing
 
 FOLDER = Path("data") / "python-docs"
 PACKAGES = ("numpy", "torch", "sympy", "networkx", "_pytest")

@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minilm.config import UserError
-from minilm.runs.durable import write_file
+from minilm.io.durable import write_file
 
 # A byte order mark at the beginning names the encoding.
 MARKS = {codecs.BOM_UTF8: "utf-8-sig"}

@@ -22,7 +22,7 @@ from minilm.corpora.files import fraction
 from minilm.corpora.tables import note
 from minilm.corpora.workers import parallel
 from minilm.fast.bpe import FastTokenizer
-from minilm.runs.durable import read_bounded, sha256_of, writing
+from minilm.io.durable import read_bounded, sha256_of, writing
 from minilm.runs.tokenizer_file import load_tokenizer, to_json
 from minilm.tokenizer import Tokenizer
 

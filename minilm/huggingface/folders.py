@@ -11,8 +11,8 @@ from pathlib import Path
 from minilm.config import UserError
 from minilm.huggingface import tokenizers
 from minilm.huggingface import weights as hf
+from minilm.io.durable import write_file, writing
 from minilm.runs import checkpoint
-from minilm.runs.durable import write_file, writing
 from minilm.runs.run import RUNS, Run
 from minilm.runs.tokenizer_file import to_json
 from minilm.tokenizer import SPECIAL_TOKENS

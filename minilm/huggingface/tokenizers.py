@@ -13,7 +13,7 @@ from types import ModuleType
 import numpy as np
 
 from minilm.config import UserError
-from minilm.runs.durable import damage, read_bounded
+from minilm.io.durable import damage, read_bounded
 from minilm.runs.tokenizer_file import STAND_IN, load_tokenizer
 from minilm.tokenizer import MAX_VOCAB_SIZE, SpecialTokens, Tokenizer
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from minilm.config import NonFiniteError, UserError
-from minilm.runs.durable import read_bounded, sha256_of, sync, write_file, writing
+from minilm.io.durable import read_bounded, sha256_of, sync, write_file, writing
 
 
 @dataclass(frozen=True)

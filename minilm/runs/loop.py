@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minilm import training
-from minilm.cli.terminal import printable
 from minilm.config import NonFiniteError, UserError
+from minilm.io.durable import damage, sync
+from minilm.io.terminal import printable
 from minilm.runs import checkpoint
 from minilm.runs.device import Machine
-from minilm.runs.durable import damage, sync
 from minilm.runs.run import Run
 from minilm.view.pages import write_run_page
 

@@ -20,11 +20,11 @@ from torch import nn
 from minilm.config import ModelConfig, UserError
 from minilm.fast.compute import use_fast_attention
 from minilm.huggingface.families import FAMILIES
+from minilm.io.durable import damage, read_bounded, sync, write_file, writing
 from minilm.model import Transformer
 from minilm.runs import checkpoint
-from minilm.runs.durable import damage, read_bounded, sync, write_file, writing
-from minilm.runs.task import with_head
 from minilm.runs.tokenizer_file import load_tokenizer, to_json
+from minilm.tasks.task import with_head
 
 try:
     import fcntl

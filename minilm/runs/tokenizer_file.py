@@ -5,7 +5,7 @@ from pathlib import Path
 
 from minilm.config import UserError
 from minilm.fast.bpe import FastTokenizer
-from minilm.runs.durable import read_bounded
+from minilm.io.durable import read_bounded
 from minilm.tokenizer import PATTERN, SPECIAL_TOKENS, Tokenizer
 
 # GPT-2's visible stand-in for each byte, for JSON: its own character, or one from U+0100 on.

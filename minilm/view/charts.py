@@ -11,7 +11,7 @@ from html import escape
 from itertools import pairwise
 from typing import NamedTuple
 
-from minilm.cli.terminal import escaped
+from minilm.io.terminal import escaped
 
 HEIGHT, LABEL = 220, 17  # of a plot; between two labels, in pixels
 

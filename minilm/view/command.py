@@ -9,12 +9,12 @@ import numpy as np
 
 import minilm
 from minilm import metrics
-from minilm.cli.terminal import printable
 from minilm.config import UserError
 from minilm.corpora.tokens import prepare
 from minilm.huggingface.folders import pretrained_run
-from minilm.runs.classify import report
-from minilm.runs.durable import write_file
+from minilm.io.durable import write_file
+from minilm.io.terminal import printable
+from minilm.tasks.classify import report
 from minilm.view import charts, recording
 from minilm.view.charts import safe
 from minilm.view.pages import inside_page, write_run_page

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minilm.runs.durable import write_file
+from minilm.io.durable import write_file
 from minilm.view import charts
 from minilm.view.charts import safe
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minilm.cli.terminal import escaped
 from minilm.config import UserError
 from minilm.data import frame
+from minilm.io.terminal import escaped
 from minilm.model import Transformer, attention, visibility
-from minilm.runs.translating import beam_search
+from minilm.tasks.translate import beam_search
 
 TOP, LENS_TOP = 5, 3  # tokens named for a position, and for a position after each layer
 MOST, ROOM = 48, 450_000  # tokens of a text that are shown; bytes that its attention may take

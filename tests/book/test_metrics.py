@@ -10,7 +10,7 @@ from minilm import metrics
 from minilm.config import NonFiniteError
 from minilm.metrics import evaluate_language_model, macro_f1
 from minilm.objectives import OBJECTIVES, evaluation_batches
-from minilm.runs.classify import report
+from minilm.tasks.classify import report
 from tests.book.small import SPECIAL, V, make_model, random_tokens
 
 # 10 texts of "ham", 5 of "spam", 1 of "eggs"; nothing is ever taken for "eggs".

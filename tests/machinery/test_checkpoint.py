@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from minilm.config import NonFiniteError, UserError
-from minilm.runs import checkpoint, durable
+from minilm.io import durable
+from minilm.runs import checkpoint
 
 SPENT = dict(tokens=5, targets=3, seconds=0.5)
 

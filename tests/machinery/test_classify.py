@@ -8,7 +8,7 @@ import torch
 
 from minilm.data import pad
 from minilm.heads import Classifier
-from minilm.runs.classify import Classify, Row
+from minilm.tasks.classify import Classify, Row
 from tests.book.small import make_model, random_tokens
 
 

@@ -10,8 +10,8 @@ import torch
 from minilm.model import Transformer
 from minilm.objectives import prefix, prefix_nll
 from minilm.optim import make_optimizers
-from minilm.runs.answering import best_span
-from minilm.runs.translating import beam_search
+from minilm.tasks.answer import best_span
+from minilm.tasks.translate import beam_search
 from tests.book.small import DOC, PAD, SPECIAL, V, make_model, random_tokens
 from tests.book.test_heads_tasks import SOURCES, TARGETS, prefix_states, tensors
 from tests.book.test_reference import normal

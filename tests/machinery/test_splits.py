@@ -12,7 +12,7 @@ from minilm.corpora import Example, splits
 from minilm.corpora.files import normalised
 from minilm.corpora.splits import hold_out, sample
 from minilm.corpora.tables import note
-from minilm.runs.classify import Classify
+from minilm.tasks.classify import Classify
 from minilm.tokenizer import DOC, Tokenizer
 
 OFTEN = [Example(f"text {i}", "ab"[i % 2] if i < 180 else "c") for i in range(200)]

@@ -13,9 +13,11 @@ from minilm.config import UserError
 from minilm.corpora import made
 from minilm.corpora.files import Example, Question, Tagged, read_pairs, read_questions, read_tagged
 from minilm.corpora.splits import task_examples as examples_of
-from minilm.runs import answering, tagging, translating
-from minilm.runs.classify import Classify
-from minilm.runs.task import bootstrap
+from minilm.tasks import answer as answering
+from minilm.tasks import tag as tagging
+from minilm.tasks import translate as translating
+from minilm.tasks.classify import Classify
+from minilm.tasks.task import bootstrap
 from tests.machinery.small import pretrained
 
 CONLL = """# a comment

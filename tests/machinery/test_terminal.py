@@ -4,8 +4,9 @@ import io
 
 import pytest
 
-from minilm.cli import commands, terminal
+from minilm.cli import commands
 from minilm.config import UserError
+from minilm.io import terminal
 from tests.machinery.small import finetuned, pretrained
 
 ATTACKS = ["\x1b[2J", "\x1b]0;t\x07", "\x9b31m", "a\rb", "\x7f", "\u202egnp.exe", "\ud800", "\0"]

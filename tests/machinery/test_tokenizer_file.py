@@ -10,7 +10,7 @@ import pytest
 
 from minilm.config import UserError
 from minilm.fast.bpe import FastTokenizer
-from minilm.runs.durable import LARGEST
+from minilm.io.durable import LARGEST
 from minilm.runs.tokenizer_file import load_tokenizer, to_json
 from minilm.tokenizer import Tokenizer
 from tests.book.test_tokenizer import TEXTS, fuzzed

@@ -10,7 +10,7 @@ from torch import nn
 from minilm.corpora.files import Tagged
 from minilm.heads import tagging_nll
 from minilm.objectives import IGNORE
-from minilm.runs.task import Task, bootstrap
+from minilm.tasks.task import Task, bootstrap
 
 SPLIT = re.compile(r"\w+(?:[.'-]\w+)*|[^\w\s]")  # a text that is to be tagged into words
 

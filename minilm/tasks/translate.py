@@ -12,7 +12,7 @@ from minilm.corpora.files import Pair
 from minilm.model import Transformer
 from minilm.objectives import prefix, prefix_nll
 from minilm.runs.pretraining import in_chunks
-from minilm.runs.task import Task
+from minilm.tasks.task import Task
 from minilm.tokenizer import SpecialTokens
 
 FORMULAS = "latex-sympy"  # a corpus, not of a language

@@ -12,7 +12,7 @@ from minilm.corpora.files import Example, read_examples
 from minilm.corpora.splits import splits
 from minilm.data import frame
 from minilm.heads import Classifier, classification_nll
-from minilm.runs.task import Task
+from minilm.tasks.task import Task
 
 # tokens (T,), the number of the label, and whether the text was too long
 Row = namedtuple("Row", "tokens label cut")

@@ -32,10 +32,10 @@ def with_head(transformer: Transformer, flags: dict, n_classes: int) -> nn.Modul
 
 def task_class(name: str) -> type["Task"]:
     """The class of a task: "classify", "tag", "answer" or "translate"."""
-    from minilm.runs.answering import Answering
-    from minilm.runs.classify import Classify
-    from minilm.runs.tagging import Tagging
-    from minilm.runs.translating import Translating
+    from minilm.tasks.answer import Answering
+    from minilm.tasks.classify import Classify
+    from minilm.tasks.tag import Tagging
+    from minilm.tasks.translate import Translating
 
     return dict(classify=Classify, tag=Tagging, answer=Answering, translate=Translating)[name]
 

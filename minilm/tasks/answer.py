@@ -12,7 +12,7 @@ from minilm.config import UserError
 from minilm.corpora.files import Question, read_questions
 from minilm.heads import answer_nll
 from minilm.model import FAR
-from minilm.runs.task import Task, bootstrap
+from minilm.tasks.task import Task, bootstrap
 
 LONGEST = 30  # tokens of an answer
 NO_ANSWER = "no answer"

@@ -1,0 +1,1 @@
+"""Files and the terminal: what is written durably, read within bounds, and shown escaped."""
