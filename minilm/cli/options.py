@@ -123,6 +123,8 @@ class FinetuneConfig(Options):
     encoding: str = flag("utf-8", "the encoding of the files")
     labels: int | None = flag(None, "learn from this many labelled texts only, validation among "
                               "them (default: all; of python-docs 300)", 2)  # fmt: skip
+    balanced: bool = flag(False, "--labels draws as many of each label as it can (default: at "
+                          "random)", group=TO_CLASSIFY)  # fmt: skip
     pooling: str = flag("mean", "how a text, or to tag a word of several tokens, becomes one "
                         "vector", choices=["mean", "last", "first"])  # fmt: skip
     attention: str = flag("bidirectional", "what a position may see",
@@ -152,6 +154,8 @@ class FinetuneConfig(Options):
             raise UserError("--attention causal: the first token sees nothing: pool mean or last")
         if self.task != "classify" and (self.attention == "causal" or self.pooling == "last"):
             raise UserError(f"--task {self.task}: give no --attention, and --pooling mean or first")
+        if self.balanced and (self.task != "classify" or self.labels is None):
+            raise UserError("--balanced: draws labels for --task classify --labels N: leave it out")
         if self.task == "translate" and self.freeze:
             raise UserError("--task translate --freeze: there is no head to train: leave one out")
         if not self.train and not self.data:
