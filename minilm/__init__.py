@@ -5,6 +5,18 @@ The three functions are the Python interface; importing minilm imports nothing e
 takes seconds to load. What the loaded models can do: `cli/api.py`.
 """
 
+import os
+import sys
+
+# At the end of each product torch's threads wait for each other, and before they sleep they spin: a
+# few microseconds are worth it; the milliseconds of the default are taken from themselves where
+# another program wants the core, too, and make training forty times slower. Libraries of OpenMP
+# read this when torch is loaded. GOMP_SPINCOUNT is GNU's, in rounds; KMP_BLOCKTIME Intel's and
+# LLVM's, in milliseconds.
+_POLITE = dict(GOMP_SPINCOUNT="3000", KMP_BLOCKTIME="1")
+if "torch" not in sys.modules and not {"OMP_WAIT_POLICY", *_POLITE} & os.environ.keys():
+    os.environ |= _POLITE
+
 __version__ = "0.1.0"
 __all__ = ["finetune", "load", "pretrain"]
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from minilm import training
 from minilm.config import UserError
-from minilm.corpora.splits import sample, splits
+from minilm.corpora.splits import divide, load
 from minilm.data import epoch_batches
 from minilm.fast.compute import MixedPrecision, fast_orthogonalise
 from minilm.heads import Classifier, pool
@@ -35,19 +35,22 @@ class FewLabels(Classify):
     where it has no labels, or nothing to test on."""
 
     def __init__(self, data: str, tokenizer, length: int, rows: int, machine):
-        self.examples, classes = splits(data)
+        config = SimpleNamespace(task="classify", data=data, train=None, max_length=length,
+                                 attention="bidirectional")  # fmt: skip
+        self.examples = divide(load(config))
         if "test" not in self.examples:
             raise UserError(f"--data {data} has no texts to test on: choose another corpus")
-        config = SimpleNamespace(max_length=length, attention="bidirectional")
-        super().__init__(config, tokenizer, classes)
+        super().__init__(config, tokenizer, self.classes_of(self.examples["train"]))
         self.machine = machine
         self.data = {part: self.encode(self.examples[part][:rows]) for part in ("valid", "test")}
 
     def draw(self, n: int, seed: int) -> list[Row]:
         """n texts to train on (or all there are), as many of each label as possible."""
         train = self.examples["train"]
-        parts = (train, []) if n >= len(train) else sample(train, None, n, seed)
-        return self.encode(parts[0] + parts[1])
+        if n < len(train):
+            parts = divide({"train": train}, n, seed, balanced=True)
+            train = parts["train"] + parts["valid"]
+        return self.encode(train)
 
     def finetune(self, model, n: int, draw: int, rate: float, advance) -> Classifier:
         """A copy of a model, fine-tuned on n texts: bidirectional, mean pooling, all layers at one
@@ -87,9 +90,8 @@ class FewLabels(Classify):
         shape = model.config.n_layers + 1, len(rows), model.config.d_model
         found = np.zeros(shape, dtype=np.float32)
         for which, (tokens, is_real, _) in self.in_batches(model, rows):
-            with recorded(model, weights=False) as kept:
-                last = model(tokens, causal=False, is_real=is_real)
-            for layer, state in enumerate([*kept.states[:-1], last]):  # the last one normed
+            kept = recorded(model, tokens, False, is_real, weights=False)
+            for layer, state in enumerate([*kept.states[:-1], kept.hidden]):  # the last one normed
                 found[layer, which] = pool(state, is_real, "mean").float().cpu().numpy()
         return found
 

@@ -1,5 +1,10 @@
 """What processes that train together agree on, and how a precision is chosen."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +13,7 @@ from minilm.config import UserError
 from minilm.runs import device
 from minilm.runs.device import Machine, choose_machine, choose_precision, matrix_rate
 
+ROOT = Path(device.__file__).parents[2]
 CPU = torch.device("cpu")
 float32, bfloat16 = torch.float32, torch.bfloat16
 
@@ -86,3 +92,21 @@ def test_the_matrix_rate_is_that_of_the_first_product_long_enough_to_be_timed(mo
     done = slow_at(monkeypatch, {float32: 50})
     assert matrix_rate(float32, CPU) == pytest.approx(50e9)
     assert done[-1][0] > 0.01 > done[-4][0]
+
+
+@pytest.mark.parametrize("code, own, spin, block", [
+    ("import minilm", {}, "3000", "1"),
+    ("import minilm", dict(GOMP_SPINCOUNT="7"), "7", "None"),
+    ("import minilm", dict(OMP_WAIT_POLICY="active"), "None", "None"),
+    ("sys.modules['torch'] = 1; import minilm", {}, "None", "None"),
+])  # fmt: skip
+def test_threads_wait_politely_unless_torch_is_loaded_or_the_user_has_said_how(
+    code, own, spin, block
+):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    plain = {name: value for name, value in os.environ.items() if name not in names}
+    say = f"print(*map(os.environ.get, {names[1:]}), 'torch.nn' in sys.modules)"
+    command = [sys.executable, "-c", f"import os, sys; {code}; {say}"]
+    how = dict(env=plain | own, cwd=ROOT, text=True, check=True, capture_output=True)
+    told = subprocess.run(command, **how)
+    assert told.stdout.split() == [spin, block, "False"]
