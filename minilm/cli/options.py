@@ -10,7 +10,8 @@ DEVICES = ["auto", "cpu", "cuda", "mps"]
 FAMILIES = ["ours", "gpt2", "bert", "modernbert"]
 OPTIMIZERS = ["adamw", "muon"]
 # What `--size` stands for on a card, whose time a small batch would waste: the same tokens in all.
-ON_CUDA = dict(small=dict(batch_size=128, steps=2000), base=dict(batch_size=256, steps=7500))
+ON_CUDA = dict(small=dict(batch_size=128, steps=2000, learning_rate=5e-3),
+               base=dict(batch_size=256, steps=7500, learning_rate=3e-3))  # fmt: skip
 ALL_SIZES = "; ".join(
     f"{name} {size['n_layers']} x {size['d_model']}, vocabulary {size['vocab_size']}, "
     f"{size['steps']} steps" for name, size in SIZES.items()
