@@ -16,7 +16,7 @@ from minilm.data import evaluation_windows, frame, pad
 from minilm.huggingface.folders import pretrained_run
 from minilm.io.terminal import printable
 from minilm.runs.device import choose_machine
-from minilm.runs.pretraining import in_chunks
+from minilm.data import in_chunks
 from minilm.tasks.task import by_length, task_class
 from minilm.view.recording import recorded, token_name
 
