@@ -179,14 +179,15 @@ class LanguageModel(Model):
         if not -n - 1 <= layer <= n or pooling not in poolings:
             raise UserError(f"layer {layer}, pooling {pooling!r}: choose a layer from 0 to {n} or "
                             f"-1, and mean, last, first or None")  # fmt: skip
+        causal = self.causal if causal is None else causal
         frames = [self._framed(text) for text in self._listed(texts)]
         found: list = [None] * len(frames)
         for rows in by_length(frames, BATCH):
             batch = pad([frames[i] for i in rows], self.tokenizer.special.pad, most=self.max_length)
             tokens, is_real = self._machine.tensors(batch)
-            with torch.inference_mode(), recorded(self.model, weights=False) as kept:
-                last = self.model(tokens, self.causal if causal is None else causal, is_real)
-                hidden = [*kept.states[:-1], last][layer]  # (B, T, D)
+            with torch.inference_mode():
+                kept = recorded(self.model, tokens, causal, is_real, weights=False)
+                hidden = [*kept.states[:-1], kept.hidden][layer]  # (B, T, D)
                 if pooling:
                     hidden = heads.pool(hidden, is_real, pooling)  # (B, D)
             for row, i in zip(hidden.cpu().numpy(), rows, strict=True):
@@ -199,9 +200,9 @@ class LanguageModel(Model):
     def attention(self, text: str, causal: bool | None = None) -> tuple[np.ndarray, list[str]]:
         """The attention weights of every layer and head, (L, H, T, T) float32: row t is how
         position t shares its attention out; and the T tokens."""
-        batch = self._machine.tensors([self._framed(text).astype(np.int64)[None]])
-        with torch.inference_mode(), recorded(self.model) as kept:
-            self.model(*batch, self.causal if causal is None else causal)
+        [tokens] = self._machine.tensors([self._framed(text).astype(np.int64)[None]])
+        with torch.inference_mode():
+            kept = recorded(self.model, tokens, self.causal if causal is None else causal)
         return torch.cat(kept.weights).float().cpu().numpy(), self.tokens(text)
 
     def tokens(self, text: str) -> list[str]:

@@ -58,6 +58,11 @@ class PretrainConfig(Options):
     mask_rate: float = flag(0.3, "share of tokens masked at first; falls to half", 0.01, 0.9)
     shift: int | None = flag(None, "where a masked token is predicted: 0 in its place, 1 one "
                              "earlier (default: hybrid 1, else 0; or as --init)", 0, 1)  # fmt: skip
+    corrupt: bool = flag(False, "causal: mask tokens of the inputs as for masked, predict all")
+    target_share: float = flag(1.0, "share of the targets that count at first, falls as the mask "
+                               "rate; masked tokens first", 0.01, 1)  # fmt: skip
+    max_tokens: int | None = flag(None, "train on so many tokens of the text, in parts evenly "
+                                  "spaced (default: all)", 1000)  # fmt: skip
     dropout: float = flag(0.0, "share of activations dropped", high=0.99)
     evaluations: int = flag(5, "how often to evaluate, sample and save on the way", 1, 10_000)
     init: str | None = flag(None, "start from the weights and tokenizer of this run, or hf:FOLDER")
@@ -66,6 +71,8 @@ class PretrainConfig(Options):
         super().__post_init__()
         if self.steps is not None and self.minutes is not None:
             raise UserError("--steps and --minutes were both given: the length is one or the other")
+        if self.corrupt and self.objective != "causal":
+            raise UserError("--corrupt goes with --objective causal: the others do it anyway")
 
     def with_defaults(self, device: str = "cpu", **inherited) -> "PretrainConfig":
         """A copy in which every None is filled: from the run that gives the first weights

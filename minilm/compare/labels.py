@@ -87,9 +87,8 @@ class FewLabels(Classify):
         shape = model.config.n_layers + 1, len(rows), model.config.d_model
         found = np.zeros(shape, dtype=np.float32)
         for which, (tokens, is_real, _) in self.in_batches(model, rows):
-            with recorded(model, weights=False) as kept:
-                last = model(tokens, causal=False, is_real=is_real)
-            for layer, state in enumerate([*kept.states[:-1], last]):  # the last one normed
+            kept = recorded(model, tokens, False, is_real, weights=False)
+            for layer, state in enumerate([*kept.states[:-1], kept.hidden]):  # the last one normed
                 found[layer, which] = pool(state, is_real, "mean").float().cpu().numpy()
         return found
 

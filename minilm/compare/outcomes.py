@@ -177,8 +177,7 @@ def attention_distance(model, tokens: np.ndarray, causal: bool) -> list[float]:
     model.eval()
     T = min(FAR, model.config.max_length, len(tokens))
     windows = torch.from_numpy(evaluation_windows(tokens, T - 1, FAR_WINDOWS)[0])  # (B, T)
-    with recorded(model) as kept:
-        model(windows.to(model.embedding.weight.device), causal=causal)
+    kept = recorded(model, windows.to(model.embedding.weight.device), causal)
     even = torch.ones(T, T).tril() if causal else torch.ones(T, T)
     weights = [w.float().cpu() for w in [*kept.weights, even / even.sum(-1, keepdim=True)]]
     far = (torch.arange(T)[:, None] - torch.arange(T)).abs()  # (T, T)

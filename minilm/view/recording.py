@@ -2,9 +2,7 @@
 from ordinary forward passes of the book's model, which is not changed for it."""
 
 import base64
-import contextlib
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -22,37 +20,36 @@ MOST, ROOM = 48, 450_000  # tokens of a text that are shown; bytes that its atte
 
 
 class Recording(NamedTuple):
-    """What one forward pass left behind, an entry a layer."""
+    """What one forward pass computed."""
 
-    weights: list[Tensor]  # L of (B, H, T, T): the softmax of `attention`; or none
+    hidden: Tensor  # (B, T, D), what the pass returns
     states: list[Tensor]  # L + 1 of (B, T, D): the embeddings, then the output of each block
+    weights: list[Tensor]  # L of (B, H, T, T): the softmax of `attention`; or none
 
 
-@contextlib.contextmanager
-def recorded(model: Transformer, weights: bool = True) -> Iterator[Recording]:
-    """Keep what passes through the model while this is open; weights=False: the states only.
+def recorded(
+    model: Transformer, tokens: Tensor, causal: bool, is_real: Tensor | None = None,
+    prefix: Tensor | None = None, weights: bool = True,
+) -> Recording:  # fmt: skip
+    """The steps of `Transformer.forward`, without dropout, and what passes through them: nothing is
+    hung into the model, so that two threads may ask at once. weights=False: the states only.
 
     The weights are those of the book: with the identity in the place of V, `attention` returns
     softmax(Q Kᵀ / √d) itself."""
-    kept, usual = Recording([], []), (model.attend, model.visibility)
+    T, kept = tokens.shape[1], []
 
     def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """`attention`, whose weights are noted."""
-        identity = torch.eye(k.shape[2], dtype=q.dtype, device=q.device).expand(*k.shape[:3], -1)
-        kept.weights.append(attention(q, k, identity, mask))
+        identity = torch.eye(T, dtype=q.dtype, device=q.device).expand(*k.shape[:3], -1)
+        kept.append(attention(q, k, identity, mask))
         return attention(q, k, v, mask)
 
-    hooks = [model.blocks[0].register_forward_pre_hook(lambda _, x: kept.states.append(x[0]))]
+    use, see = (attend, visibility) if weights else (model.attend, model.visibility)
+    mask = see(T, 0, causal, is_real, tokens.device, prefix=prefix)
+    states = [model.embed(tokens, 0)]
     for block in model.blocks:
-        hooks.append(block.register_forward_hook(lambda _, x, out: kept.states.append(out)))
-    if weights:
-        model.attend, model.visibility = attend, visibility
-    try:
-        yield kept
-    finally:
-        model.attend, model.visibility = usual
-        for hook in hooks:
-            hook.remove()
+        states.append(block(states[-1], mask, (model.cos[:T], model.sin[:T]), use, None))
+    return Recording(model.norm(states[-1]), states, kept)
 
 
 def inside(model, tokenizer, text: str, shift: int, objective: str, unigrams=None) -> dict:
@@ -106,9 +103,8 @@ class Recorder:
         """A pass in which no position sees `hide` (0: every token is seen). Returns hidden (T, D),
         attention weights (L, H, T, T) and states (L + 1, T, D)."""
         is_real = torch.arange(len(tokens), device=tokens.device)[None] != hide if hide else None
-        with recorded(self.model) as kept:
-            hidden = self.model(tokens[None], causal, is_real, prefix=prefix)[0]
-        return hidden, torch.stack(kept.weights)[:, 0], torch.stack(kept.states)[:, 0]
+        kept = recorded(self.model, tokens[None], causal, is_real, prefix)
+        return kept.hidden[0], torch.stack(kept.weights)[:, 0], torch.stack(kept.states)[:, 0]
 
     def causal(self, prefix: int = 0) -> dict:
         """Position t is predicted from those before it; after a prefix, which all positions see,

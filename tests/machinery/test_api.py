@@ -3,6 +3,7 @@
 import doctest
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -126,12 +127,26 @@ def test_attention_weights_are_the_softmax_of_the_scores(lm, causal):
     assert weights.shape == (2, 2, T, T) and len(names) == T and names[0] == "<doc>"
 
 
-def test_looking_inside_leaves_the_model_as_it_was(lm):
+def test_threads_that_look_inside_at_once_do_not_see_each_other(lm):
+    """What recorded was hung into the model for a moment, where another thread's pass went by."""
+    asked = [["Return the array."], ["an error", "the"], ["index of"], ["Raise"]]
     before = lm.model.attend, lm.model.visibility
-    lm.attention("Return")
-    lm.encode(["a"], layer=0)
+    expected = [lm.encode(texts, layer=0) for texts in asked]
+
+    def ask(texts):
+        return [(lm.encode(texts, layer=0), lm.attention(texts[0])[0].shape[-1]) for _ in range(30)]
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(ask, asked))
+    finally:
+        sys.setswitchinterval(interval)
+    for texts, right, answers in zip(asked, expected, found, strict=True):
+        assert all(np.array_equal(states, right) for states, _ in answers)
+        assert {n for _, n in answers} == {len(lm.tokens(texts[0]))}
     assert (lm.model.attend, lm.model.visibility) == before
-    assert not any(block._forward_hooks for block in lm.model.blocks)
 
 
 def test_probabilities_are_the_classifiers_and_the_label_the_likeliest(clf):

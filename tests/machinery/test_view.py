@@ -87,9 +87,10 @@ def natural(tokens, p_of):
 
 def passed(model, tokens, *how, **more):
     """P after each position, and the attention weights (layers x heads, T, T)."""
-    with recording.recorded(model) as kept:
-        hidden = model(tokens, *how, **more)[0]
-    return model.logits(hidden).softmax(-1), torch.cat(kept.weights).flatten(0, 1)
+    weights = recording.recorded(model, tokens, *how, **more).weights
+    return model.logits(model(tokens, *how, **more)[0]).softmax(-1), torch.cat(weights).flatten(
+        0, 1
+    )
 
 
 def causal_view(model, tokens, prefix=0):
