@@ -56,3 +56,36 @@ def test_the_examples_in_docstrings_are_right(name):
             raise
         pytest.skip(f"an extra is not installed: {error.name}")
     assert doctest.testmod(module).failed == 0
+
+
+FLOORS = ("book", "io", "fast", "corpora", "runs", "tasks", "huggingface", "view", "compare",
+          "learn", "cli")  # fmt: skip
+
+
+def imports(path: Path, lazy: bool) -> set[str]:
+    """The files of the package that a file imports; lazy: those inside of functions, too."""
+    tree, found = ast.parse(path.read_text(encoding="utf-8")), set()
+    for node in ast.walk(tree) if lazy else tree.body:
+        if isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    parts = (name.split(".")[1:] for name in found if name.startswith("minilm."))
+    files = [PACKAGE.joinpath(*part).with_suffix(".py") for part in parts]
+    files += [file.with_suffix("") / "__init__.py" for file in files]
+    return {file.relative_to(PACKAGE).as_posix() for file in files if file in FILES}
+
+
+def test_no_room_imports_a_higher_one_and_no_files_import_each_other_in_a_circle():
+    floor = lambda name: FLOORS.index(name.split("/")[0] if "/" in name else "book")
+    names = {file.relative_to(PACKAGE).as_posix() for file in FILES}
+    names -= {"__init__.py", "__main__.py"}  # the doors, which call what stands highest
+    house = {name: imports(PACKAGE / name, lazy=not name.startswith("cli/")) for name in names}
+    climbs = [(a, b) for a, found in house.items() for b in found if floor(b) > floor(a)]
+    # compare/ is a caller of the scripts.
+    assert [(a, b) for a, b in climbs if (a[:8], b[:4]) != ("compare/", "cli/")] == []
+    while house:  # take away what imports nothing that is left, until nothing is
+        ground = [name for name, found in house.items() if not found & house.keys()]
+        assert ground, f"a circle among {sorted(house)}"
+        for name in ground:
+            del house[name]

@@ -8,7 +8,6 @@ import os
 import statistics
 import time
 
-import numpy as np
 import torch
 
 from minilm import objectives

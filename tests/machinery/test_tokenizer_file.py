@@ -9,9 +9,9 @@ from contextlib import suppress
 import pytest
 
 from minilm.config import UserError
+from minilm.corpora.tokenizer_file import load_tokenizer, to_json
 from minilm.fast.bpe import FastTokenizer
 from minilm.io.durable import LARGEST
-from minilm.runs.tokenizer_file import load_tokenizer, to_json
 from minilm.tokenizer import Tokenizer
 from tests.book.test_tokenizer import TEXTS, fuzzed
 
