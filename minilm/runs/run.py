@@ -30,7 +30,7 @@ try:
 except ImportError:  # Windows, where nothing keeps two processes apart
     fcntl = None
 
-FORMAT = 3  # of the folder
+FORMAT = 4  # of the folder
 RUNS = Path("runs")
 # What a config.json names. The rooms above add theirs: huggingface/ families, tasks/ heads.
 FAMILIES: dict[str, tuple[type, type]] = {"ours": (Transformer, ModelConfig)}  # model and shape
