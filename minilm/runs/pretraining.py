@@ -74,8 +74,10 @@ class Pretraining:
         the objective trains: lines to print."""
         model, special = self.loss.refresh(), self.tokenizer.special
         line = lambda tokens: self.tokenizer.decode(tokens).replace("\n", "⏎")
-        ordinary = (text >= special.ordinary.start) & (text < special.ordinary.stop)
-        tokens, shown = text[ordinary][: min(24, model.config.max_length - 2)], ""
+        tokens, shown = (
+            text[np.isin(text, special.ordinary)][: min(24, model.config.max_length - 2)],
+            "",
+        )
         with compute.eager():
             if self.config.objective != "masked":
                 more = list(sample(model, tokens[:8], 24, special))
