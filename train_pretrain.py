@@ -10,7 +10,7 @@ def pretrain(config: PretrainConfig):
     import dataclasses
 
     from minilm.cli import scripts
-    from minilm.corpora.tokens import prepare
+    from minilm.corpora.tokens import evenly, prepare
     from minilm.data import Windows, evaluation_windows
     from minilm.runs import loop
     from minilm.runs.pretraining import Pretraining, estimate
@@ -24,6 +24,7 @@ def pretrain(config: PretrainConfig):
     source = (config.data, config.vocab_size, init and init.tokenizer)
     columns = (config.text_column, config.encoding, config.document_separator)
     text = machine.first(lambda: prepare(*source, *columns))
+    text = text._replace(train=evenly(text.train, config.max_tokens))
     tokenizer = text.tokenizer
     length = scripts.fitting_length(config.max_length, text)
     windows = Windows(text.train, length, config.seed)

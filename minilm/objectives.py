@@ -62,6 +62,28 @@ def masked(
     return Batch(corrupted[:, :-1] if shift else corrupted[:, 1:], targets, causal=False)
 
 
+def masked_inputs(
+    windows: np.ndarray, rate: float, rng: Generator, special: SpecialTokens
+) -> Batch:
+    """Causal language modelling on corrupted inputs w̃, the regularisation of arXiv 2606.06888:
+
+        L = - Σ_i log P(w_i | w̃_1 … w̃_{i-1}; θ)
+
+    windows (B, T + 1). The inputs are those of `masked` with the same rng and shift 1, which lets
+    both sides be seen, and counts the masked targets only."""
+    corrupted, _ = corrupt(windows, rate, rng, special)
+    return Batch(corrupted[:, :-1], windows[:, 1:], causal=True)
+
+
+def fewer_targets(
+    batch: Batch, windows: np.ndarray, share: float, rng: Generator, special: SpecialTokens
+) -> Batch:
+    """The batch of some windows (B, T + 1), of whose targets only a random share counts: those at
+    the positions M that `masked` with this rate and rng masks.  L = - Σ_{i ∈ M} log P(w_i | …)"""
+    _, chosen = corrupt(windows, share, rng, special)
+    return batch._replace(targets=np.where(chosen[:, 1:], batch.targets, IGNORE))
+
+
 def hybrid(
     windows: np.ndarray, rate: float, rng: Generator, special: SpecialTokens, masked_share=0.5
 ) -> Batch:

@@ -10,7 +10,8 @@ DEVICES = ["auto", "cpu", "cuda", "mps"]
 FAMILIES = ["ours", "gpt2", "bert", "modernbert"]
 OPTIMIZERS = ["adamw", "muon"]
 # What `--size` stands for on a card, whose time a small batch would waste: the same tokens in all.
-ON_CUDA = dict(small=dict(batch_size=128, steps=2000), base=dict(batch_size=256, steps=7500))
+ON_CUDA = dict(small=dict(batch_size=128, steps=2000, learning_rate=5e-3),
+               base=dict(batch_size=256, steps=7500, learning_rate=3e-3))  # fmt: skip
 ALL_SIZES = "; ".join(
     f"{name} {size['n_layers']} x {size['d_model']}, vocabulary {size['vocab_size']}, "
     f"{size['steps']} steps" for name, size in SIZES.items()
@@ -58,6 +59,11 @@ class PretrainConfig(Options):
     mask_rate: float = flag(0.3, "share of tokens masked at first; falls to half", 0.01, 0.9)
     shift: int | None = flag(None, "where a masked token is predicted: 0 in its place, 1 one "
                              "earlier (default: hybrid 1, else 0; or as --init)", 0, 1)  # fmt: skip
+    corrupt: bool = flag(False, "causal: mask tokens of the inputs as for masked, predict all")
+    target_share: float = flag(1.0, "share of the targets that count at first, falls as the mask "
+                               "rate; masked tokens first", 0.01, 1)  # fmt: skip
+    max_tokens: int | None = flag(None, "train on so many tokens of the text, in parts evenly "
+                                  "spaced (default: all)", 1000)  # fmt: skip
     dropout: float = flag(0.0, "share of activations dropped", high=0.99)
     evaluations: int = flag(5, "how often to evaluate, sample and save on the way", 1, 10_000)
     init: str | None = flag(None, "start from the weights and tokenizer of this run, or hf:FOLDER")
@@ -66,6 +72,8 @@ class PretrainConfig(Options):
         super().__post_init__()
         if self.steps is not None and self.minutes is not None:
             raise UserError("--steps and --minutes were both given: the length is one or the other")
+        if self.corrupt and self.objective != "causal":
+            raise UserError("--corrupt goes with --objective causal: the others do it anyway")
 
     def with_defaults(self, device: str = "cpu", **inherited) -> "PretrainConfig":
         """A copy in which every None is filled: from the run that gives the first weights
@@ -123,6 +131,8 @@ class FinetuneConfig(Options):
     encoding: str = flag("utf-8", "the encoding of the files")
     labels: int | None = flag(None, "learn from this many labelled texts only, validation among "
                               "them (default: all; of python-docs 300)", 2)  # fmt: skip
+    balanced: bool = flag(False, "--labels draws as many of each label as it can (default: at "
+                          "random)", group=TO_CLASSIFY)  # fmt: skip
     pooling: str = flag("mean", "how a text, or to tag a word of several tokens, becomes one "
                         "vector", choices=["mean", "last", "first"])  # fmt: skip
     attention: str = flag("bidirectional", "what a position may see",
@@ -132,11 +142,14 @@ class FinetuneConfig(Options):
     max_length: int | None = flag(None, "in tokens; of longer texts head and tail are kept "
                                   "(default: as pretrained)", 3, 2**16)  # fmt: skip
     epochs: int | None = flag(None, "passes over the texts (default: 3, more if few)", 1, 10_000)
-    batch_size: int = flag(32, "texts in a step", 1, 2**20)
+    batch_size: int | None = flag(None, "texts in a step (default: 32, fewer of up to 500 texts)",
+                                  1, 2**20)  # fmt: skip
     learning_rate: float = flag(3e-3, "at its highest", 1e-9, 100)
     optimizer: str = flag("muon", "for the matrices of the blocks", choices=OPTIMIZERS)
     weight_decay: float = flag(0.05, "of the matrices", high=100)
     dropout: float = flag(0.1, "share of activations dropped", high=0.99)
+    patience: int | None = flag(None, "evaluations without a better one until training ends "
+                                "(default: 3; the last step where few validate)", 1)  # fmt: skip
     search: bool = flag(False, "try learning rates and optimizers, keep the best on validation")
     baselines: str = flag("auto", "what to train beside it: the same network from random weights "
                           "(auto: up to 2,000 texts) and a bag of tokens",
@@ -152,6 +165,8 @@ class FinetuneConfig(Options):
             raise UserError("--attention causal: the first token sees nothing: pool mean or last")
         if self.task != "classify" and (self.attention == "causal" or self.pooling == "last"):
             raise UserError(f"--task {self.task}: give no --attention, and --pooling mean or first")
+        if self.balanced and (self.task != "classify" or self.labels is None):
+            raise UserError("--balanced: draws labels for --task classify --labels N: leave it out")
         if self.task == "translate" and self.freeze:
             raise UserError("--task translate --freeze: there is no head to train: leave one out")
         if not self.train and not self.data:

@@ -10,7 +10,7 @@ from torch import nn
 
 from minilm import training
 from minilm.config import UserError
-from minilm.corpora.splits import sample, splits
+from minilm.corpora.splits import divide, load
 from minilm.data import epoch_batches
 from minilm.fast.compute import MixedPrecision, fast_orthogonalise
 from minilm.heads import Classifier, pool
@@ -35,19 +35,22 @@ class FewLabels(Classify):
     where it has no labels, or nothing to test on."""
 
     def __init__(self, data: str, tokenizer, length: int, rows: int, machine):
-        self.examples, classes = splits(data)
+        config = SimpleNamespace(task="classify", data=data, train=None, max_length=length,
+                                 attention="bidirectional")  # fmt: skip
+        self.examples = divide(load(config))
         if "test" not in self.examples:
             raise UserError(f"--data {data} has no texts to test on: choose another corpus")
-        config = SimpleNamespace(max_length=length, attention="bidirectional")
-        super().__init__(config, tokenizer, classes)
+        super().__init__(config, tokenizer, self.classes_of(self.examples["train"]))
         self.machine = machine
         self.data = {part: self.encode(self.examples[part][:rows]) for part in ("valid", "test")}
 
     def draw(self, n: int, seed: int) -> list[Row]:
         """n texts to train on (or all there are), as many of each label as possible."""
         train = self.examples["train"]
-        parts = (train, []) if n >= len(train) else sample(train, None, n, seed)
-        return self.encode(parts[0] + parts[1])
+        if n < len(train):
+            parts = divide({"train": train}, n, seed, balanced=True)
+            train = parts["train"] + parts["valid"]
+        return self.encode(train)
 
     def finetune(self, model, n: int, draw: int, rate: float, advance) -> Classifier:
         """A copy of a model, fine-tuned on n texts: bidirectional, mean pooling, all layers at one

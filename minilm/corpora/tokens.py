@@ -101,6 +101,15 @@ def prepare(
     return PreparedText(tokenizer, *files, entropy)
 
 
+def evenly(tokens: np.ndarray, most: int | None, part: int = 4096) -> np.ndarray:
+    """`most` of the tokens (N,), in parts evenly spaced over the text; None: all of them."""
+    if most is None or most >= len(tokens):
+        return tokens
+    part = min(part, most)
+    starts = np.linspace(0, len(tokens) - part, -(-most // part)).astype(int)
+    return np.concatenate([tokens[start : start + part] for start in starts])[:most]
+
+
 def cut(document: str) -> Iterator[tuple[str, bool, bool]]:
     """Cut a text into blocks where a token ends anyway; yield each, whether it is the last, and
     whether the text is one to validate on, which a hash of its beginning decides."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from minilm import objectives
 from minilm.config import ModelConfig, UserError
 from minilm.data import Windows, draws
 from minilm.fast import compute
@@ -45,14 +46,19 @@ class Pretraining:
         self.objective = OBJECTIVES[config.objective]
         if config.objective == "masked":
             self.objective = functools.partial(masked, shift=config.shift)
+        if config.corrupt:
+            self.objective = objectives.masked_inputs
 
     def batch(self, step: int) -> list[tuple]:
         """This process's micro-batches of a step."""
         config = self.config
-        rate = config.mask_rate * (1 - 0.5 * step / self.plan.steps)  # falls to half of it
+        falling = 1 - 0.5 * step / self.plan.steps  # to half of what it is at first
         windows = self.windows.batch(step, config.batch_size)  # (B, T + 1)
-        rng = draws(config.seed, step, "masks")
-        whole = self.objective(windows, rate, rng, self.tokenizer.special)
+        how = lambda: (draws(config.seed, step, "masks"), self.tokenizer.special)
+        whole = self.objective(windows, config.mask_rate * falling, *how())
+        if config.target_share < 1:
+            share = config.target_share * falling
+            whole = objectives.fewer_targets(whole, windows, share, *how())
         parts = self.machine.share_out(whole, config.accumulate)
         return [compute.gather_targets(Batch(*part), self.machine.device) for part in parts]
 

@@ -1,6 +1,7 @@
 """What a position sees and what it must predict: the rules of each objective, and the loss."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -87,6 +88,36 @@ def test_an_oracle_that_copies_reaches_zero_loss_at_the_objectives_own_shift(nam
     loss_sum, count = objectives.language_model_nll(oracle, inputs, targets, batch.causal)
     assert count == (targets != IGNORE).sum() > 0
     assert loss_sum.item() / count == pytest.approx(0 if shift == own else 100, abs=1e-6)
+
+
+def test_from_causal_to_masked_each_step_changes_one_thing():
+    windows = random_tokens(64, 65)
+    how = lambda: (0.3, draws(7, 0, "masks"), SPECIAL)
+    steps = [causal(windows), objectives.fewer_targets(causal(windows), windows, *how()),
+             objectives.fewer_targets(objectives.masked_inputs(windows, *how()), windows, *how()),
+             masked(windows, *how(), shift=1)]  # fmt: skip
+    same = [[np.array_equal(*pair) for pair in zip(a, b, strict=True)] for a, b in pairwise(steps)]
+    assert same == [[True, False, True], [False, True, True], [True, True, False]]
+    assert np.array_equal(objectives.masked_inputs(windows, *how()).targets, windows[:, 1:])
+    few = steps[1].targets
+    assert (few != IGNORE).mean() == near(0.3, few.size) and (few != IGNORE).any(1).all()
+    fewer = objectives.fewer_targets(steps[3], windows, 0.15, *how()[1:]).targets
+    assert (fewer != IGNORE).mean() == near(0.15, fewer.size)
+    assert np.array_equal(fewer, np.where(fewer == IGNORE, IGNORE, steps[3].targets))
+
+
+def test_where_no_target_is_the_logits_have_no_gradient_and_elsewhere_p_minus_y():
+    windows, model = random_tokens(4, 9), make_model()
+    batch = objectives.fewer_targets(causal(windows), windows, 0.3, rng(), SPECIAL)
+    hidden = model(torch.from_numpy(batch.inputs), causal=True).detach().requires_grad_()
+    model.forward = lambda inputs, causal: hidden
+    inputs, targets = map(torch.from_numpy, batch[:2])
+    loss_sum, _ = objectives.language_model_nll(model, inputs, targets, batch.causal)
+    loss_sum.backward()
+    there = targets != IGNORE
+    p_minus_y = model.logits(hidden[there]).softmax(-1) - torch.eye(V)[targets[there]]
+    assert 0 < there.sum() < there.numel() and not hidden.grad[~there].any()
+    assert torch.allclose(hidden.grad[there], p_minus_y @ model.embedding.weight, atol=1e-6)
 
 
 @both_shifts
