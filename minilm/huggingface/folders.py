@@ -8,13 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from minilm.config import UserError
+from minilm.corpora.tokenizer_file import to_json
 from minilm.huggingface import tokenizers
 from minilm.huggingface import weights as hf
 from minilm.io.durable import sha256_of, write_file, writing
 from minilm.io.terminal import note
 from minilm.runs import checkpoint
 from minilm.runs.run import RUNS, Run
-from minilm.runs.tokenizer_file import to_json
 from minilm.tokenizer import SPECIAL_TOKENS
 
 FILES, TOKENIZER = ("config.json", "model.safetensors", "pytorch_model.bin"), "*token*.json"
@@ -84,10 +84,9 @@ def import_folder(folder: Path, run: Run) -> Run:
     causal = "causal" in hf.TYPES[name] or config.get("is_decoder")
     flags = dict(objective="causal" if causal else "masked", max_length=shape.max_length)
     facts = dict(kind="pretrain", family=hf.TYPES[name]["family"], model=asdict(shape), flags=flags)
-    run.claim(resume=False)
-    run.create(facts | dict(imported=content_of(folder)), tokenizer)
-    checkpoint.save(run.folder, 0, dict(tokens=0, targets=0, seconds=0.0), model=weights)
-    run.release()
+    with run.claim(resume=False):
+        run.create(facts | dict(imported=content_of(folder)), tokenizer)
+        checkpoint.save(run.folder, 0, dict(tokens=0, targets=0, seconds=0.0), model=weights)
     return run
 
 

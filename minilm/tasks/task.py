@@ -17,6 +17,7 @@ from minilm.corpora.tables import note
 from minilm.data import epoch_batches, pad
 from minilm.heads import Answerer, Classifier, Tagger
 from minilm.model import Transformer
+from minilm.runs.run import HEADS, with_head
 
 FEW = 2000  # rows: up to here the network from random weights is trained beside
 LEAST_STEPS = 200  # of a fine-tuning: few rows are read more often
@@ -24,24 +25,12 @@ CHOOSE = 200  # examples to validate on: fewer choose no step, but by chance
 PATIENCE = 3  # evaluations without a better one, after which training ends
 
 
-def with_head(transformer: Transformer, flags: dict, n_classes: int) -> nn.Module:
-    """The network of a fine-tuning run, with a head that knows nothing yet."""
-    task, pooling = flags.get("task", "classify"), flags.get("pooling", "mean")
-    if task == "tag":
-        return Tagger(transformer, n_classes, flags["positions"], pooling)
-    if task == "answer":
-        return Answerer(transformer, flags["positions"])
-    return transformer if task == "translate" else Classifier(transformer, n_classes, pooling)
-
-
-def task_class(name: str) -> type["Task"]:
-    """The class of a task: "classify", "tag", "answer" or "translate"."""
-    from minilm.tasks.answer import Answering
-    from minilm.tasks.classify import Classify
-    from minilm.tasks.tag import Tagging
-    from minilm.tasks.translate import Translating
-
-    return dict(classify=Classify, tag=Tagging, answer=Answering, translate=Translating)[name]
+HEADS.update(
+    classify=lambda model, flags, C: Classifier(model, C, flags.get("pooling", "mean")),
+    tag=lambda model, flags, C: Tagger(model, C, flags["positions"], flags.get("pooling", "mean")),
+    answer=lambda model, flags, C: Answerer(model, flags["positions"]),
+    translate=lambda model, flags, C: model,
+)
 
 
 class Task:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from minilm.corpora.files import Pair
+from minilm.data import in_chunks
 from minilm.model import Transformer
 from minilm.objectives import prefix, prefix_nll
-from minilm.runs.pretraining import in_chunks
 from minilm.tasks.task import Task
 from minilm.tokenizer import SpecialTokens
 

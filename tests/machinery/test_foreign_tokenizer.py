@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from minilm.config import ModelConfig, UserError
+from minilm.corpora.tokenizer_file import load_tokenizer, to_json
 from minilm.generate import fill_masks, sample
 from minilm.huggingface.tokenizers import BERT_ROLES, ForeignTokenizer, read_tokenizer
 from minilm.model import Transformer
 from minilm.objectives import corrupt
-from minilm.runs.tokenizer_file import load_tokenizer, to_json
 from tests.machinery.small_hf import foreign
 
 hf = pytest.importorskip("tokenizers")

@@ -292,9 +292,7 @@ def test_hf_names_are_imported_into_runs_once_and_never_beside_it(tmp_path, monk
     file = tmp_path / "gpt2" / "model.safetensors"
     before = file.stat()
     folder_of_gpt2(tmp_path / "gpt2", lambda c, t: t["transformer.wpe.weight"].zero_())
-    os.utime(
-        file, ns=(before.st_atime_ns, before.st_mtime_ns)
-    )  # other weights
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # other weights
     assert file.stat().st_size == before.st_size
     assert pretrained_run("hf:../gpt2").folder == Path("runs/gpt2-2")
     os.utime(file)  # the same weights
