@@ -20,6 +20,7 @@ from minilm.config import UserError
 from minilm.runs import checkpoint
 from minilm.runs.device import Machine
 from minilm.runs.run import Run
+from tests.machinery.tiny import bits_of
 
 SHAPE = "--d-model 16 --n-layers 1 --n-heads 2 --vocab-size 300 --max-length 16 --batch-size 4"
 CPU = "--device cpu --precision float32"
@@ -127,7 +128,7 @@ def interrupted(monkeypatch, at):
 
 
 def weights(name):
-    return (checkpoint.newest(Path(name)).folder / "model.pt").read_bytes()
+    return bits_of(checkpoint.newest(Path(name)).read("model"))
 
 
 def test_what_was_interrupted_and_resumed_ends_with_the_same_bits(world, monkeypatch, capsys):
@@ -178,7 +179,7 @@ def test_a_search_keeps_what_validation_prefers_and_frees_the_rest(world, monkey
     monkeypatch.setattr(train_finetune, "SEARCH", [(1e-4, "adamw"), (1e-2, "adamw")])
     assert pretrain() == 0 and finetune("--search --baselines none") == 0
     assert "validation score" in capsys.readouterr().out
-    assert not list(Path("labels/search").rglob("model.pt"))
+    assert not list(Path("labels/search").rglob("*.pt"))
     chosen = json.loads(Path("labels/result.json").read_text())["learning_rate"]
     scores = json.loads(Path("labels/search.json").read_text())["scores"]
     assert scores[f"{chosen}-adamw"] == min(scores.values()) and len(scores) == 2
