@@ -13,6 +13,7 @@ import pytest
 
 import train_finetune
 import train_pretrain
+from minilm.cli.commands import COMMANDS
 from minilm.cli.commands import main as minilm
 from minilm.cli.flags import entry_point, parse_flags
 from minilm.cli.options import FinetuneConfig, PretrainConfig
@@ -260,7 +261,10 @@ for name in [*COMMANDS, "train_pretrain", "train_finetune"]:
 """
     how = dict(cwd=Path(train_pretrain.__file__).parent, check=True, capture_output=True, text=True)
     shown = " ".join(subprocess.run([sys.executable, "-c", code], **how).stdout.split())
-    assert shown.count("usage: ") == 17 and shown.count("--learning-rate RATE at its") == 5
+    assert (
+        shown.count("usage: ") == len(COMMANDS) + 3
+        and shown.count("--learning-rate RATE at its") == 5
+    )
     assert "how many to write at most (default: 200)" in shown
 
 
