@@ -1,6 +1,5 @@
 """Tags for words: what `train_finetune.py --task tag` learns."""
 
-import re
 from collections import Counter, defaultdict, namedtuple
 
 import numpy as np
@@ -10,10 +9,7 @@ from torch import nn
 from minilm.corpora.files import Tagged
 from minilm.heads import tagging_nll
 from minilm.objectives import IGNORE
-from minilm.tasks.task import Task, bootstrap
-
-SPLIT = re.compile(r"\w+(?:[.'-]\w+)*|[^\w\s]")  # a text that is to be tagged into words
-
+from minilm.tasks.task import Task, bootstrap, split_words
 
 # A sentence, or as many of its words as fit into the window: tokens (T,); words (W, 2), the first
 # token of each, and the one after its last; tags (W,); and which sentence it is
@@ -144,7 +140,7 @@ class Tagging(Task):
         return {"linear in a word and its neighbours": linear, "a word's usual tag": usual}
 
     def unlabelled(self, text: str) -> Tagged:
-        words = tuple(SPLIT.findall(text)) or ("",)
+        words = tuple(split_words(text)) or ("",)
         return Tagged(words, ("O",) * len(words))
 
     def predict(self, model, texts: list[str]) -> list[list[tuple[str, str]]]:

@@ -12,12 +12,11 @@ from minilm.corpora.files import Pair
 from minilm.model import Transformer
 from minilm.objectives import prefix, prefix_nll
 from minilm.runs.pretraining import in_chunks
-from minilm.tasks.task import Task
+from minilm.tasks.task import Task, split_words
 from minilm.tokenizer import SpecialTokens
 
 FORMULAS = "latex-sympy"  # a corpus, not of a language
 SHOWN = 200  # validation pairs that are translated while training
-WORD = re.compile(r"\w+|[^\w\s]")
 
 
 Row = namedtuple("Row", "tokens source target")  # tokens: both, for their length
@@ -123,8 +122,8 @@ def word_by_word(train: list[Pair], test: list[Pair], rounds: int = 5) -> list[s
     t_number: dict[str, int] = defaultdict(lambda: len(t_number))
     links, n = [], 0  # (s, t, which target word of all): each target word with its whole source
     for source, target in train:
-        words = [s_number[word] for word in dict.fromkeys(WORD.findall(source.lower()))]
-        for word in WORD.findall(target):
+        words = [s_number[word] for word in dict.fromkeys(split_words(source.lower(), ""))]
+        for word in split_words(target, ""):
             links += [(s, t_number[word], n) for s in words]
             n += 1
     s, t, instance = np.array(links).T
@@ -137,7 +136,7 @@ def word_by_word(train: list[Pair], test: list[Pair], rounds: int = 5) -> list[s
         p = count / np.bincount(s, count)[s]
     order, words = np.argsort(p, kind="stable"), list(t_number)  # the likeliest last: it stays
     best = {i: words[j] for i, j in zip(s[order].tolist(), t[order].tolist(), strict=True)}
-    sources = [WORD.findall(pair.source) for pair in test]
+    sources = [split_words(pair.source, "") for pair in test]
     return [" ".join(best.get(s_number.get(w.lower()), w) for w in words) for words in sources]
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from minilm.config import UserError
 from minilm.corpora import Example, documents, fingerprint
-from minilm.corpora.files import read_examples, texts_in
+from minilm.corpora.files import read_examples
 from minilm.corpora.tables import note, write_rows
+from minilm.corpora.texts import texts_in
 
 CSV = "text,label\ngood film,pos\nbad film,neg\n"
 JSONL = '{"text": "good film", "label": "pos"}\n{"text": "bad film", "label": "neg"}\n'
