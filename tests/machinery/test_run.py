@@ -18,6 +18,7 @@ from minilm.heads import Classifier
 from minilm.model import Transformer
 from minilm.runs import checkpoint, run
 from minilm.runs.run import Run
+from minilm.tasks import TASKS  # noqa: F401  and their heads
 from tests.machinery.tiny import SHAPE
 
 FACTS = dict(kind="pretrain", family="ours", model=dataclasses.asdict(SHAPE), flags={})
@@ -118,7 +119,7 @@ def test_a_killed_process_holds_no_run(tmp_path):
 
 @pytest.mark.parametrize("changes, says", [
     (b"", "damaged"), (b"\xff", "damaged"), (b"[" * 100_000, "damaged"), (b"[1]", "damaged"),
-    (dict(format=2), "format 2, not 3"), (dict(format=4), "format 4"),
+    (dict(format=2), "format 2, not 4"), (dict(format=5), "format 5"),
     (dict(flags=1), "flags is missing, or no dict"), (dict(id=None), "id is missing"),
     (dict(kind="finetune"), "classes is missing"), (dict(family="other"), "family 'other'"),
     (dict(kind="finetune", classes=["a"]), "this needs a pretrain run"),
