@@ -8,17 +8,14 @@ import io
 import itertools
 import json
 import re
-import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
 from minilm.config import UserError
+from minilm.io import terminal
 from minilm.io.durable import write_file
-from minilm.io.terminal import printable
 
 # A byte order mark at the beginning names the encoding.
 MARKS = {codecs.BOM_UTF8: "utf-8-sig"}
@@ -36,7 +33,7 @@ class EmptyFile(UserError):
 @functools.cache  # each sentence is said once, however often a file is read
 def note(message: str) -> None:
     """Tell the person at the terminal something about their files, without disturbing a bar."""
-    tqdm.write(printable(message, sys.stderr), file=sys.stderr)
+    terminal.note(message)
 
 
 def ending(path: Path) -> str:

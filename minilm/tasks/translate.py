@@ -171,7 +171,7 @@ def beam_search(
     model.eval()
     device, V, (B, S) = model.embedding.weight.device, model.config.vocab_size, sources.shape
     may_follow = torch.full((V,), -torch.inf, device=device)
-    may_follow[special.ordinary.start : special.ordinary.stop] = may_follow[special.eos] = 0
+    may_follow[special.ordinary] = may_follow[special.eos] = 0
     only_end = torch.full_like(may_follow, -torch.inf)
     only_end[special.eos] = 0  # a text that has ended stays what it is
     framed = np.pad(sources, ((0, 0), (1, 1)), constant_values=((0, 0), (special.bos, special.eos)))

@@ -142,7 +142,7 @@ def test_the_baselines_of_tagging_learn_words_and_neighbours():
 class Letters:
     """A tokenizer of single characters."""
 
-    special = SimpleNamespace(pad=0, bos=2, eos=2, ordinary=range(3, 200))
+    special = SimpleNamespace(pad=0, bos=2, eos=2, ordinary=np.arange(3, 200))
 
     def encode_with_offsets(self, text):
         places = np.arange(len(text))
