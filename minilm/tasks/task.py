@@ -2,8 +2,6 @@
 same for all four."""
 
 import functools
-import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,7 +20,6 @@ from minilm.model import Transformer
 from minilm.runs.run import HEADS, with_head
 
 FEW = 2000  # rows: up to here the network from random weights is trained beside
-LETTERS, SIGN = r"\w[\w\0]*", r"[^\w\s]\0*"  # \0: what belongs to the character before it
 LEAST_STEPS = 200  # of a fine-tuning: few rows are read more often
 CHOOSE = 200  # examples to validate on: fewer choose no step, but by chance
 PATIENCE = 3  # evaluations without a better one, after which training ends
@@ -201,21 +198,6 @@ class Task:
             yield from map(self.told, some, self.predict(model, some))
         if said := self.left_out(self.encode([*map(self.unlabelled, texts)])):
             note(said)
-
-
-def split_words(text: str, inner: str = ".'’-") -> list[str]:
-    """The words of a text, inside of which one of `inner` may stand, and every other sign that is
-    no blank. Accents, vowel signs and joiners belong to the letter before them: no \\w knows them.
-
-    >>> split_words("It's 3.5, दिल्ली!")
-    ["It's", '3.5', ',', 'दिल्ली', '!']
-    """
-    joins = lambda c: unicodedata.category(c)[0] == "M" or c in "\u00ad\u200c\u200d"
-    shadow = text if text.isascii() else "".join("\0" if joins(c) else c for c in text)
-    more = f"(?:[{inner}]{LETTERS})*" if inner else ""
-    return [
-        text[slice(*match.span())] for match in re.finditer(LETTERS + more + "|" + SIGN, shadow)
-    ]
 
 
 def by_length(texts: Sequence, size: int = 64) -> list[np.ndarray]:

@@ -9,7 +9,6 @@ import pytest
 from minilm.config import UserError
 from minilm.corpora.files import read_pairs, read_questions, read_tagged
 from minilm.corpora.tables import note
-from minilm.tasks.task import split_words
 
 TAGGED = {  # name: content, word/tag of each sentence
     "plain.conll": ("# a comment\nIn\tO\nNew\tB-loc\nYork\tI-loc\n#fun\tO\n\nHi O\n\n\n-DOCSTART- O"
@@ -138,20 +137,3 @@ def test_pairs_stay_pairs(tmp_path, capsys, files, expected, blank):
     shown = lambda pairs: " ".join(map("/".join, pairs))
     read_or_fail(lambda path: read_pairs(path, "de", "en"), path, expected, shown)
     assert "".join(re.findall("[0-9](?= pairs with a blank)", capsys.readouterr().err)) == blank
-
-
-def test_marks_belong_to_their_letters():
-    words = [
-        "राम",
-        "दिल्ली",
-        "में",
-        "।",
-        "Rene\u0301",
-        "می\u200cخواهم",
-        "مُحَمَّد",
-        "ดี่",
-        "it's",
-        "1\ufe0f\u20e3",
-    ]
-    assert split_words(" ".join(words)) == words
-    assert split_words("x-1.5", "") == ["x", "-", "1", ".", "5"]
