@@ -12,7 +12,8 @@ from pathlib import Path
 from minilm.config import UserError
 from minilm.corpora import python_docs, texts
 from minilm.corpora.files import Example, fraction, normalised
-from minilm.corpora.tables import EmptyFile, note, read_lines, read_rows, read_text
+from minilm.corpora.tables import EmptyFile, note, read_lines, read_rows
+from minilm.corpora.texts import read_text
 from minilm.io.durable import sha256_of
 
 DATA = Path("data")

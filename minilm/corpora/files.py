@@ -10,17 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from minilm.config import UserError
-from minilm.corpora.tables import (
-    PREDICT,
-    TABLES,
-    ending,
-    note,
-    read_lines,
-    read_rows,
-    read_text,
-    text_of,
-)  # fmt: skip
-from minilm.corpora.texts import kind
+from minilm.corpora.tables import PREDICT, TABLES, ending, note, read_lines, read_rows, text_of
+from minilm.corpora.texts import kind, read_text
 
 TAG = re.compile(r"O|[BIESLUMW](-\S+)?")  # BIO, BIOES, BILOU, BMES; without a type: one type
 COMMENT = re.compile(r"# *[^\s=]+ += ")  # "# sent_id = 7"

@@ -30,10 +30,7 @@ class EmptyFile(UserError):
     """A file without any text in it; among other files it is left out."""
 
 
-@functools.cache  # each sentence is said once, however often a file is read
-def note(message: str) -> None:
-    """Tell the person at the terminal something about their files, without disturbing a bar."""
-    terminal.note(message)
+note = functools.cache(terminal.note)  # each sentence is said once, however often a file is read
 
 
 def ending(path: Path) -> str:
@@ -79,11 +76,6 @@ def read_lines(path: Path, encoding: str = "utf-8", ends: bool = False) -> Itera
         raise UserError(f"{path}: unreadable ({error}): get it again, or the right to it") from None
     if blank:
         raise EmptyFile(f"{path}: the file is empty: put some text into it or leave it out")
-
-
-def read_text(path: Path, encoding: str = "utf-8") -> str:
-    r"""The text of a file, or of its .gz: no byte order mark, and every line ends in \n."""
-    return "".join(read_lines(path, encoding))
 
 
 def _with_zeros(head: bytes) -> str:

@@ -7,16 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from minilm.config import UserError
-from minilm.corpora.tables import (
-    TABLES,
-    EmptyFile,
-    ending,
-    note,
-    read_lines,
-    read_rows,
-    read_text,
-    text_of,
-)  # fmt: skip
+from minilm.corpora.tables import TABLES, EmptyFile, ending, note, read_lines, read_rows, text_of
 
 HTML = (".html", ".htm", ".xhtml")
 PLAIN = ".txt .text .md .markdown .rst .adoc .org .tex .log .srt .py .pyi .c .h .cc .cpp .hpp .cs"
@@ -30,6 +21,11 @@ INLINE = re.compile(  # tags that end no line; most do
     r"(?i)</?(?:a|abbr|b|cite|code|del|em|font|i|img|ins|kbd|label|mark|q|s|samp|small|span|strong"
     r"|sub|sup|time|tt|u|var|wbr)\b" + REST
 )
+
+
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    r"""The text of a file, or of its .gz: no byte order mark, and every line ends in \n."""
+    return "".join(read_lines(path, encoding))
 
 
 def read_documents(
