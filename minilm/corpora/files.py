@@ -86,9 +86,8 @@ def read_tagged(path: Path | str, encoding: str = "utf-8") -> list[Tagged]:
             if whole.endswith("\t\n"):
                 note(f"{path}: its last column is empty: left out")
     width = next((len(cells) for _, cells, _ in lines if cells[0][:1] != "#"), 2)
-    is_comment = lambda cells: cells[0][:1] == "#" and (
-        len(cells) != width or not TAG.fullmatch(cells[-1]))  # fmt: skip
-    lines = [line for line in lines if not is_comment(line[1])]
+    tagged = lambda cells: len(cells) == width and TAG.fullmatch(cells[-1])
+    lines = [line for line in lines if line[1][0][:1] != "#" or tagged(line[1])]
     for _, cells, place in lines:
         if len(cells) != width or not all(cells):
             raise UserError(f"{place} has not {width} columns, as the lines before it: mend it")
@@ -98,8 +97,8 @@ def read_tagged(path: Path | str, encoding: str = "utf-8") -> list[Tagged]:
     no_tags = lambda c: [place for _, cells, place in lines if not TAG.fullmatch(cells[c])]
     columns = [c for c in range(1 + numbered, width) if not no_tags(c)]
     if not columns:
-        raise UserError(f"{no_tags(-1)[0]} is no word and then, after a blank, a tag (O, B-type, "
-                        f"I-type): mend it")  # fmt: skip
+        place = [*no_tags(-1), lines[0][2]][0]
+        raise UserError(f"{place} is no word and a tag (O, B-type, I-type) after it: mend it")
     if numbered and width == 4 and len(columns) == 2:  # GermEval 2014
         note(f"{path}: two columns of tags: the first one, of outer entities, is read")
         columns.pop()

@@ -182,7 +182,8 @@ def _csv_rows(path: Path, encoding: str, wanted: set[str]) -> Iterator[tuple[int
     if best != usual:
         note(f"{path}: its columns are separated by {DELIMITERS[best]}")
     quoting = csv.QUOTE_NONE if tabs and not _quoted(lines, len(header)) else csv.QUOTE_MINIMAL
-    begins, past_header = 1, False
+    low = lambda names: [name.lower() for name in names if name]
+    begins, past_header, known = 1, False, low(header)
     try:
         for ends, cells in _cells(lines(), best, quoting=quoting):
             line, begins, wrong = begins, ends + 1, None
@@ -193,8 +194,8 @@ def _csv_rows(path: Path, encoding: str, wanted: set[str]) -> Iterator[tuple[int
                 wrong = f"{len(cells)} cells under a header of {len(header)}: mend its quotes"
             elif tabs and any("\t" in cell and re.search(r"[\r\n]", cell) for cell in cells):
                 wrong = "a cell in quotes goes over lines and holds tabs, like several rows"
-            elif len(header) > 1 and _same(_names(cells), header, sorted):
-                if _same(_names(cells), header, list):  # of a file that was put behind another
+            elif len(header) > 1 and sorted(again := low(_names(cells))) == sorted(known):
+                if again == known:  # of a file that was put behind another
                     note(f"{path}: line {line}: the header again, left out")
                     continue
                 wrong = "the header in another order: give the rows below a file of their own"
@@ -207,10 +208,6 @@ def _csv_rows(path: Path, encoding: str, wanted: set[str]) -> Iterator[tuple[int
 
 def _names(cells: list[str]) -> list[str]:
     return [cell.strip().removeprefix("\ufeff").strip('"') for cell in cells]
-
-
-def _same(a: list[str], b: list[str], how: Callable) -> bool:
-    return how(name.lower() for name in a if name) == how(name.lower() for name in b if name)
 
 
 def _cells(lines: Iterable[str], delimiter: str, **how) -> Iterator[tuple[int, list[str]]]:

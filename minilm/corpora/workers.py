@@ -18,30 +18,27 @@ from itertools import chain, islice
 from minilm.config import UserError
 
 FEW = 8  # items that are not worth a process
-CODE = (
-    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); import minilm.corpora.workers"
-)
+CODE = """import pickle, sys
+sys.path[:] = pickle.load(sys.stdin.buffer)
+from minilm.corpora.workers import work
+work()"""
+PIPES = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
 
 
 def parallel(function: Callable, items: Iterable) -> Iterator:
-    """Yield function(item) for every item, in order. Items are read only as they are needed.
-
-    Raises UserError where a worker process dies.
-    """
+    """Yield function(item) for every item, in order. Items are read only as they are needed. Raises
+    UserError where a worker process dies."""
     items = iter(items)
     first = list(islice(items, FEW))
     n = min(os.cpu_count() or 1, 16)
     if len(first) < FEW or n == 1 or not sys.executable:
         yield from map(function, chain(first, items))
         return
-    workers, waiting, pipe = [], deque(), subprocess.PIPE
-    command = [sys.executable, "-c", CODE + " as workers; workers.work()"]
+    workers, waiting = [], deque()
     try:
         for i, item in enumerate(chain(first, items)):
             if i < n:
-                workers.append(
-                    subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True)
-                )
+                workers.append(subprocess.Popen([sys.executable, "-c", CODE], **PIPES))
                 pickle.dump(sys.path, workers[i].stdin)
                 pickle.dump(function, workers[i].stdin)
             else:
@@ -52,9 +49,7 @@ def parallel(function: Callable, items: Iterable) -> Iterator:
         while waiting:
             yield pickle.load(waiting.popleft().stdout)
     except (EOFError, OSError, pickle.UnpicklingError):
-        raise UserError(
-            "a worker process ended before its work was done: too little memory?"
-        ) from None
+        raise UserError("a worker process ended early: is there too little memory?") from None
     finally:
         for worker in workers:
             worker.kill()

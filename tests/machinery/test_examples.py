@@ -34,7 +34,7 @@ TAGGED = {  # name: content, word/tag of each sentence
     "more.conll": ("a O\n10 000 B-x\n", "line 2.*has not 2 columns"),
     "fewer.conll": ("In O\nNew\n", "line 2"),
     "none.conll": ("a b\nc O\n", "line 1: 'a b' is no word"),
-    "one.conll": ("a\nb\n", "line 1"),
+    "one.conll": ("O\nO\n", "line 1"),
     "lengths.jsonl": ('{"words": ["a"], "tags": []}', "line 1: .*lists of one length"),
     "kind.jsonl": ('{"words": ["a"], "tags": ["person"]}', "'person' is not O"),
 }  # fmt: skip
