@@ -67,7 +67,7 @@ def forward(model, tokens: Tensor, is_causal: bool) -> Tensor:
             scores, ones = q / math.sqrt(q.shape[-1]) @ k.mT, torch.ones(T, T).bool()
             show("scores", "model.attention", scores[:, 0])
             show("may see", "model.visibility", ones[None] if mask is None else mask[0])
-            identity = torch.eye(T, device=q.device).expand(*k.shape[:3], -1)  # in the place of v
+            identity = torch.eye(T).to(v).expand(*k.shape[:3], -1)  # in the place of v
             show("weights", "model.attention", attention(q, k, identity, mask)[:, 0])
         show(f"block {i}", "model.Block.forward", x, norm=True)
     show("norm", "model.LayerNorm.forward", hidden := model.norm(x), norm=True)

@@ -69,15 +69,16 @@ def unnoticed(tasks: list[tuple[str, str]], workers: int = 2) -> Iterator[tuple[
 def main(a_page: int = 12, seed: int = 0) -> None:
     """Try random changes of every page, and print those that nothing notices."""
     source = {page: (ROOT / "minilm" / f"{page}.py").read_text("utf-8") for page in PAGES}
-    tasks, lost = [], 0
+    tasks, lost = [], []
     for page, text in source.items():
         options = list(changes(page, text))
         tasks += random.Random(f"{page} {seed}").sample(options, min(a_page, len(options)))
-    for lost, (title, text) in enumerate(unnoticed(tasks), 1):
+    for title, text in unnoticed(tasks):
+        lost.append(title)
         before = source[title.split(".")[0]].splitlines()
         difference = difflib.unified_diff(before, text.splitlines(), n=0, lineterm="")
         print(title, *itertools.islice(difference, 3, None), sep="\n", flush=True)
-    print(f"{len(tasks) - lost} of {len(tasks)} changes were noticed")
+    print(f"{len(tasks) - len(lost)} of {len(tasks)} changes were noticed")
 
 
 if __name__ == "__main__":
