@@ -59,8 +59,10 @@ class Task:
     too_long = "are longer than {0.max_length} tokens and were cut"  # {0}: the options
     texts_in = staticmethod(texts_in)  # what predict takes from a file
 
-    def __init__(self, config, tokenizer, classes: list[str] | None = None):
+    def __init__(self, config, tokenizer, classes: list[str] | None = None, imported=False):
         self.config, self.tokenizer, self.classes = config, tokenizer, classes
+        if imported:  # weights of others learn a task sooner
+            self.epochs = min(self.epochs, 4)
         if config.max_length < self.shortest:
             raise UserError(f"--max-length {config.max_length}: to {config.task} takes "
                             f"{self.shortest} tokens or more")  # fmt: skip
