@@ -123,7 +123,7 @@ class Task:
         sizes = ", ".join(f"{len(rows):,} to {part}" for part, rows in self.examples.items())
         kinds = f"; classes ({n}): {', '.join(self.classes[:12])}" if n else ""
         said = {part: self.left_out(rows) for part, rows in self.data.items()}
-        cut = "".join(f"\n{part}: {what}" for part, what in said.items() if what)
+        cut = "".join(f"; of {part}, {what}" for part, what in said.items() if what)
         if not self.patience:
             cut += (f"\nvalid: fewer than {CHOOSE} choose by chance, so the last step is kept "
                     f"(--patience {PATIENCE} lets them choose)")  # fmt: skip

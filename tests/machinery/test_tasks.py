@@ -227,7 +227,7 @@ def test_what_no_window_holds_is_said_and_not_learnt_as_no_answer():
         holds_a_part = ord("b") in row.tokens
         assert row.span == ((IGNORE, IGNORE) if holds_a_part else (0, 0))
     said = task.left_out(rows)
-    assert "1 answers stand whole in no window of 12 tokens" in said
+    assert "of 1 questions no window of 12 tokens holds the whole answer" in said
     assert f"{len(rows)} of {len(rows)} (100.0%) have a question" in said
     with pytest.raises(UserError, match="--max-length 7: to answer takes 8 tokens or more"):
         answering.Answering(options(max_length=7, task="answer"), Letters(), ["answer"])
