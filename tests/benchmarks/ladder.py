@@ -79,8 +79,8 @@ def main() -> None:
             said = dict(part.strip().split(": ", 1) for part in line["sample"].strip().split("\n"))
             row = dict(step=step, accuracy=accuracy(folder), **said)
             rows.append(row | {name: line[name] for name in names})
-    result = dict(command=f"train_pretrain.py --steps {options.steps}", rows=rows,
-                  curve=[[step, line["causal_loss"]] for step, line in evaluated.items()])  # fmt: skip
+    curve = [[step, line["causal_loss"], line["masked_loss"]] for step, line in evaluated.items()]
+    result = dict(command=f"train_pretrain.py --steps {options.steps}", rows=rows, curve=curve)
     options.result.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
