@@ -2,7 +2,6 @@
 `experiment` has what all arms share: options, text, shape (of the model), machine, swaps."""
 
 import functools
-import shutil
 from dataclasses import asdict
 
 import numpy as np
@@ -43,9 +42,10 @@ def make_training(experiment, arm: Arm, seed: int, steps: int, rate: float) -> P
         steps=steps, batch_size=options.pace()[1], learning_rate=rate, compile=options.compile,
         seed=seed, shift=arm.shift, mask_rate=MASK_RATE, evaluations=PLACES, **asdict(shape),
     ).with_defaults()  # fmt: skip
-    model = make_model(shape, seed).to(experiment.machine.device)
     windows = Windows(text.train, shape.max_length, seed)
-    training = Pretraining(model, config, windows, text.tokenizer, experiment.machine)
+    validation = evaluation_windows(text.valid, shape.max_length, WINDOWS)
+    how = windows, text.tokenizer, experiment.machine, validation
+    training = Pretraining(make_model(shape, seed), config, *how)
     training.objective = functools.partial(arm_batch, arm)
     return training
 
@@ -75,11 +75,12 @@ def pretrain(experiment, arm: Arm, seed: int, steps: int, rate: float, folder, a
     """
     run, text, shape = Run(folder), experiment.text, experiment.shape
     training = make_training(experiment, arm, seed, steps, rate)
-    validation = evaluation_windows(text.valid, shape.max_length, WINDOWS)
     some = Swaps(*(rows[:ON_THE_WAY] for rows in experiment.swaps))
 
+    measure, training.evaluate_every = training.evaluate, steps // PLACES
+
     def evaluate() -> tuple[float, dict]:
-        score, values = training.evaluate(validation)
+        score, values = measure()
         right = swapped(training.model, arm, some, text.tokenizer.special)[arm.reads[0]]
         return score, values | {"swapped": float(np.mean(right))}
 
@@ -88,12 +89,11 @@ def pretrain(experiment, arm: Arm, seed: int, steps: int, rate: float, folder, a
     if not there:
         facts = dict(kind="pretrain", family="ours", model=asdict(shape), arm=arm.name)
         run.create({**facts, "flags": asdict(training.config)}, text.tokenizer)
-    rule = training.model, training.loss, training.batch, training.optimizers, training.plan
-    how = run, experiment.machine, evaluate, steps // PLACES
-    spent = loop.train(*rule, *how, advance=advance)
+    training.evaluate, training.show = evaluate, lambda: ""
+    spent = loop.train(training, run, advance=advance)
     run.release()
     for older in sorted(folder.glob("step-*"))[:-1]:
-        shutil.rmtree(older)
+        older.unlink()
     curve = [line for line in run.metrics() if "score" in line]
     for at in [spent, *curve]:
         at["flops"] = training_flops(shape, at["tokens"], at["targets"], shape.max_length)

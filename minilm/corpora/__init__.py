@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from minilm.config import UserError
-from minilm.corpora import files, python_docs
-from minilm.corpora.files import Example, fraction, normalised, read_text
+from minilm.corpora import python_docs, texts
+from minilm.corpora.files import Example, fraction, normalised
 from minilm.corpora.tables import EmptyFile, note, read_lines, read_rows
+from minilm.corpora.texts import read_text
 from minilm.io.durable import sha256_of
 
 DATA = Path("data")
@@ -24,13 +25,17 @@ def documents(
     """Yield the texts to pretrain on, none of which a labelled task validates or tests on, from
     names of corpora, and paths of files and folders. separator: as in `read_documents`. Empty files
     are left out. Raises UserError for what is wrong, and where there is no text at all."""
+    return (text for _, text in sourced(data, text_column, encoding, separator))
+
+
+def sourced(data: Sequence[str], *how) -> Iterator[tuple[str, str]]:
+    """`documents`, each after its source, which decides whether it is validated on."""
     items, empty, any_text = _files(data), [], False
-    how = text_column, encoding, separator
     for item in items:
         try:
-            for text in _DOCUMENTS[item]() if item in NAMES else files.read_documents(item, *how):
+            for text in _DOCUMENTS[item]() if item in NAMES else texts.read_documents(item, *how):
                 any_text = True
-                yield text
+                yield text if isinstance(text, tuple) else (text[:1000], text)
         except EmptyFile as error:
             empty.append(str(error))
     if not any_text:
@@ -50,7 +55,7 @@ def fingerprint(data: Sequence[str]) -> str:
             found = sorted(path for path in (DATA / item).rglob("*") if path.is_file())
             facts += [(path.name, path.stat().st_size) for path in found]
         else:
-            facts.append((files.kind(item), sha256_of(item)))
+            facts.append((texts.kind(item), sha256_of(item)))
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 
@@ -63,10 +68,10 @@ def _files(data: Sequence[str]) -> list[str | Path]:
         if item in NAMES:
             found.append(item)
         elif path.is_dir():
-            found += files.files_in(path)
+            found += texts.files_in(path)
         elif not path.exists():
             raise UserError(f"{path}: no such file or folder, nor a corpus ({', '.join(NAMES)})")
-        elif files.kind(path):
+        elif texts.kind(path):
             found.append(path)
     return found
 
@@ -82,8 +87,8 @@ def _imdb(part: str, *labels: str) -> Iterator[Example]:
     """The reviews of the unpacked archive; without it, those of a .jsonl.gz file."""
     if Path(DATA, "imdb", "aclImdb").exists():
         folders = [needed("imdb", "aclImdb", part, label) for label in labels]
-        texts = (file for folder in folders for file in files.files_in(folder))
-        rows = ((read_text(file), file.parent.name) for file in texts)
+        found = (file for folder in folders for file in texts.files_in(folder))
+        rows = ((read_text(file), file.parent.name) for file in found)
     else:
         path = needed("imdb", f"{'unsup' if 'unsup' in labels else part}.jsonl.gz")
         table = read_rows(path, {"--text-column": "text"}, "utf-8")

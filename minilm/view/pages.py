@@ -48,8 +48,7 @@ def write_page(path: Path, template: str, title: str, data: dict | None = None, 
 def write_run_page(run, **more) -> Path:
     """Write view.html into a run's folder, also while it trains; `more`: `tested` or `text` of
     run.html. Returns its path."""
-    config, lines, result = run.config, run.metrics(), run.folder / "result.json"
-    result = json.loads(result.read_bytes()) if result.exists() else {}
+    config, lines, result = run.config, run.metrics(), run.result
     kind, flags, last = config["kind"], config["flags"], lines[-1] if lines else {"step": 0}
     state = "finished" if result else f"step {last['step']}, not finished"
     evaluated = [line for line in lines if "score" in line]

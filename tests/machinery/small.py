@@ -8,8 +8,7 @@ from minilm.cli.options import FinetuneConfig, PretrainConfig
 from minilm.config import ModelConfig
 from minilm.model import Transformer
 from minilm.runs import checkpoint
-from minilm.runs.run import Run
-from minilm.tasks.task import with_head
+from minilm.runs.run import Run, with_head
 from minilm.tokenizer import Tokenizer
 
 TEXTS = ["Return the array of the elements.", "Raise an error for the index of an array."] * 4
@@ -50,6 +49,6 @@ def _saved(run: Run, facts: dict, tokenizer, model, metrics) -> Run:
     run.create(facts, tokenizer)
     for line in metrics:
         run.log(**line)
-    checkpoint.save(run.folder, 3, dict(tokens=1, targets=1, seconds=1.0), model=model.state_dict())
-    checkpoint.rate(run.folder, 3, 1.5, dict(causal_loss=1.5))
+    facts = 3, dict(tokens=1, targets=1, seconds=1.0), [(3, 1.5)], dict(causal_loss=1.5)
+    checkpoint.save(run.folder, *facts, model=model.state_dict())
     return run

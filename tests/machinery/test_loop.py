@@ -4,6 +4,7 @@ finite. That it can be interrupted: test_resume.py."""
 import json
 import math
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import torch
 from minilm.config import NonFiniteError, UserError
 from minilm.runs import checkpoint, loop
 from minilm.runs.device import Machine
-from minilm.runs.loop import Progress, curve, summary
+from minilm.runs.loop import summary
+from minilm.runs.progress import Progress, curve
 from minilm.runs.run import FORMAT, Run
 from tests.machinery.tiny import Training, saved
 
@@ -57,8 +59,8 @@ def test_early_stopping_waits_for_patience_evaluations_also_after_a_resume(tmp_p
 
 
 def test_the_checkpoint_that_will_be_used_is_reported_with_its_step_and_scores(tmp_path):
-    facts = dict(format=FORMAT, id="a", kind="pretrain", family="ours", model={}, flags={},
-                 tokenizer="", train_tokens=200)  # fmt: skip
+    facts = dict(format=FORMAT, id="a", kind="pretrain", family="ours", model={},
+                 flags={"objective": "causal"}, tokenizer="", train_tokens=200)  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(facts))
     run, training = Run(tmp_path), Training(evaluate=scores(3, 2, 2.5, 2.25))
     training.run(tmp_path)
@@ -66,7 +68,8 @@ def test_the_checkpoint_that_will_be_used_is_reported_with_its_step_and_scores(t
     assert (used.step, used.score, last) == (4, 2, 8)
     for words in ("step 4 of 8", "read 2.9 times", "worse since step 4"):
         assert words in said
-    checkpoint.rate(tmp_path, 8, 1.0, {"loss": 1.0})
+    at_8 = checkpoint.newest(tmp_path)
+    checkpoint.save(tmp_path, 8, at_8.spent, [*at_8.scores[:-1], [8, 1.0]], {"loss": 1.0})
     assert "loss 1.000" in summary(run)[2] and "worse" not in summary(run)[2]
 
 
@@ -94,6 +97,19 @@ def test_nothing_that_only_shows_ends_a_training(tmp_path, monkeypatch, capsys):
         assert saved(tmp_path / str(terminal))[0] == saved(tmp_path)[0] and not made[-1].shown
 
 
+def test_a_training_in_a_thread_leaves_the_generators_of_its_process_alone(tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    training = Training()
+    torch.manual_seed(5)
+    thread = threading.Thread(target=training.run, args=[tmp_path / "thread"])
+    thread.start()
+    thread.join()
+    assert torch.equal(torch.rand(3), expected)
+    Training().run(tmp_path / "here")
+    assert saved(tmp_path / "thread") == saved(tmp_path / "here")
+
+
 def test_a_curve_keeps_its_shape_however_long_it_gets():
     assert curve([8, 6, 4, 2, 1, 1]) == "█▆▄▂▁▁" and curve([3]) == "▁"
     assert curve([1 / (1 + i / 99) for i in range(1000)]) == "█▅▄▃▂▂▂▁▁▁▁▁"
@@ -110,7 +126,7 @@ def poison(training, where, value):
         handle = weights[1].register_hook(lambda g: (handle.remove(), g * value)[1])
     elif where == "loss":
         loss = training.formula
-        training.formula = lambda *batch: (loss(*batch)[0] * value, loss(*batch)[1])
+        training.loss.formula = lambda *batch: (loss(*batch)[0] * value, loss(*batch)[1])
     else:
         next(iter(training.optimizers[0].state.values()))["exp_avg"][0] = value
 
@@ -126,7 +142,7 @@ def test_what_is_not_finite_reaches_no_file(tmp_path, monkeypatch, where, value,
         training.run(tmp_path)
     good = checkpoint.newest(tmp_path)
     assert good.step == 4 and good.score is not None and caught.value.status == 3
-    last = f"the last good checkpoint is {good.folder}"
+    last = f"the last good checkpoint is {good.file}"
     for words in ("after step ", "learning rate was 0.0", last):
         assert words in str(caught.value)
     if where == "loss":

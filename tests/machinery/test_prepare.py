@@ -1,6 +1,5 @@
 """Texts become files of tokens: whole or not there, and Ctrl-C ends it at once."""
 
-import functools
 import os
 import random
 import signal
@@ -58,9 +57,12 @@ def test_three_hundred_short_lines_are_enough_and_less_is_refused(capsys):
     found = tokens.prepare([some_text(Path("a.txt"), 300)], 400)
     assert len(found.valid) == 256 < len(found.train)
     assert "its last 256 are the validation part" in capsys.readouterr().err
-    Path("b.txt").write_text("hi")
-    with pytest.raises(UserError, match="3 tokens in all, too few"):
-        tokens.prepare(["b.txt"], 300)
+    for text, n in (("hi", 3), ("x" * 30, 31)):  # of so few, one to validate on may be <doc> alone
+        Path("b.txt").write_text(text)
+        with pytest.raises(UserError, match=f"{n} tokens in all, too few"):
+            tokens.prepare(["b.txt"], 300, tokenizer=Tokenizer([]))
+    Path("b.txt").write_text("x" * 31)
+    assert len(tokens.prepare(["b.txt"], 300, tokenizer=Tokenizer([])).valid) == 6
 
 
 def test_a_text_is_prepared_once_and_anew_where_it_or_a_file_has_changed(monkeypatch):
@@ -101,21 +103,27 @@ def test_work_on_all_cores_comes_back_in_order_and_a_dead_worker_is_one_line(mon
     assert list(parallel(str.upper, map(chr, range(97, 123)))) == [*map(chr, range(65, 91))]
     with pytest.raises(UserError, match="a worker process ended"):
         list(parallel(os._exit, range(1, 20)))
-    if os.name != "nt":  # a worker never sees Ctrl-C, not even while it starts
-        mask = functools.partial(signal.pthread_sigmask, signal.SIG_BLOCK)
-        assert all(signal.SIGINT in blocked for blocked in parallel(mask, [()] * 9))
-        assert signal.SIGINT not in mask(())
+    if os.name != "nt":  # a terminal's Ctrl-C does not reach a worker, and none is left behind
+        started, start = [], subprocess.Popen
+        keep = lambda *a, **how: started.append(start(*a, **how)) or started[-1]
+        monkeypatch.setattr(subprocess, "Popen", keep)
+        assert os.getsid(0) not in parallel(os.getsid, [0] * 9)
+        assert [worker.returncode for worker in started] == [-signal.SIGKILL] * 2
+    code = "from minilm.corpora.workers import parallel; print(*parallel(abs, range(-9, 0)))"
+    for how in (["-"], ["-c", code]):  # no file to import anew, nor `if __name__ == "__main__"`
+        done = subprocess.run([sys.executable, *how], input=code, capture_output=True, text=True,
+                              env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+        assert (done.stdout, done.stderr) == ("9 8 7 6 5 4 3 2 1\n", "")
 
 
 SCRIPT = """
 import sys
 from minilm.corpora.tokens import prepare
-if __name__ == "__main__":
-    try:
-        print("ready", flush=True)
-        prepare(["long.txt"], 300)
-    except KeyboardInterrupt:
-        sys.exit(130)
+try:
+    print("ready", flush=True)
+    prepare(["long.txt"], 300)
+except KeyboardInterrupt:
+    sys.exit(130)
 """
 
 

@@ -5,12 +5,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import minilm
 from minilm.__main__ import main
 from minilm.config import UserError
 from minilm.corpora import made
-from minilm.corpora.files import Example, Question, Tagged, read_pairs, read_questions, read_tagged
+from minilm.corpora.files import Example, Question, Tagged, words
+from minilm.objectives import IGNORE
 from minilm.tasks import answer as answering
 from minilm.tasks import tag as tagging
 from minilm.tasks import translate as translating
@@ -18,86 +21,11 @@ from minilm.tasks.classify import Classify
 from minilm.tasks.task import bootstrap
 from tests.machinery.small import pretrained
 
-CONLL = """# a comment
-In\tO
-New\tB-loc
-York\tI-loc
-#fun\tO
-
-Hi O
-
-
--DOCSTART- O
-
-Rome I-loc"""
-SQUAD = {"data": [{"paragraphs": [{"context": "It was in 1066 or 1067.", "qas": [
-    {"question": "When?", "id": "a", "answers": [
-        {"text": "1066", "answer_start": 10}, {"text": "in 1066", "answer_start": 7}]},
-    {"question": "Who?", "answers": [], "is_impossible": True},
-]}]}]}  # fmt: skip
-
 
 def write(path, content):
     text = content if isinstance(content, str) else "\n".join(map(json.dumps, content)) + "\n"
     path.write_text(text, encoding="utf-8")
     return path
-
-
-def test_columns_of_words_and_tags_are_read_as_sentences(tmp_path):
-    expected = [
-        Tagged(("In", "New", "York", "#fun"), ("O", "B-loc", "I-loc", "O")),
-        Tagged(("Hi",), ("O",)),
-        Tagged(("Rome",), ("B-loc",)),
-    ]
-    assert read_tagged(write(tmp_path / "a.conll", CONLL)) == expected
-    rows = [{"words": words, "tags": tags} for words, tags in expected]
-    assert read_tagged(write(tmp_path / "a.jsonl", rows)) == expected
-
-
-def test_squad_and_rows_are_read_as_questions(tmp_path):
-    expected = [
-        Question("It was in 1066 or 1067.", "When?", ("1066", "in 1066"), 10),
-        Question("It was in 1066 or 1067.", "Who?", ("",), -1),
-    ]
-    assert read_questions(write(tmp_path / "a.json", json.dumps(SQUAD))) == expected
-    rows = [
-        {"context": c, "question": q, "answer": a[0], "answer_start": s, "answers": a}
-        for c, q, a, s in expected
-    ]
-    assert read_questions(write(tmp_path / "a.jsonl", rows)) == expected
-    rows[0]["answer_start"] = 9  # near: an editor counted otherwise
-    assert read_questions(write(tmp_path / "b.jsonl", rows)) == expected
-
-
-def test_pairs_are_read_from_the_columns_asked_for(tmp_path):
-    write(tmp_path / "a.tsv", "en\tde\none\teins\n\tzwei\n")
-    write(tmp_path / "a.en", "one\n\n three\n")
-    write(tmp_path / "a.de", "eins \nzwei\ndrei\n\n")
-    assert read_pairs(tmp_path / "a.de", "de", "en") == [("eins", "one"), ("drei", "three")]
-    assert read_pairs(tmp_path / "a.tsv", "de", "en") == [("eins", "one")]
-
-
-@pytest.mark.parametrize(
-    ("reader", "name", "content", "message"),
-    [
-        (read_tagged, "a.conll", "In O\nNew\n", "line 2"),
-        (read_tagged, "a.jsonl", [{"words": ["a"], "tags": []}], "line 1"),
-        (read_tagged, "a.jsonl", [{"words": ["a"], "tags": ["person"]}], "'person'"),
-        (read_questions, "a.json", '{"data": [{}]}', "layout"),
-        (read_questions, "a.jsonl", [dict(context="a", question="b", answer="c")], "not in its"),
-        (read_questions, "a.jsonl", [dict(context="a", question=1, answer="a")], "no text but int"),
-        (read_questions, "a.jsonl", [dict(context="", question="", answer="", answers=5)], "list"),
-        (lambda path: read_pairs(path, "en", "de"), "a.en", "one\ntwo\n", "2 and 1 lines"),
-        (lambda path: read_pairs(path, "en", "fr"), "a.tsv", "en\tde\na\tb\n", "--target-column"),
-    ],
-)
-def test_what_is_wrong_with_a_file_is_one_line_with_its_place(
-    tmp_path, reader, name, content, message
-):
-    write(tmp_path / "a.de", "eins\n")
-    with pytest.raises(UserError, match=message) as caught:
-        reader(write(tmp_path / name, content))
-    assert str(caught.value).startswith(str(tmp_path / name)) and "\n" not in str(caught.value)
 
 
 DOCSTRING = """Return a tensor.
@@ -214,7 +142,7 @@ def test_the_baselines_of_tagging_learn_words_and_neighbours():
 class Letters:
     """A tokenizer of single characters."""
 
-    special = SimpleNamespace(pad=0, bos=2, eos=2, ordinary=range(3, 200))
+    special = SimpleNamespace(pad=0, bos=2, eos=2, ordinary=np.arange(3, 200))
 
     def encode_with_offsets(self, text):
         places = np.arange(len(text))
@@ -225,7 +153,7 @@ class Letters:
 
 
 def options(**flags):
-    return SimpleNamespace(max_length=12, **flags)
+    return SimpleNamespace(**dict(max_length=12) | flags)
 
 
 def test_a_long_sentence_is_cut_between_words_and_each_word_finds_its_tokens():
@@ -236,6 +164,45 @@ def test_a_long_sentence_is_cut_between_words_and_each_word_finds_its_tokens():
     found = ["".join(map(chr, row.tokens[a:b])) for row in rows for a, b in row.words]
     assert found == ["one", "of", "seven", "extraordin", "x"]
     assert all(row.tokens[0] == row.tokens[-1] == 2 and len(row.tokens) <= 12 for row in rows)
+    assert "1 of 4 (25.0%) hold a word longer than 12 tokens" in task.left_out(rows)
+
+
+@pytest.mark.parametrize("window", [3, 7, 16])
+def test_every_word_of_a_long_sentence_is_tagged_once_with_words_on_both_sides(window):
+    task = tagging.Tagging(options(max_length=window), Letters(), ["O"])
+    words = tuple("abcdefghijklmnopqrstuvwxyz" * 3)
+    rows = task.encode([Tagged(words, ("O",) * len(words))])
+    found = [(row, a) for row in rows for a, _ in row.words]
+    assert tuple(chr(row.tokens[a]) for row, a in found) == words
+    for row, a in found[window // 2 : -window // 2]:
+        assert (window - 2) // 4 <= a - 1 and a + (window - 2) // 4 < len(row.tokens)
+
+
+def test_what_combines_stays_with_its_letter():
+    assert words("वह नदी है।") == ["वह", "नदी", "है", "।"]
+    assert words("u\u0308ber 3.5-mal, x_1 ...", ".'-") == [
+        "u\u0308ber",
+        "3.5-mal",
+        ",",
+        "x_1",
+        *"...",
+    ]
+    assert words("3.5 ❤\ufe0f می\u200cروم\n") == ["3", ".", "5", "❤\ufe0f", "می\u200cروم"]
+    assert words(" ") == []
+
+
+def test_the_tags_of_a_sentence_are_chosen_together_however_many_windows_it_has():
+    task = tagging.Tagging(options(), Letters(), ["O", "B-a", "I-a"])
+    words = tuple("abcdefghijklmnopqrst")
+
+    class Favourite(torch.nn.Linear):  # of "a" B-, of all others I-
+        def forward(self, tokens, is_real, words):
+            is_first = tokens.gather(1, words[..., 0]) == ord("a")
+            return nn.functional.one_hot(2 - is_first.int().long(), 3) * 9.0
+
+    rows = task.encode([Tagged(words, ("O",) * len(words))])
+    [found] = task.solve(Favourite(1, 1), rows, [words])
+    assert len(rows) > 2 and found == ["B-a"] + ["I-a"] * 19
 
 
 def test_a_long_context_is_read_in_windows_that_overlap():
@@ -245,11 +212,54 @@ def test_a_long_context_is_read_in_windows_that_overlap():
         answer = context[start : start + 3]
         rows = task.encode([Question(context, "wh", (answer,), start)])
         assert "".join(chr(t) for t in rows[0].tokens[4:-1]) == context[:7]
-        spans = [(row, *row.span) for row in rows if row.span != (0, 0)]
-        assert spans, start
+        spans = [(row, *row.span) for row in rows if row.span[0] > 0]
+        assert spans and not task.left_out(rows), start
         for row, first, last in spans:
             assert "".join(map(chr, row.tokens[first : last + 1])) == answer
             assert row.offsets[first - row.start][0] == start
+
+
+def test_what_no_window_holds_is_said_and_not_learnt_as_no_answer():
+    task = answering.Answering(options(), Letters(), ["answer"])
+    rows = task.encode([Question("a" + "b" * 20 + "cdefghijk", "when?", ("b" * 20,), 1)])
+    for row in rows:
+        holds_a_part = ord("b") in row.tokens
+        assert row.span == ((IGNORE, IGNORE) if holds_a_part else (0, 0))
+    said = task.left_out(rows)
+    assert "1 answers stand whole in no window of 12 tokens" in said
+    assert f"{len(rows)} of {len(rows)} (100.0%) have a question" in said
+    with pytest.raises(UserError, match="--max-length 7: to answer takes 8 tokens or more"):
+        answering.Answering(options(max_length=7, task="answer"), Letters(), ["answer"])
+    pairs = translating.Translating(options(), Letters(), [])
+    assert "1 of 2 (50.0%) are longer than 4 tokens a side" in pairs.left_out(
+        pairs.encode([translating.Pair("abcd", "ab"), translating.Pair("abcd", "abcde")])
+    )
+
+
+def test_bleu_is_that_of_sacrebleu_where_nothing_is_asked_for():
+    sacrebleu = pytest.importorskip("sacrebleu")
+    task = translating.Translating(options(data="own"), Letters(), [])
+    right = "Unsere Katze liest am Abend gern ein Buch ."
+    for found in (right, right.lower()):
+        values = task.scores([found], [translating.Pair("", right)])
+        assert values["bleu"] == pytest.approx(sacrebleu.corpus_bleu([found], [[right]]).score)
+    assert values["bleu"] < 100
+
+
+def test_few_texts_choose_no_step_and_a_batch_is_as_large_as_asked():
+    texts = [Example(f"text {i}", "ab"[i % 2]) for i in range(300)]
+    flags = dict(data="own", train=None, task="classify", epochs=10, seed=0, labels=None,
+                 balanced=False)  # fmt: skip
+    for n, asked, steps, every, patience in (
+        (20, {}, 17, 170, None), (200, {}, 17, 17, 3),
+        (20, dict(patience=5, batch_size=150), 2, 2, 5),
+    ):  # fmt: skip
+        given = dict(patience=None, batch_size=None) | asked
+        task = Classify(options(**flags, **given), Letters(), ["a", "b"])
+        task.load(dict(train=texts, valid=texts[:n]), ["a", "b"])
+        planned = task.steps_per_epoch, task.evaluate_every, task.patience
+        assert planned == (steps, every, patience)
+        assert ("the last step is kept" in str(task)) == (patience is None)
 
 
 def rows_for(task, n=24):
