@@ -95,6 +95,6 @@ def change(model, valid: np.ndarray | None) -> float | None:
             evaluation_batches(model.objective, rows, i, own.special, model.shift)
             for i, rows in enumerate(evaluation_windows(valid, model.max_length, most=CHECKED // 8))
         )
-        found = evaluate_language_model(each, batches, own.token_bytes)
+        found = evaluate_language_model(each, batches)
         losses.append(np.array([found[name] for name in found if name.endswith("loss")]))
     return float(max(losses[1] - losses[0], key=abs))
