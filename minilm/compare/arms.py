@@ -2,7 +2,6 @@
 `experiment` has what all arms share: options, text, shape (of the model), machine, swaps."""
 
 import functools
-import shutil
 from dataclasses import asdict
 
 import numpy as np
@@ -94,7 +93,7 @@ def pretrain(experiment, arm: Arm, seed: int, steps: int, rate: float, folder, a
     spent = loop.train(training, run, advance=advance)
     run.release()
     for older in sorted(folder.glob("step-*"))[:-1]:
-        shutil.rmtree(older)
+        older.unlink()
     curve = [line for line in run.metrics() if "score" in line]
     for at in [spent, *curve]:
         at["flops"] = training_flops(shape, at["tokens"], at["targets"], shape.max_length)
