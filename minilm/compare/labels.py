@@ -2,6 +2,7 @@
 next to a bag of tokens that gets the very same tokens."""
 
 import copy
+import functools
 from types import SimpleNamespace
 
 import numpy as np
@@ -65,8 +66,9 @@ class FewLabels(Classify):
         batches = [some for i in epochs for some in epoch_batches(lengths, BATCH_SIZE, draw, i)]
         batch = lambda step: [self.machine.tensors(self.collate([rows[i] for i in batches[step]]))]
         loss = MixedPrecision(classifier, self.loss, self.machine.dtype)
+        orthogonalise = functools.partial(fast_orthogonalise, dtype=self.machine.dtype)
         how = "muon", rate, WEIGHT_DECAY
-        optimizers = make_optimizers(classifier, *how, orthogonalise=fast_orthogonalise)
+        optimizers = make_optimizers(classifier, *how, orthogonalise=orthogonalise)
         plan = training.Plan(len(batches), WARMUP, 1 - WARMUP, draw)
         for step, _ in training.train(classifier, loss, batch, optimizers, plan):
             advance(step / len(batches))
