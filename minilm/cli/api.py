@@ -211,8 +211,7 @@ class LanguageModel(Model):
             raise UserError(f"{self.run} was imported without its text: name one with --data")
         own = map(flags.get, ("text_column", "encoding", "document_separator"))
         given = columns.get("text_column") or "text", columns.get("encoding") or "utf-8"
-        how = given if data else own
-        text = prepare(names, tokenizer.vocab_size, tokenizer, *how)
+        text = prepare(names, tokenizer.vocab_size, tokenizer, *(given if data else own))
         windows = in_chunks(evaluation_windows(text.valid, self.max_length), BATCH)
         batches = (
             objectives.evaluation_batches(self.objective, rows, i, tokenizer.special, self.shift)
