@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from minilm.config import NonFiniteError
+from minilm.config import NonFiniteError, UserError
 from minilm.model import Transformer
 from minilm.objectives import IGNORE, Batch, token_nll
 
@@ -98,6 +98,8 @@ def evaluate_language_model(
             right += (logits.argmax(-1) == targets[has_target]).sum().item()
         elif token_bytes:
             n_bytes += lengths[batch.targets].sum()
+    if not all(count[name] for name in nats):
+        raise UserError("the text has no token to predict: give more text")
     values = {f"{name}_loss": nats[name] / count[name] for name in nats}
     values |= {"masked_accuracy": right / count["masked"]} if "masked" in nats else {}
     values |= {"bits_per_byte": bits_per_byte(nats["causal"], n_bytes)} if n_bytes else {}

@@ -220,6 +220,17 @@ def test_a_pickled_model_takes_its_weights_along(lm, clf, tmp_path, monkeypatch)
     assert np.array_equal(classifier.predict_proba(["a"]), clf.predict_proba(["a"]))
 
 
+def test_a_model_trains_outside_of_the_main_thread(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    Path("own.txt").write_text("the array of the index\n" * 60)
+    how = dict(data=Path("own.txt"), steps=np.int64(2), learning_rate=np.float32(1e-3), d_model=16,
+               n_layers=1, n_heads=2, vocab_size=262, max_length=8, batch_size=2, evaluations=1,
+               device="cpu", precision="float32", run=Path("threaded"))  # fmt: skip
+    with ThreadPoolExecutor(1) as pool:
+        lm = pool.submit(minilm.pretrain, **how).result()
+    assert lm.config["flags"]["data"] == ["own.txt"] and lm.config["flags"]["steps"] == 2
+
+
 def test_evaluating_changes_no_model_and_takes_files(folder, lm, clf, tmp_path, capsys):
     (tmp_path / "a.txt").write_text("Return the array of the elements.\n" * 90)
     lm.evaluate(tmp_path / "a.txt")
