@@ -29,7 +29,8 @@ def folder(tmp_path_factory):
     finetuned(
         folder / "runs/finetune-1",
         pretrained=str(folder / "runs/pretrain-1"),
-        epochs=15,
+        epochs=20,
+        learning_rate=1e-2,
         precision="float32",
     )
     return folder
