@@ -48,7 +48,7 @@ LINES = {
     "evaluate": ["base --data own.csv --text-column said --encoding utf-16 --device cpu",
                  "labels --test own.jsonl --text-column said --label-column kind"],
     "tokenize": ["base 'the array'", "base --file own.txt"],
-    "view": ["base --text 'the array' --open --device cpu"],
+    "view": ["base --text 'the array' --open --device cpu", "base --live"],
     "estimate": [f"--all {TINY} {FAST} --steps 9"],
     "fetch": ["tinyshakespeare"],
     "import": ["bert imported"],
