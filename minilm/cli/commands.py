@@ -41,6 +41,7 @@ ABOUT = {  # the parameters of the functions below
     "text_column": dict(help="the column that holds the text"),
     "label_column": dict(help="the column that holds the label"),
     "encoding": dict(help="of files"),
+    "live": dict(help="a page in which the run's own weights answer as one types, in one file"),
     "open": dict(help="open it in a browser"),
     "device": dict(help="where to compute", choices=DEVICES),
     "exercise": dict(help="a function of the book: model.attention, heads.Tagger.forward"),
@@ -202,11 +203,14 @@ def chat(
     print()
 
 
-def view(run: str, *, text: str | None = None, open: bool = False, device: str = "auto") -> None:
-    """Write a page to look at: a run's curves and samples, and a text inside the model."""
+def view(
+    run: str, *, text: str | None = None, live: bool = False, open: bool = False,
+    device: str = "auto",
+) -> None:  # fmt: skip
+    """Write a page to look at: a run's curves and samples, or a text inside the model."""
     from minilm.view import command
 
-    command.view(run, text, open, device)
+    command.view(run, text, live, open, device)
 
 
 @dataclasses.dataclass
