@@ -53,9 +53,9 @@ def recorded_of(lm, text=TEXT) -> dict:
 def tokens_of(lm, text):
     """The tokens that the page shows, (1, T), and how many of them are a source."""
     special, most, source = lm.tokenizer.special, 24, 0
-    ids = frame(lm.tokenizer.encode(text), most, special).astype(np.int64).tolist()
+    room = most // 2 - 2 if hasattr(lm, "task") else most
+    ids = frame(lm.tokenizer.encode(text)[:room], most, special).astype(np.int64).tolist()
     if hasattr(lm, "task"):  # the likeliest token each time
-        ids = [*ids[: most // 2 - 1], special.eos]
         source = len(ids)
         while len(ids) < most and ids[source:][-1:] != [special.eos]:
             hidden = lm.model(torch.tensor([ids]), True, prefix=torch.tensor([source]))[0, -1]
