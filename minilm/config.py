@@ -49,12 +49,14 @@ class ModelConfig:
         return self.d_model // self.n_heads
 
 
-# What `--size` stands for. Every entry can be changed by its own flag.
+# What `--size` stands for. Each entry can be changed by its own flag. Of as many tokens tiny learns
+# more from 16 windows a step than from 32, at a rate lower by about √2. Small and base follow it,
+# not measured anew: half of the windows and twice the steps of what they were tuned with.
 SIZES: dict[str, dict] = {
-    "tiny": dict(d_model=128, n_layers=4, n_heads=4, d_ff=512, vocab_size=4096, max_length=128,
-                 batch_size=32, steps=500, learning_rate=7e-3),
+    "tiny": dict(d_model=128, n_layers=4, n_heads=2, d_ff=512, vocab_size=4096, max_length=128,
+                 batch_size=16, steps=3000, learning_rate=5e-3),
     "small": dict(d_model=256, n_layers=6, n_heads=4, d_ff=1024, vocab_size=8192, max_length=256,
-                  batch_size=32, steps=8000, learning_rate=5e-3),
+                  batch_size=16, steps=16000, learning_rate=3.5e-3),
     "base": dict(d_model=384, n_layers=12, n_heads=6, d_ff=1536, vocab_size=16384, max_length=256,
-                 batch_size=64, steps=30000, learning_rate=3e-3),
+                 batch_size=32, steps=60000, learning_rate=2e-3),
 }  # fmt: skip

@@ -8,7 +8,8 @@ The block is today's usual one: layer norm before each sub-layer (Xiong et al. 2
 arXiv 2002.04745), rotary positions (Su et al. 2021, arXiv 2104.09864), normalised queries and keys
 (Dehghani et al. 2023, arXiv 2302.05442), squared ReLU (So et al. 2021, arXiv 2109.08668), no
 biases, sub-layers that start as zero, and one matrix for tokens that go in and come out (Press and
-Wolf 2017, arXiv 1608.05859). The same model by hand, in NumPy: `reference.py`.
+Wolf 2017, arXiv 1608.05859), with a norm behind it where they go in, as BERT has. The same model by
+hand, in NumPy: `reference.py`.
 
 Shapes: B texts, T positions, D = d_model, H heads of width d = D / H, F = d_ff, V = vocab_size.
 """
@@ -188,9 +189,10 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
-        """Draw the weights. A sub-layer that starts as zero lets the first steps train the
-        embedding alone and keeps depth harmless (Zhang et al. 2019, arXiv 1901.09321). The small
-        embedding keeps a token from predicting itself, so that the first loss is ln V."""
+        """Draw the weights. A sub-layer whose last matrix starts as zero adds nothing at first,
+        however many there are (Zhang et al. 2019, arXiv 1901.09321): that matrix learns at the
+        first step, what lies before it from the second on. The embedding is small so that all
+        logits are, and the first loss is about ln V."""
         generator, width = torch.Generator().manual_seed(seed), self.config.d_model
         for name, parameter in self.named_parameters():
             if name.endswith(("out.weight", "down.weight", "bias")):
@@ -201,8 +203,9 @@ class Transformer(nn.Module):
                 parameter.normal_(0, 1 / math.sqrt(width), generator=generator)
 
     def embed(self, tokens: Tensor, start: int) -> Tensor:
-        """tokens (B, T) at positions start .. start + T. Returns (B, T, D)."""
-        return self.embedding(tokens)
+        """Rows of E, normalised without a gain: the residual stream begins at one size, however
+        small E is. tokens (B, T) at positions start .. start + T. Returns (B, T, D)."""
+        return F.layer_norm(self.embedding(tokens), (self.config.d_model,), eps=EPSILON)
 
     def forward(
         self, tokens: Tensor, causal: bool, is_real: Tensor | None = None,

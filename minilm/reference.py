@@ -186,27 +186,28 @@ def transformer(parameters: Parameters, config: ModelConfig, tokens, visible: np
         kind = f"parameter {min(odd)}" if odd else type(config).__name__
         raise UserError(f"reference.py: {kind}: this is not the Transformer that it computes")
     x, saved_embedding = embedding(tokens, parameters["embedding.weight"])
+    x, saved_first = layer_norm(x, np.ones(config.d_model))  # the one norm without a gain
     blocks = []
     for i in range(config.n_layers):
         block = {name: parameters[f"blocks.{i}.{name}.weight"] for name in BLOCK}
-        attend = self_attention, block, config.n_heads, visible
-        x, saved_1 = residual(x, block["norm_1"], *attend)
+        x, saved_1 = residual(x, block["norm_1"], self_attention, block, config.n_heads, visible)
         x, saved_2 = residual(x, block["norm_2"], feed_forward, block)
         blocks.append((saved_1, saved_2))
     hidden, saved_norm = layer_norm(x, parameters["norm.weight"])
-    return hidden, (saved_embedding, blocks, saved_norm)
+    return hidden, (saved_embedding, saved_first, blocks, saved_norm)
 
 
 def transformer_backward(dhidden: np.ndarray, saved) -> Parameters:
     """dhidden (B, T, D) -> gradients: the steps of transformer, last first."""
-    saved_embedding, blocks, saved_norm = saved
-    gradients = {}
-    dx, gradients["norm.weight"] = layer_norm_backward(dhidden, saved_norm)
+    saved_embedding, saved_first, blocks, saved_norm = saved
+    dx, dgain = layer_norm_backward(dhidden, saved_norm)
+    gradients = {"norm.weight": dgain}
     for i, (saved_1, saved_2) in reversed(list(enumerate(blocks))):
         dx, dgain_2, feed = residual_backward(dx, saved_2, feed_forward_backward)
         dx, dgain_1, attend = residual_backward(dx, saved_1, self_attention_backward)
         block = {"norm_1": dgain_1, "norm_2": dgain_2} | attend | feed
         gradients |= {f"blocks.{i}.{name}.weight": g for name, g in block.items()}
+    dx, _ = layer_norm_backward(dx, saved_first)
     return gradients | {"embedding.weight": embedding_backward(dx, saved_embedding)}
 
 

@@ -10,7 +10,8 @@ DEVICES = ["auto", "cpu", "cuda", "mps"]
 FAMILIES = ["ours", "gpt2", "bert", "modernbert"]
 OPTIMIZERS = ["adamw", "muon"]
 # What `--size` stands for on a card, whose time a small batch would waste: the same tokens in all.
-ON_CUDA = dict(small=dict(batch_size=128, steps=2000), base=dict(batch_size=256, steps=7500))
+ON_CUDA = dict(small=dict(batch_size=128, steps=2000, learning_rate=5e-3),
+               base=dict(batch_size=256, steps=7500, learning_rate=3e-3))  # fmt: skip
 ALL_SIZES = "; ".join(
     f"{name} {size['n_layers']} x {size['d_model']}, vocabulary {size['vocab_size']}, "
     f"{size['steps']} steps" for name, size in SIZES.items()
@@ -130,6 +131,8 @@ class FinetuneConfig(Options):
     encoding: str = flag("utf-8", "the encoding of the files")
     labels: int | None = flag(None, "learn from this many labelled texts only, validation among "
                               "them (default: all; of python-docs 300)", 2)  # fmt: skip
+    balanced: bool = flag(False, "--labels draws as many of each label as it can (default: at "
+                          "random)", group=TO_CLASSIFY)  # fmt: skip
     pooling: str = flag("mean", "how a text, or to tag a word of several tokens, becomes one "
                         "vector", choices=["mean", "last", "first"])  # fmt: skip
     attention: str = flag("bidirectional", "what a position may see",
@@ -159,6 +162,8 @@ class FinetuneConfig(Options):
             raise UserError("--attention causal: the first token sees nothing: pool mean or last")
         if self.task != "classify" and (self.attention == "causal" or self.pooling == "last"):
             raise UserError(f"--task {self.task}: give no --attention, and --pooling mean or first")
+        if self.balanced and (self.task != "classify" or self.labels is None):
+            raise UserError("--balanced: draws labels for --task classify --labels N: leave it out")
         if self.task == "translate" and self.freeze:
             raise UserError("--task translate --freeze: there is no head to train: leave one out")
         if not self.train and not self.data:

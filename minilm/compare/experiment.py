@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from tqdm import tqdm
@@ -24,7 +25,7 @@ from minilm.compare import arms, labels, outcomes
 from minilm.compare.plan import BAG, Arm, CompareOptions, arm
 from minilm.config import SIZES, ModelConfig, UserError
 from minilm.corpora.files import normalised
-from minilm.corpora.splits import splits
+from minilm.corpora.splits import divide, load
 from minilm.corpora.tokens import prepare
 from minilm.io.durable import write_file
 from minilm.runs.device import Machine
@@ -238,7 +239,8 @@ def pretraining_data(name: str, folder: Path) -> list[str]:
     (python-docs leaves them out by itself.)"""
     if name.startswith("python-docs"):
         return ["python-docs"]
-    path, (parts, _) = folder / "texts.jsonl", splits(name)
+    path = folder / "texts.jsonl"
+    parts = divide(load(SimpleNamespace(task="classify", data=name, train=None)))
     held_out = {normalised(e.text) for part in ("valid", "test") for e in parts.get(part, ())}
     if not path.exists():
         kept = (text for text in corpora.documents([name]) if normalised(text) not in held_out)

@@ -39,13 +39,6 @@ def documents(
         note(f"{len(empty)} empty file(s) left out (the first is {empty[0].partition(': ')[0]})")
 
 
-def labelled(name: str) -> dict[str, list[Example]]:
-    """The examples of a corpus that has labels, under "train", "test" and perhaps "valid"."""
-    if name not in _LABELLED:
-        raise UserError(f"--data {name}: choose {', '.join(_LABELLED)}, or give --train FILE")
-    return _LABELLED[name]()
-
-
 def fingerprint(data: Sequence[str]) -> str:
     """A short name for what `documents` would read: it changes with the versions of the packages
     and with the content of the files (of corpora that were fetched, with names and sizes)."""
@@ -105,13 +98,13 @@ def _imdb_documents() -> Iterator[str]:
         yield from (text for text, _ in _imdb("train", *labels) if normalised(text) not in test)
 
 
-def _imdb_labelled() -> dict[str, list[Example]]:
+def imdb() -> dict[str, list[Example]]:
     """25,000 reviews, "pos" or "neg", to train on, and those to test on, in a mixed order."""
     order = lambda review: fraction(review.text, "order")
     return {part: sorted(_imdb(part, "neg", "pos"), key=order) for part in ("train", "test")}
 
 
-def _sms_spam_labelled() -> dict[str, list[Example]]:
+def sms_spam() -> dict[str, list[Example]]:
     """The messages, "ham" or "spam": about 80 % to train on and 20 % to test on. The collection
     repeats messages; each is taken once, and its text alone decides its part."""
     path, messages = needed("sms-spam", "SMSSpamCollection"), {}
@@ -129,13 +122,7 @@ def _sms_spam_labelled() -> dict[str, list[Example]]:
 _DOCUMENTS = {
     "python-docs": python_docs.documents,
     "imdb": _imdb_documents,
-    "sms-spam": lambda: (text for text, _ in _sms_spam_labelled()["train"]),
+    "sms-spam": lambda: (text for text, _ in sms_spam()["train"]),
     "tinyshakespeare": lambda: iter([read_text(needed("tinyshakespeare", "input.txt"))]),
-}
-_LABELLED = {
-    "python-docs": python_docs.labelled,
-    "python-docs-whole": lambda: python_docs.labelled(whole=True),
-    "imdb": _imdb_labelled,
-    "sms-spam": _sms_spam_labelled,
 }
 NAMES = tuple(_DOCUMENTS)

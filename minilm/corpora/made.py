@@ -169,16 +169,13 @@ def latex_pairs(n: int, seed: int = 0) -> list[tuple[str, str]]:
     return list(found.items())
 
 
-def load(name: str) -> dict[str, list]:
-    """The "train", "valid" and "test" part of a made task, by its name. The formulas, which take a
-    minute, are kept in data/latex-sympy/."""
-    if name != "latex-sympy":
-        return {"python-docs-tags": tags, "python-docs-answers": answers}[name](python_docs.load())
+def formulas() -> dict[str, list[Pair]]:
+    """The formulas, a part for each by its text. They take a minute, and are kept."""
     import sympy
 
-    file = DATA / name / f"{sympy.__version__}-{PAIRS}.jsonl"
+    file = DATA / "latex-sympy" / f"{sympy.__version__}-{PAIRS}.jsonl"
     if not file.exists():
-        print(f"{name}: making {PAIRS:,} pairs, this once", flush=True)
+        print(f"latex-sympy: making {PAIRS:,} pairs, this once", flush=True)
     parts: dict[str, list[Pair]] = {"train": [], "valid": [], "test": []}
     for pair in python_docs.kept(file, Pair._fields, lambda: latex_pairs(PAIRS)):
         where = fraction(pair[0], "part")

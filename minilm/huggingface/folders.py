@@ -126,6 +126,8 @@ def export_run(run: Run, folder: Path) -> str:
     elif "causal" in kind and not causal:
         settings["is_causal"] = False  # transformers lets a decoder see in both directions, too
     tensors = hf.to_theirs(name, model.state_dict(), model.config) | head
+    if classes:
+        tensors.pop("lm_head.weight", None)  # which predicts tokens
     packed = tokenizers.import_library("safetensors.torch").save(tensors, {"format": "pt"})
     content, roles = tokenizer_files(tokenizer, model.config.max_length, causal and not classes)
     files = {"tokenizer.json": content, "tokenizer_config.json": roles, "config.json": settings}

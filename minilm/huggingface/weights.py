@@ -6,15 +6,19 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from minilm.config import ModelConfig, UserError
 from minilm.huggingface.families import FAMILIES
 from minilm.huggingface.tokenizers import damage, import_library
+from minilm.model import EPSILON
 
 # What each of their types calls what is ours in the first column, in config.json and of tensors. -:
 # there is none; a.b|c: a.b and a.c, joined to one of ours; no column: as BERT. Our own model is a
-# case of Persimmon (Elsen et al. 2023), whose biases are zero here.
+# case of Persimmon (Elsen et al. 2023), whose biases are zero here. It has no norm behind the
+# embedding, but what ours gives depends on the token alone: its table holds the normalised rows,
+# and its output matrix is our embedding.
 _TABLE = """
 ours         bert            gpt2          modernbert  persimmon
 family       bert            gpt2          modernbert  ours
@@ -108,7 +112,7 @@ def read_shape(config: dict) -> ModelConfig:
 def write_shape(name: str, config: ModelConfig) -> dict:
     """The config.json, of this model type, that asks for this shape."""
     kind = TYPES[name]
-    said = dict(model_type=name, tie_word_embeddings=True) | FIXED[kind["family"]]
+    said = dict(model_type=name, tie_word_embeddings=name != "persimmon") | FIXED[kind["family"]]
     said |= {kind[ours]: value for ours, value in vars(config).items()
              if ours in kind and ours != "head"}  # fmt: skip
     if kind["family"] == "modernbert":
@@ -155,6 +159,12 @@ def to_ours(name: str, tensors: dict[str, Tensor], config: ModelConfig) -> tuple
         tensors = {re.sub(old, new, key): tensor for key, tensor in tensors.items()}
     if not any(key.startswith(base) for key in tensors):  # a model that was saved bare
         tensors = {base + key: tensor for key, tensor in tensors.items()}
+    if name == "persimmon":
+        table, E = f"{base}embed_tokens.weight", "lm_head.weight"
+        with damage(f"the tensor {E} or {table} is missing, or of another shape"):
+            if not torch.allclose(tensors[table], normalised(tensors[E]), atol=1e-4):
+                raise UserError(f"the tensor {table} is not {E} normalised: cannot be imported")
+            tensors[table] = tensors.pop(E)
     if config.n_layers > len(tensors):  # before so many are built
         raise UserError(f"config.json speaks of {config.n_layers} layers, which are not there")
     if "head" in kind:
@@ -186,8 +196,8 @@ def to_ours(name: str, tensors: dict[str, Tensor], config: ModelConfig) -> tuple
 
 
 def to_theirs(name: str, ours: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """The tensors of a model type from our state_dict (or gradients): undoes `to_ours`, but for
-    BERT's sentence types, which are zero now."""
+    """The tensors of a model type from our state_dict: undoes `to_ours`, but for BERT's sentence
+    types, which are zero now."""
     kind = TYPES[name]
     theirs = {SENTENCE_TYPES: torch.zeros(1, config.d_model)} if name == "bert" else {}
     for key, tensor in ours.items():
@@ -196,7 +206,15 @@ def to_theirs(name: str, ours: dict[str, Tensor], config: ModelConfig) -> dict[s
             theirs[part] = _turned(kind, key, rows, config.n_heads, back=True)
             if name == "persimmon" and "embed" not in part:
                 theirs.setdefault(part.replace(".weight", ".bias"), torch.zeros(len(rows)))
+    if name == "persimmon":
+        theirs["lm_head.weight"] = E = theirs["model.embed_tokens.weight"]
+        theirs["model.embed_tokens.weight"] = normalised(E)
     return theirs
+
+
+def normalised(E: Tensor) -> Tensor:
+    """What our Transformer's `embed` makes of each row of E (V, D). Returns (V, D)."""
+    return F.layer_norm(E, E.shape[1:], eps=EPSILON)
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ try:
 except ImportError:  # Windows, where nothing keeps two processes apart
     fcntl = None
 
-FORMAT = 3  # of the folder
+FORMAT = 4  # of the folder
 RUNS = Path("runs")
 SCHEMA = dict(id=str, kind=str, family=str, model=dict, flags=dict, tokenizer=str)
 

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from minilm import metrics
 from minilm.config import UserError
-from minilm.corpora.files import Example, read_examples
-from minilm.corpora.splits import splits
+from minilm.corpora.files import Example
 from minilm.data import frame
 from minilm.heads import Classifier, classification_nll
 from minilm.tasks.task import Task
@@ -25,14 +24,8 @@ class Classify(Task):
 
     columns = ("accuracy", "accuracy", "{:.1%}"), ("macro_f1", "macro F1", "{:.1%}")
 
-    def read(self):
-        c = self.config
-        files = c.data, c.train, c.valid, c.test, c.labels, c.seed
-        return splits(*files, c.text_column, c.label_column, c.encoding)
-
-    def read_file(self, path: str) -> list[Example]:
-        c = self.config
-        return read_examples(path, c.text_column, c.label_column, c.encoding)
+    def classes_of(self, examples: list[Example]) -> list[str]:
+        return sorted({example.label for example in examples})
 
     def labels(self, examples: list[Example]) -> np.ndarray:
         """Their numbers, (N,). Raises UserError for a label that train lacks."""

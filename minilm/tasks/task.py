@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from minilm.corpora import splits
 from minilm.corpora.files import texts_in
-from minilm.corpora.splits import read, task_examples
 from minilm.data import epoch_batches, pad
 from minilm.heads import Answerer, Classifier, Tagger
 from minilm.model import Transformer
@@ -72,12 +72,12 @@ class Task:
 
     def read(self) -> tuple[dict[str, list], list[str]]:
         """The examples of each part, and the classes."""
-        parts = task_examples(self.config)
-        return parts, self.classes_of(parts["train"])
+        parts, c = splits.load(self.config), self.config
+        return splits.divide(parts, c.labels, c.seed, c.balanced), self.classes_of(parts["train"])
 
     def read_file(self, path: str) -> list:
         """The examples of a file."""
-        return read(self.config, Path(path))
+        return splits.read(self.config, Path(path))
 
     def load(self, examples: dict[str, list], classes: list[str]) -> None:
         """Take these parts as data, and plan how to learn from them."""
@@ -114,12 +114,13 @@ class Task:
 
     def __str__(self) -> str:
         name, most = self.config.train or self.config.data, self.config.max_length
-        n = len(self.classes)
+        n, draw = len(self.classes), "in balance" if self.config.balanced else "at random"
+        drawn = f", {self.config.labels:,} labels drawn {draw}" if self.config.labels else ""
         sizes = ", ".join(f"{len(rows):,} to {part}" for part, rows in self.examples.items())
         kinds = f"; classes ({n}): {', '.join(self.classes[:12])}" if n else ""
         share = np.mean([getattr(row, "cut", False) for row in self.data["train"]])
         cut = f"; {share:.1%} are longer than {most} tokens and were cut" if share else ""
-        return f"{name}: {self.config.task}, {sizes}{kinds}{cut}"
+        return f"{name}: {self.config.task}{drawn}: {sizes}{kinds}{cut}"
 
     def model(self, transformer: Transformer) -> nn.Module:
         """The network with a head that knows nothing yet."""

@@ -41,7 +41,7 @@ def test_the_model_equals_the_encoder_of_torch(causal, is_real):
         block.attention.norm_q = block.attention.norm_k = nn.Identity()
     model.cos.fill_(1), model.sin.fill_(0)
     theirs = encoder_of_torch(model)(
-        model.embedding(TOKENS),
+        model.embed(TOKENS, 0),
         mask=torch.ones(6, 6, dtype=torch.bool).triu(1) if causal else None,
         src_key_padding_mask=None if is_real is None else ~is_real,
     )

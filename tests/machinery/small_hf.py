@@ -17,8 +17,7 @@ MODELS = {  # what their classes are called, and what else their shapes need
     "gpt2": ("GPT2", "LMHeadModel", dict(n_inner=40, bos_token_id=0, eos_token_id=0)),
     "modernbert": ("ModernBert", "ForMaskedLM", WINDOW),
     "modernbert-decoder": ("ModernBertDecoder", "ForCausalLM", WINDOW),
-    "persimmon": ("Persimmon", "ForCausalLM", dict(partial_rotary_factor=1.0, pad_token_id=0,
-                                                   tie_word_embeddings=True)),
+    "persimmon": ("Persimmon", "ForCausalLM", dict(partial_rotary_factor=1.0, pad_token_id=0)),
 }  # fmt: skip
 CAUSAL = {kind: task != "ForMaskedLM" for kind, (_, task, _) in MODELS.items()}
 

@@ -70,7 +70,7 @@ def test_hidden_states_are_those_of_the_forward_pass(lm, causal, layer):
         tokens = framed(lm, text)
         mask = lm.model.visibility(tokens.shape[1], 0, causal)
         rotation = lm.model.cos[: tokens.shape[1]], lm.model.sin[: tokens.shape[1]]
-        x = lm.model.embedding(tokens)
+        x = lm.model.embed(tokens, 0)
         for block in lm.model.blocks[: layer if layer >= 0 else None]:
             x = block(x, mask, rotation, lm.model.attend, None)
         x = lm.model.norm(x) if layer == -1 else x
@@ -119,7 +119,7 @@ def test_attention_weights_are_the_softmax_of_the_scores(lm, causal):
     tokens = framed(lm, "Return the array.")
     block, T = lm.model.blocks[0], tokens.shape[1]
     rotation = lm.model.cos[:T], lm.model.sin[:T]
-    q, k, _ = block.attention.project(block.norm_1(lm.model.embedding(tokens)), rotation)
+    q, k, _ = block.attention.project(block.norm_1(lm.model.embed(tokens, 0)), rotation)
     scores = torch.einsum("bthd,bshd->bhts", q, k) / q.shape[-1] ** 0.5
     if causal:
         scores += torch.full((T, T), -torch.inf).triu(1)

@@ -15,6 +15,7 @@ from minilm import compare, corpora
 from minilm.compare import arms, experiment, labels, outcomes, plan, report
 from minilm.compare.plan import BAG, CompareOptions, arm, declared
 from minilm.config import SIZES, ModelConfig, NonFiniteError, UserError
+from minilm.corpora import splits
 from minilm.corpora.files import Example
 from minilm.corpora.tokens import PreparedText
 from minilm.data import draws, frame
@@ -53,7 +54,7 @@ def toy(tmp_path_factory):
         patch.chdir(tmp_path_factory.mktemp("compare"))
         parts = dict(train=list(sentences(240, 1)), valid=list(sentences(20, 2)),
                      test=list(sentences(40, 3)))  # fmt: skip
-        patch.setitem(corpora._LABELLED, "python-docs", lambda: parts)
+        patch.setitem(splits.NAMED["classify"], "python-docs", lambda: parts)
         patch.setitem(corpora._DOCUMENTS, "python-docs",
                       lambda: (e.text for e in [*sentences(900, 4), *parts["train"]]))  # fmt: skip
         patch.setattr("minilm.corpora.python_docs.version", lambda: "toy")
@@ -256,10 +257,10 @@ def test_a_comparison_keeps_every_outcome_per_item_and_goes_on_where_it_stopped(
 
 
 def test_the_texts_of_the_labels_that_are_tested_on_are_not_pretrained_on(toy, tmp_path):
-    held = corpora.labelled("python-docs")
+    held = splits.NAMED["classify"]["python-docs"]()
     twice = [e.text for e in held["test"][:5]] + ["something else"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(corpora._LABELLED, "imdb", lambda: held)
+        patch.setitem(splits.NAMED["classify"], "imdb", lambda: held)
         patch.setitem(corpora._DOCUMENTS, "imdb", lambda: iter(twice))
         (path,) = experiment.pretraining_data("imdb", tmp_path)
     assert [json.loads(line)["text"] for line in experiment.Path(path).open()] == ["something else"]

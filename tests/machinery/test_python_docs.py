@@ -7,11 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from minilm.cli.options import FinetuneConfig
 from minilm.config import UserError
-from minilm.corpora import documents, fingerprint, labelled, python_docs
+from minilm.corpora import documents, fingerprint, python_docs
 from minilm.corpora.files import normalised
+from minilm.corpora.splits import load
 
 SENTENCE = "It takes numbers and returns {} numbers, as the examples below will show."
+
+
+def labelled(name: str) -> dict:
+    return load(FinetuneConfig(data=name))
 
 
 def write(path: Path, text: str) -> None:
@@ -151,5 +157,5 @@ def test_the_other_names(tmp_path, monkeypatch):
     write(Path("data/tinyshakespeare/input.txt"), "First Citizen:\nBefore we proceed\n")
     assert list(documents(["tinyshakespeare"])) == ["First Citizen:\nBefore we proceed\n"]
     for name in ("tinyshakespeare", "nonsense"):  # no labels, no corpus
-        with pytest.raises(UserError, match=f"--data {name}: choose python-docs, .*--train FILE"):
+        with pytest.raises(UserError, match=f"--data {name}: .*choose python-docs, .*--train FILE"):
             labelled(name)

@@ -118,7 +118,7 @@ def test_a_killed_process_holds_no_run(tmp_path):
 
 @pytest.mark.parametrize("changes, says", [
     (b"", "damaged"), (b"\xff", "damaged"), (b"[" * 100_000, "damaged"), (b"[1]", "damaged"),
-    (dict(format=2), "format 2, not 3"), (dict(format=4), "format 4"),
+    (dict(format=2), "format 2, not 4"), (dict(format=5), "format 5"),
     (dict(flags=1), "flags is missing, or no dict"), (dict(id=None), "id is missing"),
     (dict(kind="finetune"), "classes is missing"), (dict(family="other"), "family 'other'"),
     (dict(kind="finetune", classes=["a"]), "this needs a pretrain run"),

@@ -1,5 +1,5 @@
-"""Labelled texts: every label on both sides, no text on both, N labels for training and validation
-together."""
+"""Labelled data, the same for all tasks: every label on both sides, what belongs together on one,
+N labels for training and validation together."""
 
 from collections import Counter
 from types import SimpleNamespace
@@ -7,19 +7,41 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from minilm.cli.options import FinetuneConfig
 from minilm.config import UserError
-from minilm.corpora import Example, splits
-from minilm.corpora.files import normalised
-from minilm.corpora.splits import hold_out, sample
+from minilm.corpora import Example
+from minilm.corpora.files import Pair, Question, Tagged, normalised
+from minilm.corpora.splits import divide, load
 from minilm.corpora.tables import note
 from minilm.tasks.classify import Classify
 from minilm.tokenizer import DOC, Tokenizer
 
 OFTEN = [Example(f"text {i}", "ab"[i % 2] if i < 180 else "c") for i in range(200)]
+GIVEN = [Example(f"given {i}", "abc"[i % 3]) for i in range(60)]
+TASKS = {
+    "classify": OFTEN,
+    "tag": [Tagged(("word", str(i // 2)), ("O", "ON"[i % 2])) for i in range(200)],
+    "answer": [Question(f"text {i // 5}", str(i), ("text",), 0) for i in range(200)],
+    "translate": [Pair(f"text {i // 2}", str(i)) for i in range(200)],
+}
+
+
+def sides(train, *how, valid=None, **more):
+    parts = divide({"train": train} | ({"valid": valid} if valid else {}), *how, **more)
+    return parts["train"], parts["valid"]
+
+
+def drawn(n, seed=0, **more):
+    train, valid = sides(OFTEN, n, seed, **more)
+    return counts(train + valid)
 
 
 def keys(examples):
-    return {normalised(example.text) for example in examples}
+    return {normalised(" ".join(e[0]) if isinstance(e, Tagged) else e[0]) for e in examples}
+
+
+def counts(examples):
+    return Counter(example.label for example in examples)
 
 
 def table(path, rows):
@@ -27,59 +49,63 @@ def table(path, rows):
     return str(path)
 
 
-def test_a_tenth_of_every_label_is_held_out_and_no_text_is_on_both_sides():
+def read(**files):
+    return load(FinetuneConfig(**files))
+
+
+def test_a_tenth_of_every_label_is_held_out_whatever_the_order_of_the_texts():
     dressed = [Example(f" {text.upper()}  ", label) for text, label in OFTEN]
-    train, valid = hold_out(OFTEN + dressed, seed=0)
-    assert Counter(e.label for e in valid) == {"a": 18, "b": 18, "c": 4}
+    train, valid = sides(OFTEN + dressed)
+    assert counts(valid) == {"a": 18, "b": 18, "c": 4}
     assert not keys(train) & keys(valid) and len(train) + len(valid) == 400
-    assert hold_out(OFTEN, 0) == hold_out(OFTEN, 0) != hold_out(OFTEN, 1)
-    small = hold_out([Example("x", "a"), Example("y", "a"), Example("z", "b")], 0)
-    assert [Counter(e.label for e in side) for side in small] == [{"a": 1, "b": 1}, {"a": 1}]
+    assert sides(OFTEN) == sides(OFTEN[::-1]) != sides(OFTEN, None, 1)
+    small = sides([Example("x", "a"), Example("y", "a"), Example("z", "b")])
+    assert list(map(counts, small)) == [{"a": 1, "b": 1}, {"a": 1}]
 
 
-def test_n_labels_are_shared_by_training_and_validation_in_balance():
-    for n in (4, 6, 7, 15, 50, 150):
-        train, valid = sample(OFTEN, None, n, seed=0)
-        assert len(train) + len(valid) == n and not keys(train) & keys(valid)
-        counts = Counter(e.label for e in train + valid)
-        assert all(counts[label] >= min(n // 3, 20) for label in "abc")
-        assert Counter(e.label for e in train).keys() == {*"abc"}
-        assert n < 6 or Counter(e.label for e in valid).keys() == {*"abc"}
-        assert n < 15 or 0.15 < len(valid) / n < 0.25
-    given = [Example(f"given {i}", "abc"[i % 3]) for i in range(60)]
-    train, valid = sample(OFTEN, given, 50, seed=0)
-    assert len(valid) == 11 and set(valid) <= set(given) and not set(train) & set(given)
+@pytest.mark.parametrize("task", TASKS)
+def test_n_labels_are_shared_and_what_belongs_together_is_on_one_side(task):
+    before = set(), set()
+    for n in (8, 13, 14, 29, 75, 200):  # a draw holds every smaller one of its seed
+        now = sides(TASKS[task], n, 3)
+        assert sum(map(len, now)) == n and not keys(now[0]) & keys(now[1])
+        assert n < 14 or 0.1 < len(now[1]) / n < 0.3
+        assert all(few <= set(more) for few, more in zip(before, now, strict=True))
+        before = tuple(map(set, now))
+    assert sides(TASKS[task], 50, 0) != sides(TASKS[task], 50, 1)
+    again = TASKS[task] * 2
+    with pytest.raises(UserError, match=r"--labels 201: .* from 2 to 200"):
+        sides(again, 201)
+    assert sum(map(len, sides(again))) == 400
 
 
-def test_a_sample_holds_every_smaller_one_of_its_seed_and_favours_no_label():
-    for valid in (None, [Example(f"given {i}", "abc"[i % 3]) for i in range(60)]):
-        before = set(), set()
-        for n in (4, 5, 14, 29, 75, 180):
-            now = [set(side) for side in sample(OFTEN, valid, n, seed=3)]
-            assert before[0] <= now[0] and before[1] <= now[1]
-            before = now
-    more = Counter()
+def test_labels_are_drawn_at_random_and_in_balance_where_that_is_asked():
+    rare = Counter()
     for seed in range(60):
-        counts = Counter(e.label for side in sample(OFTEN, None, 31, seed) for e in side)
-        more.update(label for label in "abc" if counts[label] == 11)
-    assert more.total() == 60 and min(more[label] for label in "abc") >= 10
-    with pytest.raises(UserError, match=r"--labels 3: .* from 4 to 200"):
-        sample(OFTEN, None, 3, seed=0)
-    with pytest.raises(UserError, match="from 4 to 200"):
-        sample(OFTEN + [Example(e.text.upper(), e.label) for e in OFTEN], None, 201, seed=0)
+        rare[drawn(31, seed)["c"]] += 1
+        assert sorted(drawn(31, seed, balanced=True).values()) == [10, 10, 11]
+    assert 2.4 < sum(n * times for n, times in rare.items()) / 60 < 3.8  # a tenth of 31
+    assert drawn(150, balanced=True) == {"a": 65, "b": 65, "c": 20}
 
 
-def test_parts_that_are_given_are_used_and_texts_in_two_of_them_are_counted(tmp_path, capsys):
+def test_a_given_validation_part_is_used_and_shares_the_labels():
+    assert sides(OFTEN, valid=GIVEN) == (OFTEN, GIVEN)
+    before = set(), set()
+    for n, of_valid in ((2, 1), (50, 10), (180, 36), (260, 60)):
+        now = sides(OFTEN, n, valid=GIVEN)
+        assert tuple(map(len, now)) == (n - of_valid, of_valid)
+        assert before[0] <= set(now[0]) <= set(OFTEN) and before[1] <= set(now[1]) <= set(GIVEN)
+        before = tuple(map(set, now))
+
+
+def test_parts_are_read_and_texts_in_two_of_them_are_counted(tmp_path, capsys):
     note.cache_clear()
     rows = {"train": OFTEN, "valid": [Example("TEXT  1", "a")], "test": [Example("new", "b")]}
-    parts, classes = splits.splits(
-        **{part: table(tmp_path / f"{part}.csv", examples) for part, examples in rows.items()}
-    )
-    assert classes == ["a", "b", "c"] and parts["train"] == OFTEN
-    assert parts["valid"] == [("TEXT  1", "a")] and parts["test"] == rows["test"]
+    parts = read(**{part: table(tmp_path / f"{part}.csv", rows[part]) for part in rows})
+    assert parts == rows == divide(parts)
     assert "1 of the 1 texts in valid are in train" in capsys.readouterr().err
-    parts, _ = splits.splits(train=table(tmp_path / "a.csv", OFTEN), labels=50)
-    assert {part: len(examples) for part, examples in parts.items()} == {"train": 39, "valid": 11}
+    read(train=table(tmp_path / "a.csv", [(f"t {i}", ["NA", "x"][i % 2]) for i in range(8)]))
+    assert "the label 'NA' is one like any other" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -88,7 +114,7 @@ def test_parts_that_are_given_are_used_and_texts_in_two_of_them_are_counted(tmp_
         ("aaaa", "a", "1 label"),
         ("abab", "abc", "test has the label 'c'"),
         (["0.5", "1.25", "3.75", "2.5", "1.25"], ["2.5"], "4 labels in 5 rows: .*--label-column"),
-        ("ab", "a", "too few texts to hold some out"),
+        ("ab", "a", "too few texts to train on some and"),
     ],
 )
 def test_labels_that_cannot_be_learnt_are_refused(tmp_path, labels, test, message):
@@ -97,16 +123,8 @@ def test_labels_that_cannot_be_learnt_are_refused(tmp_path, labels, test, messag
         for part, all in (("train", labels), ("test", test))
     }
     with pytest.raises(UserError, match=message) as refused:
-        splits.splits(**paths)
+        divide(read(**paths))
     assert "\n" not in str(refused.value)
-
-
-def test_a_label_that_may_mean_none_is_pointed_out(tmp_path, capsys):
-    note.cache_clear()
-    splits.splits(
-        train=table(tmp_path / "a.csv", [(f"t {i}", ["NA", "x"][i % 2]) for i in range(8)])
-    )
-    assert "the label 'NA' is one like any other" in capsys.readouterr().err
 
 
 def test_examples_become_framed_tokens_and_numbers():

@@ -8,11 +8,9 @@ import pytest
 
 import minilm
 from minilm.__main__ import main
-from minilm.cli.options import FinetuneConfig
 from minilm.config import UserError
 from minilm.corpora import made
 from minilm.corpora.files import Example, Question, Tagged, read_pairs, read_questions, read_tagged
-from minilm.corpora.splits import task_examples as examples_of
 from minilm.tasks import answer as answering
 from minilm.tasks import tag as tagging
 from minilm.tasks import translate as translating
@@ -102,17 +100,6 @@ def test_what_is_wrong_with_a_file_is_one_line_with_its_place(
     assert str(caught.value).startswith(str(tmp_path / name)) and "\n" not in str(caught.value)
 
 
-def test_questions_on_one_context_stay_on_one_side(tmp_path):
-    rows = [dict(context=f"text {i // 5}", question=str(i), answer="text") for i in range(100)]
-    path = str(write(tmp_path / "a.jsonl", rows))
-    for labels, sizes in ((None, (90, 10)), (50, None)):
-        parts = examples_of(FinetuneConfig(task="answer", train=path, labels=labels))
-        contexts = [{q.context for q in parts[part]} for part in ("train", "valid")]
-        assert not contexts[0] & contexts[1]
-        total = tuple(len(parts[part]) for part in ("train", "valid"))
-        assert total == sizes or (labels and sum(total) == labels and min(total) >= 5)
-
-
 DOCSTRING = """Return a tensor.
 
 Like :func:`torch.full`, but of :class:`~torch.Tensor` :attr:`size`. It raises ValueError.
@@ -163,10 +150,10 @@ def test_formulas_are_made_once_and_split_by_source(tmp_path, monkeypatch):
     pytest.importorskip("sympy")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(made, "PAIRS", 60)
-    parts = made.load("latex-sympy")
+    parts = made.formulas()
     assert made.latex_pairs(60) == made.latex_pairs(60)
     monkeypatch.setattr(made, "latex_pairs", lambda n: pytest.fail("again"))
-    assert made.load("latex-sympy") == parts
+    assert made.formulas() == parts
     pairs = {pair for part in parts.values() for pair in part}
     assert len(pairs) == len({pair.source for pair in pairs}) == 60
     assert any("\\frac" in pair.source and "/" in pair.target for pair in pairs)
