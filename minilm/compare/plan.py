@@ -29,6 +29,8 @@ ARMS = {
     "corrupted": "--objective causal --target-share 0.3 --corrupt",
     "both-sides": "--objective masked --shift 1",
 }
+# The attention that a model of an objective was trained with; the first scores its pairs.
+READS = {"causal": ["causal"], "masked": ["masked"], "hybrid": ["causal", "masked"]}
 DEFAULT = [SCRATCH, "causal", "masked", "hybrid"]
 FACTORS = [SCRATCH, "causal", "fewer-targets", "corrupted", "both-sides", "hybrid"]
 PASSES, OBJECTIVES, HALVES = (1, 4, 16), ("causal", "masked", "hybrid"), ("", "-half")
@@ -50,7 +52,7 @@ class CompareOptions(Options):
     data: str = flag("python-docs", "a corpus with labels (python-docs, imdb, sms-spam)")
     size: str = flag("tiny", "of the model, unless an arm names another", choices=list(SIZES))
     arms: list[str] = flag([], f"of {', '.join(ARMS)} (default: {' '.join(DEFAULT)})", nargs="+",
-                           metavar="ARM", choices=list(ARMS))  # fmt: skip
+                           metavar="ARM")  # fmt: skip
     arm: list[str] = flag([], "an arm of your own, any flags of train_pretrain.py, such as "
                           '"muon: --optimizer muon"; can be repeated', action="extend",
                           metavar="NAME: FLAGS")  # fmt: skip
@@ -70,6 +72,8 @@ class CompareOptions(Options):
 
 def arms_of(options: CompareOptions) -> dict[str, str | None]:
     """{name: its flags, None: not pretrained}. Raises UserError where they cannot be compared."""
+    if unknown := [name for name in options.arms if name not in ARMS]:
+        raise UserError(f"--arms {unknown[0]}: choose from {', '.join(ARMS)}, or give --arm")
     names, own = [*options.arms], {}
     for line in options.arm:
         name, colon, flags = map(str.strip, line.partition(":"))
@@ -108,7 +112,7 @@ def config_of(arms: dict, name: str, options: CompareOptions, **more) -> Pretrai
     UserError for flags that train_pretrain.py does not take, or that belong to the comparison."""
     asked = parse_flags(PretrainConfig, "", shlex.split(arms[name] or ""), f'--arm "{name}"')
     if taken := asked.given & {"seed", "run", "resume", "minutes"}:
-        raise UserError(f'--arm "{name}": {flag_name(min(taken))} is the comparison\'s: leave it out')
+        raise UserError(f'--arm "{name}": leave out {flag_name(min(taken))}: it is for all arms')
     size = options.size
     pace = {key: getattr(options, key) or (SIZES[size] | QUICK.get(size, {}))[key]
             for key in ("steps", "batch_size")}  # fmt: skip
@@ -116,11 +120,6 @@ def config_of(arms: dict, name: str, options: CompareOptions, **more) -> Pretrai
     same["data"] = ["python-docs" if options.data.startswith("python-docs") else options.data]
     own = {key: getattr(asked, key) for key in asked.given}
     return PretrainConfig(**same | pace | own | more)
-
-
-def objective_of(config: PretrainConfig) -> list[str]:
-    """The attention it was trained with, "causal" or "masked"; the first scores its pairs."""
-    return ["causal", "masked"] if config.objective == "hybrid" else [config.objective]
 
 
 def less(a: str, b: str, **predicted: str) -> Question:

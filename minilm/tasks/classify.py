@@ -65,7 +65,8 @@ class Classify(Task):
         labels, C = self.labels(examples), len(self.classes)
         confusion = metrics.confusion_matrix(labels, log_p.argmax(1), C)
         loss = float(-log_p[np.arange(len(labels)), labels].mean())
-        return dict(loss=loss, accuracy=metrics.accuracy(confusion),
+        right = (log_p.argmax(1) == labels).astype(int)
+        return dict(loss=loss, accuracy=metrics.accuracy(confusion), right=right,
                     macro_f1=metrics.macro_f1(confusion), confusion=confusion)  # fmt: skip
 
     def report(self, row: dict) -> str:
