@@ -4,8 +4,9 @@ from minilm.cli.flags import entry_point, parse_flags
 from minilm.cli.options import PretrainConfig
 
 
-def pretrain(config: PretrainConfig):
-    """Pretrain a Transformer on raw text: what train_pretrain.py does, step by step."""
+def pretrain(config: PretrainConfig, advance=None):
+    """Pretrain a Transformer on raw text: what train_pretrain.py does, step by step. Returns the
+    run. advance(the share done): instead of a bar."""
     # torch takes seconds to load: not before --help and mistyped flags have been answered.
     import dataclasses
 
@@ -15,56 +16,47 @@ def pretrain(config: PretrainConfig):
     from minilm.runs import loop
     from minilm.runs.pretraining import Pretraining, estimate
     from minilm.runs.run import make_model
+    from minilm.view.pages import write_run_page
 
     # 1. The run: a new folder, or one that goes on; where to compute; whose weights come first.
     run, config, machine = scripts.open_run(config, "pretrain")
-    init, config = scripts.with_first_weights(config, machine)
+    with run:
+        init, config = scripts.with_first_weights(config, machine)
 
-    # 2. Text becomes tokens, and tokens become windows.
-    source = (config.data, config.vocab_size, init and init.tokenizer)
-    columns = (config.text_column, config.encoding, config.document_separator)
-    text = machine.first(lambda: prepare(*source, *columns))
-    text = text._replace(train=evenly(text.train, config.max_tokens))
-    tokenizer = text.tokenizer
-    length = scripts.fitting_length(config.max_length, text)
-    windows = Windows(text.train, length, config.seed)
-    validation = evaluation_windows(text.valid, length)
+        # 2. Text becomes tokens, and tokens become windows.
+        source = (config.data, config.vocab_size, init and init.tokenizer)
+        columns = (config.text_column, config.encoding, config.document_separator)
+        text = machine.first(lambda: prepare(*source, *columns))
+        text = text._replace(train=evenly(text.train, config.max_tokens))
+        tokenizer = text.tokenizer
+        length = scripts.fitting_length(config.max_length, text)
+        windows = Windows(text.train, length, config.seed)
+        validation = evaluation_windows(text.valid, length)
 
-    # 3. A model, its loss, and the rule that updates its weights.
-    if init:
-        model = init.transformer(max_length=length, dropout=config.dropout)
-    else:
-        shape = scripts.shape_of(config, tokenizer.vocab_size, length)
-        model = make_model(shape, config.seed, config.family)
-    training = Pretraining(model.to(machine.device), config, windows, tokenizer, machine)
+        # 3. A model, its loss, and the rule that updates its weights.
+        if init:
+            model = init.transformer(max_length=length, dropout=config.dropout)
+        else:
+            shape = scripts.shape_of(config, tokenizer.vocab_size, length)
+            model = make_model(shape, config.seed, config.family)
+        training = Pretraining(model, config, windows, tokenizer, machine, validation)
 
-    # 4. How long it takes, where minutes were given; then the run is written down.
-    if config.minutes and not config.steps:
-        steps, _ = estimate(training, config.minutes)
-        config = dataclasses.replace(config, steps=steps, minutes=None)
-        training.plan = dataclasses.replace(training.plan, steps=steps)
-    facts = dict(kind="pretrain", family=config.family, train_tokens=len(text.train),
-                 unigram_entropy=text.unigram_entropy)  # fmt: skip
-    scripts.write_down(run, config, model.config, tokenizer, machine, text.train, **facts)
-    scripts.introduce(run, config, training, text)
+        # 4. How long it takes, where minutes were given; then the run is written down.
+        if config.minutes and not config.steps:
+            steps, _ = estimate(training, config.minutes)
+            config = dataclasses.replace(config, steps=steps, minutes=None)
+            training.plan_for(steps)
+        facts = dict(kind="pretrain", family=config.family, train_tokens=len(text.train),
+                     unigram_entropy=text.unigram_entropy)  # fmt: skip
+        scripts.write_down(run, config, model.config, tokenizer, machine, text.train, **facts)
+        scripts.introduce(run, config, training, text)
 
-    # 5. Train; on the way, measure on validation text and show what the model has learnt.
-    def evaluate() -> tuple[float, dict]:
-        """The score that decides which checkpoint is the best, and all that was measured."""
-        return training.evaluate(validation)
+        # 5. Train; on the way, measure on validation text and show what the model has learnt.
+        spent = loop.train(training, run, write_run_page, advance)
 
-    def show() -> str:
-        """A validation text continued, and its masks filled in."""
-        return training.show(validation[0][0])
-
-    every = -(-config.steps // config.evaluations)
-    rule = training.loss, training.batch, training.optimizers, training.plan
-    spent = loop.train(model, *rule, run, machine, evaluate, every, show=show)
-
-    # 6. What came out, measured on the checkpoint that is used from now on.
-    if machine.rank == 0:
-        scripts.conclude_pretraining(run, model, spent, text)
-    run.release()
+        # 6. What came out, measured on the checkpoint that is used from now on.
+        if machine.rank == 0:
+            scripts.conclude_pretraining(run, model, spent, text)
     return run
 
 

@@ -2,6 +2,7 @@
 decide their order."""
 
 import functools
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -65,6 +66,12 @@ def evaluation_windows(tokens: np.ndarray, length: int, most: int = 256) -> list
     if len(rest) > 1 and whole < most:
         windows.append(np.asarray(rest, dtype=np.int64)[None])
     return windows
+
+
+def in_chunks(arrays: Iterable, size: int) -> Iterator:
+    """Arrays or lists, such as those windows, cut to at most `size` rows."""
+    for rows in arrays:
+        yield from (rows[i : i + size] for i in range(0, len(rows), size))
 
 
 def frame(tokens: np.ndarray, max_length: int, special: SpecialTokens) -> np.ndarray:

@@ -12,12 +12,12 @@ from minilm import generate, heads, metrics, objectives
 from minilm.cli.options import FinetuneConfig, saved_options
 from minilm.config import UserError
 from minilm.corpora.tokens import prepare
-from minilm.data import evaluation_windows, frame, pad
+from minilm.data import evaluation_windows, frame, in_chunks, pad
 from minilm.huggingface.folders import pretrained_run
 from minilm.io.terminal import printable
 from minilm.runs.device import choose_machine
-from minilm.runs.pretraining import in_chunks
-from minilm.tasks.task import by_length, task_class
+from minilm.tasks import TASKS
+from minilm.tasks.task import by_length
 from minilm.view.recording import recorded, token_name
 
 BATCH = 32  # rows computed at a time
@@ -238,7 +238,7 @@ class FineTuned(Model):
         super().__init__(run, device)
         options = saved_options(FinetuneConfig, self.opened.of_kind("finetune")["flags"])
         self.model = self.opened.classifier().to(self._machine.device).eval()
-        self.task = task_class(options.task)(options, self.tokenizer, self.config["classes"])
+        self.task = TASKS[options.task](options, self.tokenizer, self.config["classes"])
 
     def predict(self, texts: Sequence) -> Sequence:
         """For each text its words and their tags, [(word, tag), ...]; for each pair (context,

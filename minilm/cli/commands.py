@@ -44,6 +44,13 @@ ABOUT = {  # the parameters of the functions below
     "encoding": dict(help="of files"),
     "open": dict(help="open it in a browser"),
     "device": dict(help="where to compute", choices=DEVICES),
+    "exercise": dict(help="a function of the book: model.attention, heads.Tagger.forward"),
+    "check": dict(help="run the tests of the exercise that was begun"),
+    "hint": dict(help="one more line of the book, or which function a planted change is in"),
+    "solution": dict(help="give up, and see what the book has"),
+    "bug": dict(help="plant a change in a page, to be found from the test that fails"),
+    "page": dict(help="empty every function of a page"),
+    "again": dict(help="begin anew, without what was written before"),
 }
 
 
@@ -65,7 +72,7 @@ def run_command(argv: list[str]) -> None:
         raise UserError(f"there is no command {name}: choose from {', '.join(COMMANDS)}")
     command, how = COMMANDS[name], (about[name], argv[1:], f"python -m minilm {name}")
     kind = next(iter(command.__annotations__.values()))
-    if issubclass(kind, Flags):  # which it takes as one object
+    if isinstance(kind, type) and issubclass(kind, Flags):  # which it takes as one object
         command(parse_flags(kind, *how))
     else:
         command(**dataclasses.asdict(parse_flags(flags_of(command, ABOUT), *how)))
@@ -229,6 +236,17 @@ def estimate(config: Estimated) -> None:
         scripts.estimate(dataclasses.replace(config, size=size))
 
 
+def learn(
+    exercise: str | None = None, *, check: bool = False, hint: bool = False, solution: bool = False,
+    bug: str | None = None, page: str | None = None, again: bool = False,
+) -> None:  # fmt: skip
+    """Write a function of the book anew, and be told by the book's own tests: without a name, which
+    there are. Works in the folder learn of a checkout."""
+    from minilm.learn import exercises
+
+    exercises.learn(exercise, check, hint, solution, bug, page, again)
+
+
 def fetch(name: str) -> None:
     """Download a corpus into data/, unless it is there already."""
     from minilm.corpora import fetch
@@ -269,6 +287,6 @@ COMMANDS = {
     command.__name__.rstrip("_"): command
     for command in (
         pretrain, finetune, generate, fill, predict, evaluate, tokenize, chat, view, compare,
-        estimate, fetch, import_, export,
+        estimate, learn, fetch, import_, export,
     )
 }  # fmt: skip

@@ -142,11 +142,14 @@ class FinetuneConfig(Options):
     max_length: int | None = flag(None, "in tokens; of longer texts head and tail are kept "
                                   "(default: as pretrained)", 3, 2**16)  # fmt: skip
     epochs: int | None = flag(None, "passes over the texts (default: 3, more if few)", 1, 10_000)
-    batch_size: int = flag(32, "texts in a step", 1, 2**20)
+    batch_size: int | None = flag(None, "texts in a step (default: 32, fewer of up to 500 texts)",
+                                  1, 2**20)  # fmt: skip
     learning_rate: float = flag(3e-3, "at its highest", 1e-9, 100)
     optimizer: str = flag("muon", "for the matrices of the blocks", choices=OPTIMIZERS)
     weight_decay: float = flag(0.05, "of the matrices", high=100)
     dropout: float = flag(0.1, "share of activations dropped", high=0.99)
+    patience: int | None = flag(None, "evaluations without a better one until training ends "
+                                "(default: 3; the last step where few validate)", 1)  # fmt: skip
     search: bool = flag(False, "try learning rates and optimizers, keep the best on validation")
     baselines: str = flag("auto", "what to train beside it: the same network from random weights "
                           "(auto: up to 2,000 texts) and a bag of tokens",

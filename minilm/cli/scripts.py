@@ -154,7 +154,7 @@ def search(config, what: list[tuple[float, str]], run: Run, train) -> tuple:
         scores, spent = {}, Counter()
         for name, options in trials.items():
             print(f"trying learning rate {options.learning_rate:g} with {options.optimizer}")
-            spent.update(train(options, Run(folder / name)))
+            spent.update(train(options, run.part(f"search/{name}")))
             scores[name] = checkpoint.best(folder / name).score
         write_file(path, json.dumps(dict(scores=scores, spent=spent)).encode())
     found = json.loads(path.read_bytes())
@@ -207,7 +207,7 @@ def random_training(config, machine: Machine) -> Pretraining:
     tokenizer = SimpleNamespace(special=SpecialTokens(PAD, MASK, DOC, DOC, ordinary))
     tokens = np.random.default_rng(0).integers(ordinary.start, ordinary.stop, 2**20)
     windows = Windows(tokens.astype(np.uint16), config.max_length, 0)
-    model = make_model(shape, config.seed, config.family).to(machine.device)
+    model = make_model(shape, config.seed, config.family)
     return Pretraining(model, config, windows, tokenizer, machine)
 
 

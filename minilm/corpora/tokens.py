@@ -20,10 +20,10 @@ from minilm import corpora
 from minilm.config import UserError
 from minilm.corpora.files import fraction
 from minilm.corpora.tables import note
+from minilm.corpora.tokenizer_file import load_tokenizer, to_json
 from minilm.corpora.workers import parallel
 from minilm.fast.bpe import FastTokenizer
 from minilm.io.durable import read_bounded, sha256_of, writing
-from minilm.runs.tokenizer_file import load_tokenizer, to_json
 from minilm.tokenizer import Tokenizer
 
 FORMAT = 3  # of a prepared text

@@ -181,7 +181,8 @@ class MixedPrecision:
 
         loss = MixedPrecision(model, formula, torch.bfloat16)
         loss_sum, count = loss(*batch)    # formula(copy of the model, *batch)
-        loss_sum.backward()               # fills the gradients of `model`"""
+        loss_sum.backward()               # fills the gradients of `model`
+        tokens, targets = loss.forget()   # how many it has read until here"""
 
     def __init__(self, model: nn.Module, formula, dtype: torch.dtype = torch.float32):
         self.model, self.formula, self.copy = model, formula, model
@@ -189,6 +190,13 @@ class MixedPrecision:
         if any(weight.dtype != dtype for weight in self.weights):
             self.copy = copy.deepcopy(model).to(dtype)
         self.copies = list(self.copy.parameters())
+        self.tokens = self.targets = 0
+
+    def forget(self) -> tuple:
+        """How many tokens (positions of the first array) and targets (a tensor: to read it is to
+        wait for the device) were read since this was asked before."""
+        read, self.tokens, self.targets = (self.tokens, self.targets), 0, 0
+        return read
 
     def refresh(self) -> nn.Module:
         """The model that computes, with today's weights, in the mode (train, eval) of the other."""
@@ -201,8 +209,11 @@ class MixedPrecision:
     def __call__(self, *batch) -> tuple[Tensor, Tensor]:
         """The formula's (sum of nats, number of targets)."""
         if self.refresh() is self.model:
-            return self.formula(self.model, *batch)
-        return _Computed.apply(self, batch, *self.weights)
+            loss_sum, count = self.formula(self.model, *batch)
+        else:
+            loss_sum, count = _Computed.apply(self, batch, *self.weights)
+        self.tokens, self.targets = self.tokens + batch[0].numel(), self.targets + count.detach()
+        return loss_sum, count
 
 
 class _Computed(torch.autograd.Function):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from minilm.config import ModelConfig, UserError
 from minilm.model import Block, FeedForward, SelfAttention, Transformer
+from minilm.runs.run import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -223,9 +224,6 @@ class ModernBert(Transformer):
     logits = Bert.logits
 
 
-FAMILIES: dict[str, tuple[type[Transformer], type[ModelConfig]]] = {  # model and shape, by name
-    "ours": (Transformer, ModelConfig),
-    "gpt2": (GPT2, GPT2Config),
-    "bert": (Bert, BertConfig),
-    "modernbert": (ModernBert, ModernBertConfig),
-}
+FAMILIES.update(
+    gpt2=(GPT2, GPT2Config), bert=(Bert, BertConfig), modernbert=(ModernBert, ModernBertConfig)
+)

@@ -9,12 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from minilm.config import UserError
+from minilm.corpora.tokenizer_file import to_json
 from minilm.huggingface import tokenizers
 from minilm.huggingface import weights as hf
 from minilm.io.durable import write_file, writing
 from minilm.runs import checkpoint
 from minilm.runs.run import RUNS, Run
-from minilm.runs.tokenizer_file import to_json
 from minilm.tokenizer import SPECIAL_TOKENS
 
 FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
@@ -78,10 +78,9 @@ def import_folder(folder: Path, run: Run, source: list | None = None) -> Run:
     causal = "causal" in hf.TYPES[name] or config.get("is_decoder")
     flags = dict(objective="causal" if causal else "masked", max_length=shape.max_length)
     facts = dict(kind="pretrain", family=hf.TYPES[name]["family"], model=asdict(shape), flags=flags)
-    run.claim(resume=False)
-    run.create(facts | dict(imported=source or [str(folder.resolve())]), tokenizer)
-    checkpoint.save(run.folder, 0, dict(tokens=0, targets=0, seconds=0.0), model=weights)
-    run.release()
+    with run.claim(resume=False):
+        run.create(facts | dict(imported=source or [str(folder.resolve())]), tokenizer)
+        checkpoint.save(run.folder, 0, dict(tokens=0, targets=0, seconds=0.0), model=weights)
     return run
 
 

@@ -13,8 +13,8 @@ from types import ModuleType
 import numpy as np
 
 from minilm.config import UserError
+from minilm.corpora.tokenizer_file import FOREIGN, STAND_IN, load_tokenizer
 from minilm.io.durable import damage, read_bounded
-from minilm.runs.tokenizer_file import STAND_IN, load_tokenizer
 from minilm.tokenizer import MAX_VOCAB_SIZE, SpecialTokens, Tokenizer
 
 LARGEST = 2**26  # bytes of a JSON file; ModernBERT's tokenizer.json has 3.6 million
@@ -101,6 +101,9 @@ class ForeignTokenizer(Tokenizer):
         """The tokenizer.json of a run: what the constructor takes, as {"foreign", "roles"}."""
         saved = {"foreign": self.content, "roles": self.roles}
         return json.dumps(saved, ensure_ascii=False, indent=1)
+
+
+FOREIGN.append(ForeignTokenizer)
 
 
 def read_tokenizer(folder: Path):

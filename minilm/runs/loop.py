@@ -14,17 +14,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from torch import Tensor, nn
+import torch
+from torch import nn
 from tqdm import tqdm
 
-from minilm import training
+from minilm import training as book
 from minilm.config import NonFiniteError, UserError
+from minilm.fast import compute
 from minilm.io.durable import damage, sync
 from minilm.io.terminal import printable
+from minilm.optim import make_optimizers
 from minilm.runs import checkpoint
 from minilm.runs.device import Machine
 from minilm.runs.run import Run
-from minilm.view.pages import write_run_page
 
 READ_EVERY = {"cuda": 10}  # steps; to read a loss is to wait for the device, which a CPU never does
 
@@ -60,6 +62,33 @@ def noting_signals():
         restore()
 
 
+class Training:
+    """A model on a machine's device, its loss, and what updates its weights, as the options say. A
+    subclass has the `plan`, and
+
+        batch(step)       this process's micro-batches of a step: the arguments of `formula`
+        evaluate()        a score, lower is better, and all that was measured: {name: number}
+        show()            a text for people, which may fail
+        evaluate_every    steps; and at the end
+        patience          evaluations without a better score, after which training ends; or None
+    """
+
+    patience: int | None = None
+
+    def __init__(self, model: nn.Module, formula, config, machine: Machine, compiled: bool,
+                 orthogonalise=compute.fast_orthogonalise, layer_decay: float = 1.0):  # fmt: skip
+        self.model, self.config, self.machine = model.to(machine.device), config, machine
+        self.loss = compute.MixedPrecision(self.model, formula, machine.dtype)
+        if compiled:
+            compute.compile_blocks(self.loss.copy)
+        rule = config.optimizer, config.learning_rate, config.weight_decay, layer_decay
+        self.optimizers = make_optimizers(self.model, *rule, orthogonalise=orthogonalise)
+
+    def show(self) -> str:
+        """Nothing, unless a subclass knows better."""
+        return ""
+
+
 def prefetched(batch: Callable[[int], list]) -> Callable[[int], list]:
     """batch(step), made while the device computes the step before it: the same, for it is a
     function of the step alone."""
@@ -73,49 +102,32 @@ def prefetched(batch: Callable[[int], list]) -> Callable[[int], list]:
     return ahead
 
 
-def steps(model, loss, batch, optimizers, plan, machine: Machine, start: int, read: dict):
-    """training.train on this machine, among the other processes: yields (step, mean loss). What
-    this process has read is added to read["tokens"] (the positions of each first array) and
-    read["targets"] (a tensor)."""
-
-    def on_device(step: int) -> list[tuple]:
-        return [machine.tensors(arrays) for arrays in batch(step)]
-
-    def counted(*arrays) -> tuple[Tensor, Tensor]:
-        loss_sum, count = loss(*arrays)
-        read["tokens"] += arrays[0].numel()
-        read["targets"] = read["targets"] + count.detach()
-        return loss_sum, count
-
-    if machine.device.type == "cuda":
-        on_device = prefetched(on_device)
-    how = dict(add_up=machine.add_up, check=machine.device.type not in READ_EVERY)
-    return training.train(model, counted, on_device, optimizers, plan, start, machine.rank, **how)
-
-
 def train(
-    model: nn.Module, loss: training.Loss, batch: Callable[[int], list[tuple]], optimizers: list,
-    plan: training.Plan, run: Run, machine: Machine, evaluate: Callable[[], tuple[float, dict]],
-    evaluate_every: int, patience: int | None = None, show: Callable[[], str] | None = None,
+    training: Training, run: Run, evaluated: Callable[[Run], object] | None = None,
     advance: Callable[[float], None] | None = None,
 ) -> dict:  # fmt: skip
-    """Train to the plan's end, from the run's newest checkpoint if it has one.
+    """Train to the plan's end, from the run's newest checkpoint if it has one. Returns what the run
+    has spent: {"tokens", "targets", "seconds"}.
 
-    batch(step): this process's micro-batches. evaluate(): a score (lower is better) and values to
-    note, every so many steps and at the end; show(): a text for people, which may fail. With
-    `patience`, stop after that many evaluations without a better score. advance(the share done):
-    instead of a bar of its own. Returns what the run has spent: {"tokens", "targets", "seconds"}.
+    evaluated(run) is called after each evaluation, and may fail: to draw a page. advance(the share
+    done): instead of a bar of its own.
 
     An evaluation comes after a save, so that it can be broken off at once: a run that goes on from
     there begins with it. Ctrl-C and SIGTERM save, then raise Stopped. Raises NonFiniteError where a
     loss, a gradient, a weight or a score is not finite, UserError where the disk refuses."""
+    model, optimizers, plan = training.model, training.optimizers, training.plan
+    machine, loss = training.machine, training.loss
     done, scores, spent, scored = _resume(run, model, optimizers)
     if first := machine.rank == 0:
         run.cut_metrics(done, scored)
+    is_cuda = machine.device.type == "cuda"
     read_every = READ_EVERY.get(machine.device.type, 1)
     log_every = max(read_every, plan.steps // 200)
     progress = Progress(plan.steps, done, shown=first and not advance)
-    is_due = lambda: done % evaluate_every == 0 or done == plan.steps
+    is_due = lambda: done % training.evaluate_every == 0 or done == plan.steps
+
+    def on_device(step: int) -> list[tuple]:
+        return [machine.tensors(arrays) for arrays in training.batch(step)]
 
     def evaluate_now() -> None:
         """Note a score in the checkpoint of this step, which was saved before."""
@@ -123,16 +135,16 @@ def train(
             stop.at_once = machine.world == 1
             if stop.at_once and stop.number:  # it came after the save
                 raise KeyboardInterrupt
-            score, values = evaluate()
+            score, values = training.evaluate()
             stop.at_once = False
         except KeyboardInterrupt:
-            raise Stopped(stop.number, done, run.folder) from None
+            raise Stopped(stop.number, done, run.to_resume) from None
         if not all(map(math.isfinite, (score, *values.values()))):
             raise NonFiniteError(f"the validation score is {score} ({values})")
         scores.append([done, score])
         progress.best = f", best validation {min(value for _, value in scores):.3f}"
         try:
-            sample = show() if show else ""
+            sample = training.show()
         except Exception as error:  # what only shows ends no training
             sample = f"\n    no sample: {type(error).__name__}: {error}"
         progress.say(f"step {done}/{plan.steps}  validation: {_listed(values)}{sample}")
@@ -141,34 +153,38 @@ def train(
             sync(run.folder / "metrics.jsonl")
             checkpoint.rate(run.folder, done, score, values)
             with contextlib.suppress(Exception):  # nor does a page to look at
-                write_run_page(run)
+                evaluated(run) if evaluated else None
 
-    with noting_signals() as stop, contextlib.closing(progress):
+    generators = torch.random.fork_rng([machine.device] if is_cuda else [])  # the caller's stay
+    with noting_signals() as stop, contextlib.closing(progress), generators:
         try:
             if done == plan.steps and scored:
                 progress.say(f"{run.folder} was finished before: all {done} steps are done")
             if is_due() and not scored:
                 evaluate_now()
-            read = dict(tokens=0, targets=0)
-            loop = steps(model, loss, batch, optimizers, plan, machine, done, read)
+            batch = prefetched(on_device) if is_cuda else on_device
+            how = dict(add_up=machine.add_up, check=machine.device.type not in READ_EVERY)
+            rule = model, loss, batch, optimizers, plan, done, machine.rank
+            steps = book.train(*rule, **how)  # yields (step, mean loss)
+            loss.forget()
             began = time.perf_counter()
             while done < plan.steps:
                 found = [score for _, score in scores]
                 best = found.index(min(found)) if found else 0
-                if patience and len(found) - best > patience:
-                    progress.say(f"no better for {patience} evaluations: stopping early")
+                if training.patience and len(found) - best > training.patience:
+                    progress.say(f"no better for {training.patience} evaluations: stopping early")
                     break
-                done, mean = next(loop)
+                done, mean = next(steps)
                 if not (done % read_every == 0 or is_due() or (stop.number and machine.world == 1)):
                     continue
                 value = mean.item()  # waits for the device
                 if not math.isfinite(value):
                     raise NonFiniteError(f"the loss is {value}. Try a lower --learning-rate, or "
                                          f"--precision float32")  # fmt: skip
-                new = machine.total(*map(float, (*read.values(), stop.number or 0)))
+                read = loss.forget()
+                new = machine.total(*map(float, (*read, stop.number or 0)))
                 tokens, targets, stopping = map(int, new)
                 spent.update(tokens=tokens, targets=targets, seconds=time.perf_counter() - began)
-                read.update(tokens=0, targets=0)
                 progress.update(done, value, tokens)
                 if advance:
                     advance(done / plan.steps)
@@ -180,7 +196,7 @@ def train(
                     what = dict(model=model.state_dict(), optimizers=states)
                     checkpoint.save(run.folder, done, spent, scores, **what)
                 if stopping:
-                    raise Stopped(stop.number, done, run.folder)
+                    raise Stopped(stop.number, done, run.to_resume)
                 if is_due():
                     evaluate_now()
                 began = time.perf_counter()

@@ -2,55 +2,51 @@
 evaluation on validation text, and a sample of it for people to read. And before it begins: how long
 will it take, and can this machine do it?"""
 
-import dataclasses
 import functools
-import itertools
 import math
 import os
 import statistics
 import time
-from collections.abc import Iterator
 
-import numpy as np
 import torch
 
 from minilm import objectives
 from minilm.config import ModelConfig, UserError
-from minilm.data import Windows, draws
+from minilm.data import Windows, draws, in_chunks
 from minilm.fast import compute
 from minilm.generate import fill_masks, sample
 from minilm.metrics import evaluate_language_model
 from minilm.objectives import OBJECTIVES, Batch, evaluation_batches, masked
-from minilm.optim import make_optimizers
 from minilm.runs.device import Machine, matrix_rate
-from minilm.runs.loop import steps
+from minilm.runs.loop import Training
 from minilm.runs.run import least_parameters
-from minilm.training import Plan
+from minilm.training import Plan, train_step
 
 
-class Pretraining:
-    """A Transformer, on a machine's device, and how the options (`PretrainConfig`) train it: model,
-    loss, batch, optimizers and plan are what `loop.train` takes."""
+class Pretraining(Training):
+    """A Transformer, and how the options (`PretrainConfig`) train it on windows of text."""
 
-    def __init__(self, model, config, windows: Windows, tokenizer, machine: Machine):
-        self.model, self.config, self.windows, self.tokenizer = model, config, windows, tokenizer
-        self.machine, self.compiled = machine, compute.compiles(config.compile, machine.device)
-        formula = functools.partial(compute.fast_nll, compiled=self.compiled)
-        self.loss = compute.MixedPrecision(model, formula, machine.dtype)
-        if self.compiled:
-            compute.compile_blocks(self.loss.copy)
-        rule = config.optimizer, config.learning_rate, config.weight_decay
-        orthogonalise = functools.partial(compute.fast_orthogonalise, compiled=self.compiled)
-        self.optimizers = make_optimizers(model, *rule, orthogonalise=orthogonalise)
-        self.plan = Plan(config.steps or 1000, warmup=0.03, cooldown=0.4, seed=config.seed)
+    def __init__(self, model, config, windows: Windows, tokenizer, machine: Machine, validation=()):
+        """validation: arrays of windows (n, T + 1)."""
+        self.windows, self.tokenizer, self.validation = windows, tokenizer, validation
+        compiled = compute.compiles(config.compile, machine.device)
+        formula = functools.partial(compute.fast_nll, compiled=compiled)
+        orthogonalise = functools.partial(compute.fast_orthogonalise, compiled=compiled)
+        super().__init__(model, formula, config, machine, compiled, orthogonalise)
+        self.compiled = compiled
+        self.plan_for(config.steps or 1000)
         self.objective = OBJECTIVES[config.objective]
         if config.objective == "masked":
             self.objective = functools.partial(masked, shift=config.shift)
         if config.corrupt:
             self.objective = objectives.masked_inputs
 
+    def plan_for(self, steps: int) -> None:
+        """Train for so many steps."""
+        self.plan = Plan(steps, warmup=0.03, cooldown=0.4, seed=self.config.seed)
+        self.evaluate_every = -(-steps // self.config.evaluations)
+
     def batch(self, step: int) -> list[tuple]:
-        """This process's micro-batches of a step."""
         config = self.config
         falling = 1 - 0.5 * step / self.plan.steps  # to half of what it is at first
         windows = self.windows.batch(step, config.batch_size)  # (B, T + 1)
@@ -62,12 +58,12 @@ class Pretraining:
         parts = self.machine.share_out(whole, config.accumulate)
         return [compute.gather_targets(Batch(*part), self.machine.device) for part in parts]
 
-    def evaluate(self, validation: list[np.ndarray]) -> tuple[float, dict]:
-        """The mean loss of what the objective trains, and all that was measured, on windows."""
+    def evaluate(self) -> tuple[float, dict]:
+        """The mean loss of what the objective trains, and all that was measured, on validation."""
         config, special = self.config, self.tokenizer.special
         batches = (
             evaluation_batches(config.objective, windows, i, special, config.shift)
-            for i, windows in enumerate(in_chunks(validation, 32))
+            for i, windows in enumerate(in_chunks(self.validation, 32))
         )
         with compute.eager():
             model = self.loss.refresh()
@@ -75,10 +71,10 @@ class Pretraining:
         losses = [value for name, value in values.items() if name.endswith("_loss")]
         return sum(losses) / len(losses), values
 
-    def show(self, text: np.ndarray) -> str:
-        """The beginning of a text (T,) continued, or tokens of it masked and filled in, whichever
-        the objective trains: lines to print."""
-        model, special = self.loss.refresh(), self.tokenizer.special
+    def show(self) -> str:
+        """The beginning of a validation text continued, or tokens of it masked and filled in,
+        whichever the objective trains: lines to print."""
+        model, special, text = self.loss.refresh(), self.tokenizer.special, self.validation[0][0]
         line = lambda tokens: self.tokenizer.decode(tokens).replace("\n", "⏎")
         ordinary = (text >= special.ordinary.start) & (text < special.ordinary.stop)
         tokens, shown = text[ordinary][: min(24, model.config.max_length - 2)], ""
@@ -94,12 +90,6 @@ class Pretraining:
                 parts[4::6] = [f"[{line([best[0][0]])}]" for best in found]
                 shown += f"\n    filled in: {''.join(parts)}"
         return shown
-
-
-def in_chunks(windows: list[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """Arrays of windows, cut to at most `size` rows."""
-    for rows in windows:
-        yield from (rows[i : i + size] for i in range(0, len(rows), size))
 
 
 def training_flops(config: ModelConfig, tokens: int, targets: int, length: int) -> float:
@@ -153,22 +143,24 @@ def measured(training: Pretraining, rounds: list, seconds: float) -> tuple:
     """Train for about `seconds`, in rounds of one step of each kind, and put everything back. The
     median round counts, and the first never: it compiles, and finds memory not yet at hand. Returns
     the seconds that the first took more, and a step's mean seconds, tokens and targets."""
-    model, machine, n = training.model, training.machine, len(rounds)
+    model, machine = training.model, training.machine
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    read, times = dict(tokens=0, targets=0), []
-    plan = dataclasses.replace(training.plan, steps=10**9)  # of which the first few only warm up
-    rule = model, training.loss, lambda step: rounds[step % n], training.optimizers, plan
-    going = steps(*rule, machine, start=0, read=read)
+    training.loss.forget()
+    times = []
     while len(times) < 2 or sum(times) < seconds:
-        began, _round = time.perf_counter(), list(itertools.islice(going, n))
+        began = time.perf_counter()
+        model.train()
+        for batch in rounds:
+            tensors = [machine.tensors(arrays) for arrays in batch]
+            train_step(training.loss, tensors, training.optimizers, 1.0, machine.add_up, False)
         torch.get_device_module(machine.device).synchronize()
         times.append(machine.agree(time.perf_counter() - began))
     model.load_state_dict(weights)
     for optimizer in training.optimizers:
         optimizer.state.clear()
-    tokens, targets = machine.total(*map(float, read.values()))
-    median, count = statistics.median(times[1:]), n * len(times)
-    return max(0.0, times[0] - median), median / n, tokens / count, targets / count
+    tokens, targets = machine.total(*map(float, training.loss.forget()))
+    median, count = statistics.median(times[1:]), len(rounds) * len(times)
+    return max(0.0, times[0] - median), median / len(rounds), tokens / count, targets / count
 
 
 def require_memory(config: ModelConfig, machine: Machine, positions=0, length=0) -> int:

@@ -13,18 +13,17 @@ import os
 import secrets
 import sys
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
 
 from minilm.config import ModelConfig, UserError
+from minilm.corpora.tokenizer_file import load_tokenizer, to_json
 from minilm.fast.compute import use_fast_attention
-from minilm.huggingface.families import FAMILIES
 from minilm.io.durable import damage, read_bounded, sync, write_file, writing
 from minilm.model import Transformer
 from minilm.runs import checkpoint
-from minilm.runs.tokenizer_file import load_tokenizer, to_json
-from minilm.tasks.task import with_head
 
 try:
     import fcntl
@@ -33,6 +32,9 @@ except ImportError:  # Windows, where nothing keeps two processes apart
 
 FORMAT = 4  # of the folder
 RUNS = Path("runs")
+# What a config.json names. The rooms above add theirs: huggingface/ families, tasks/ heads.
+FAMILIES: dict[str, tuple[type, type]] = {"ours": (Transformer, ModelConfig)}  # model and shape
+HEADS: dict[str, Callable] = {}  # task -> (transformer, flags, number of classes) -> network
 SCHEMA = dict(id=str, kind=str, family=str, model=dict, flags=dict, tokenizer=str)
 
 
@@ -40,8 +42,21 @@ class Run:
     """A run folder, open for reading; `claim` it before writing."""
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+        self.folder = self.to_resume = Path(folder)
         self.release = lambda: None  # what a claim holds; a folder in which nothing was begun goes
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.release()
+
+    def part(self, name: str) -> "Run":
+        """A training within this run, in a folder of its own: a trial of a search, a control."""
+        part = Run(self.folder / name)
+        part.to_resume = self.to_resume
+        part.folder.mkdir(parents=True, exist_ok=True)
+        return part
 
     @property
     def config(self) -> dict:
@@ -75,8 +90,8 @@ class Run:
             raise UserError(f"{path} is not the tokenizer that this run was trained with")
         return tokenizer
 
-    def claim(self, resume: bool) -> None:
-        """Keep other processes from writing here, until `release` or the end of this process.
+    def claim(self, resume: bool) -> "Run":
+        """Keep other processes from writing here, until `release` or the end of `with run:`.
         Raises UserError where one holds it, where a run would be written over (or there is none to
         resume), or where nothing can be written."""
         if resume:
@@ -94,6 +109,7 @@ class Run:
             self.release()
             raise UserError(f"{self.folder} already holds a run: continue it with --resume, or "
                             f"name another folder with --run")  # fmt: skip
+        return self
 
     def create(self, config: dict, tokenizer) -> None:
         """Write down what the run is: `config` has kind, family, model, flags (and classes)."""
@@ -181,6 +197,11 @@ def family(name: str) -> tuple[type[Transformer], type[ModelConfig]]:
     if name not in FAMILIES:
         raise UserError(f"the family {name!r:.50} is not one of {', '.join(FAMILIES)}")
     return FAMILIES[name]
+
+
+def with_head(transformer: Transformer, flags: dict, n_classes: int) -> nn.Module:
+    """The network of a fine-tuning run, with a head that knows nothing yet."""
+    return HEADS[flags.get("task", "classify")](transformer, flags, n_classes)
 
 
 def least_parameters(shape: ModelConfig) -> int:

@@ -12,6 +12,7 @@ from minilm.config import UserError
 from minilm.corpora.files import Question, read_questions
 from minilm.heads import answer_nll
 from minilm.model import FAR
+from minilm.objectives import IGNORE
 from minilm.tasks.task import Task, bootstrap
 
 LONGEST = 30  # tokens of an answer
@@ -19,9 +20,10 @@ NO_ANSWER = "no answer"
 
 
 # A question with a context or a window of it: tokens (T,), <doc> question <doc> context <doc>;
-# where the context begins; span, the first and last token of the answer, or (0, 0): it is not here;
-# offsets (n, 2), the characters of each token of the context; and which question it is
-Row = namedtuple("Row", "tokens start span offsets question")
+# where the context begins; span, the first and last token of the answer, (0, 0): it is not here, or
+# IGNORE twice: a part of it is; offsets (n, 2), the characters of each token of the context; which
+# question; and whether that was cut
+Row = namedtuple("Row", "tokens start span offsets question cut")
 
 
 class Answer(NamedTuple):
@@ -53,10 +55,11 @@ def exact_and_f1(predicted: str, answers) -> tuple[float, float]:
 class Answering(Task):
     """Where in a context the answer to a question stands."""
 
-    epochs = 4
+    epochs, shortest = 4, 8
     columns = ("f1", "F1 of words", "{:.1%}"), ("exact", "exact match", "{:.1%}")
     example = '"a context" --question "What ...?"'
     hidden = False  # whether the questions are
+    too_long = "have a question of more than half a window, and it was cut"
 
     def controls(self):
         others = super().controls()
@@ -76,18 +79,29 @@ class Answering(Task):
         special, most, rows = self.tokenizer.special, self.config.max_length, []
         for i, (context, question, answers, start) in enumerate(questions):
             ids, offsets = self.tokenizer.encode_with_offsets(context)
-            asked = self.tokenizer.encode("" if self.hidden else question)[: most // 2]
-            head = np.concatenate([[special.bos], asked, [special.eos]])
+            asked = self.tokenizer.encode("" if self.hidden else question)
+            cut = len(asked) > (longest := max(0, most // 2 - 2))
+            head = np.concatenate([[special.bos], asked[:longest], [special.eos]])
             room = max(1, most - len(head) - 1)
             first = np.searchsorted(offsets[:, 1], start, "right")
             last = np.searchsorted(offsets[:, 0], start + len(answers[0]), "left") - 1
             for begin in range(0, max(1, len(ids) - room // 2), max(1, room // 2)):
-                end, shift = begin + room, len(head) - begin
-                inside = start >= 0 and begin <= first <= last < end
-                span = (int(first + shift), int(last + shift)) if inside else (0, 0)
+                end, shift, span = begin + room, len(head) - begin, (0, 0)
+                if start >= 0 and first < end and last >= begin:
+                    whole = begin <= first and last < end
+                    span = (int(first + shift), int(last + shift)) if whole else (IGNORE, IGNORE)
                 tokens = np.concatenate([head, ids[begin:end], [special.eos]])
-                rows.append(Row(tokens, len(head), span, offsets[begin:end], i))
+                rows.append(Row(tokens, len(head), span, offsets[begin:end], i, cut))
         return rows
+
+    def left_out(self, rows: list[Row]) -> str:
+        there, whole = (
+            {r.question for r in rows if kind(r.span[1])} for kind in (bool, (0).__lt__)
+        )
+        said = (f"{len(there - whole):,} answers stand whole in no window of "
+                f"{self.config.max_length} tokens and are not learnt: a larger --max-length "
+                "helps")  # fmt: skip
+        return "; ".join(filter(None, (there > whole and said, super().left_out(rows))))
 
     def collate(self, rows: list[Row]) -> tuple[np.ndarray, ...]:
         """tokens, is_real, allowed (B, T), spans (B, 2)."""

@@ -15,9 +15,9 @@ from minilm.tasks.task import Task, bootstrap
 SPLIT = re.compile(r"\w+(?:[.'-]\w+)*|[^\w\s]")  # a text that is to be tagged into words
 
 
-# A sentence, or as many of its words as fit into the window: tokens (T,); words (W, 2), the first
-# token of each, and the one after its last; tags (W,); and which sentence it is
-Row = namedtuple("Row", "tokens words tags sentence")
+# A sentence or a window of it: tokens (T,); words (W, 2), of each that is tagged here the first
+# token and the one after its last; tags (W,); which sentence; whether a word of it was cut
+Row = namedtuple("Row", "tokens words tags sentence cut")
 
 
 def spans(tags) -> set[tuple[int, int, str]]:
@@ -68,6 +68,7 @@ class Tagging(Task):
     sentence, `predict` (word, tag) pairs."""
 
     epochs = 8
+    too_long = "hold a word longer than {0.max_length} tokens, of which only the first are seen"
     columns = (("f1", "F1 of entities", "{:.1%}"), ("precision", "precision", "{:.1%}"),
                ("recall", "recall", "{:.1%}"))  # fmt: skip
 
@@ -75,7 +76,9 @@ class Tagging(Task):
         return ["O", *sorted({tag for sentence in examples for tag in sentence.tags} - {"O"})]
 
     def encode(self, sentences: list[Tagged]) -> list[Row]:
-        """Each sentence in as many rows as it needs. Tags that train lacks are not learnt."""
+        """Each sentence in as many windows as it needs. They overlap: every word is tagged in one,
+        where a quarter of the window or all of the sentence stands on either side. Tags that train
+        lacks are not learnt."""
         number = {tag: i for i, tag in enumerate(self.classes)}
         special, room, rows = self.tokenizer.special, self.config.max_length - 2, []
         for i, (words, tags) in enumerate(sentences):
@@ -87,12 +90,15 @@ class Tagging(Task):
             labels = np.array([number.get(tag, IGNORE) for tag in tags])
             begin = 0
             while begin < len(words):
-                left = first[begin]
-                end = max(begin + 1, np.searchsorted(after, left + room, "right"))
-                cut = ids[left : min(after[end - 1], left + room)]
-                places = np.stack([first[begin:end], after[begin:end]], 1) - left + 1
-                tokens = np.concatenate([[special.bos], cut, [special.eos]])
-                rows.append(Row(tokens, places.clip(max=len(cut) + 1), labels[begin:end], i))
+                left = max(0, min(first[begin] - room // 4, len(ids) - room), after[begin] - room)
+                left = min(left, first[begin])
+                until = left + room - (room // 4 if left + room < len(ids) else 0)
+                end = max(begin + 1, np.searchsorted(after, until, "right"))
+                seen, here = ids[left : left + room], slice(begin, end)
+                places = np.stack([first[here], after[here]], 1) - left + 1
+                tokens = np.concatenate([[special.bos], seen, [special.eos]])
+                cut = bool((after[here] - first[here]).max() > room)
+                rows.append(Row(tokens, places.clip(max=len(seen) + 1), labels[here], i, cut))
                 begin = end
         return rows
 
@@ -110,15 +116,14 @@ class Tagging(Task):
 
     @torch.inference_mode()
     def solve(self, model, rows: list[Row], sentences: list[Tagged]) -> list[list[str]]:
-        tags: list = [None] * len(rows)
+        log_p: list = [None] * len(rows)
         for which, (*batch, _) in self.in_batches(model.eval(), rows):
-            log_p = model(*batch).float().log_softmax(-1).cpu().numpy()
-            for i, row in zip(which, log_p, strict=True):
-                tags[i] = best_tags(row[: len(rows[i].tags)], self.classes)
-        found: list[list[str]] = [[] for _ in sentences]
-        for row, some in zip(rows, tags, strict=True):
-            found[row.sentence] += some
-        return found
+            for i, row in zip(which, model(*batch).float().log_softmax(-1).cpu(), strict=True):
+                log_p[i] = row[: len(rows[i].tags)].numpy()
+        parts: list[list] = [[] for _ in sentences]
+        for row, of_words in zip(rows, log_p, strict=True):
+            parts[row.sentence].append(of_words)
+        return [best_tags(np.concatenate(part), self.classes) if part else [] for part in parts]
 
     def scores(self, found: list, sentences: list[Tagged]) -> dict[str, float]:
         counts = span_counts([sentence.tags for sentence in sentences], found).sum(0)

@@ -10,34 +10,27 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from minilm.config import UserError
 from minilm.corpora import splits
 from minilm.corpora.files import texts_in
+from minilm.corpora.tables import note
 from minilm.data import epoch_batches, pad
 from minilm.heads import Answerer, Classifier, Tagger
 from minilm.model import Transformer
+from minilm.runs.run import HEADS, with_head
 
 FEW = 2000  # rows: up to here the network from random weights is trained beside
 LEAST_STEPS = 200  # of a fine-tuning: few rows are read more often
+CHOOSE = 200  # examples to validate on: fewer choose no step, but by chance
+PATIENCE = 3  # evaluations without a better one, after which training ends
 
 
-def with_head(transformer: Transformer, flags: dict, n_classes: int) -> nn.Module:
-    """The network of a fine-tuning run, with a head that knows nothing yet."""
-    task, pooling = flags.get("task", "classify"), flags.get("pooling", "mean")
-    if task == "tag":
-        return Tagger(transformer, n_classes, flags["positions"], pooling)
-    if task == "answer":
-        return Answerer(transformer, flags["positions"])
-    return transformer if task == "translate" else Classifier(transformer, n_classes, pooling)
-
-
-def task_class(name: str) -> type["Task"]:
-    """The class of a task: "classify", "tag", "answer" or "translate"."""
-    from minilm.tasks.answer import Answering
-    from minilm.tasks.classify import Classify
-    from minilm.tasks.tag import Tagging
-    from minilm.tasks.translate import Translating
-
-    return dict(classify=Classify, tag=Tagging, answer=Answering, translate=Translating)[name]
+HEADS.update(
+    classify=lambda model, flags, C: Classifier(model, C, flags.get("pooling", "mean")),
+    tag=lambda model, flags, C: Tagger(model, C, flags["positions"], flags.get("pooling", "mean")),
+    answer=lambda model, flags, C: Answerer(model, flags["positions"]),
+    translate=lambda model, flags, C: model,
+)
 
 
 class Task:
@@ -60,13 +53,17 @@ class Task:
     """
 
     epochs = 3  # by default, at least
-    patience = 3  # evaluations without a better one, after which training ends
+    shortest = 3  # window, in tokens
     columns: tuple = ()  # of the table at the end: key, heading, format; the first one decides
     example = '"a text of yours"'  # of what predict takes
+    too_long = "are longer than {0.max_length} tokens and were cut"  # {0}: the options
     texts_in = staticmethod(texts_in)  # what predict takes from a file
 
     def __init__(self, config, tokenizer, classes: list[str] | None = None):
         self.config, self.tokenizer, self.classes = config, tokenizer, classes
+        if config.max_length < self.shortest:
+            raise UserError(f"--max-length {config.max_length}: to {config.task} takes "
+                            f"{self.shortest} tokens or more")  # fmt: skip
         if classes is None:
             self.load(*self.read())
 
@@ -86,12 +83,14 @@ class Task:
         if "train" not in examples:
             return
         lengths = np.array([len(row.tokens) for row in self.data["train"]])
-        batch_size = min(self.config.batch_size, max(8, len(lengths) // 16))
+        batch_size = self.config.batch_size or min(32, max(8, len(lengths) // 16))
         self.steps_per_epoch = -(-len(lengths) // batch_size)
         least = -(-LEAST_STEPS // self.steps_per_epoch)
         self.epochs = self.config.epochs or max(self.epochs, least)
+        self.patience = self.config.patience or (PATIENCE if self.chooses else None)
         # With many short epochs, validation is asked a few times all the same.
-        self.evaluate_every = self.steps_per_epoch * max(1, self.epochs // 10)
+        every = max(1, self.epochs // 10) if self.patience else self.epochs
+        self.evaluate_every = self.steps_per_epoch * every
         draw = functools.partial(epoch_batches, lengths, batch_size, self.config.seed)
         self.epoch_rows = functools.lru_cache(maxsize=2)(draw)
 
@@ -99,6 +98,13 @@ class Task:
         """Take as data only what is tested on: a file, or the run's own part."""
         self.examples = {"test": self.read_file(file)} if file else self.read()[0]
         self.load({self.part: self.examples[self.part]}, self.classes)
+        if said := self.left_out(self.data[self.part]):
+            note(f"{self.part}: {said}")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the examples to validate on are enough to choose a step by."""
+        return len(self.examples["valid"]) >= CHOOSE
 
     @property
     def part(self) -> str:
@@ -113,14 +119,23 @@ class Task:
         return [("the same network from random weights", "from-scratch", True, self)]
 
     def __str__(self) -> str:
-        name, most = self.config.train or self.config.data, self.config.max_length
+        name = self.config.train or self.config.data
         n, draw = len(self.classes), "in balance" if self.config.balanced else "at random"
         drawn = f", {self.config.labels:,} labels drawn {draw}" if self.config.labels else ""
         sizes = ", ".join(f"{len(rows):,} to {part}" for part, rows in self.examples.items())
         kinds = f"; classes ({n}): {', '.join(self.classes[:12])}" if n else ""
-        share = np.mean([getattr(row, "cut", False) for row in self.data["train"]])
-        cut = f"; {share:.1%} are longer than {most} tokens and were cut" if share else ""
+        said = {part: self.left_out(rows) for part, rows in self.data.items()}
+        cut = "".join(f"\n{part}: {what}" for part, what in said.items() if what)
+        if not self.patience:
+            cut += (f"\nvalid: fewer than {CHOOSE} choose by chance, so the last step is kept "
+                    f"(--patience {PATIENCE} lets them choose)")  # fmt: skip
         return f"{name}: {self.config.task}{drawn}: {sizes}{kinds}{cut}"
+
+    def left_out(self, rows: list) -> str:
+        """What of these does not fit into the window."""
+        n = sum(row.cut for row in rows)
+        said = f"{n:,} of {len(rows):,} ({n / max(len(rows), 1):.1%}) {self.too_long}"
+        return said.format(self.config) if n else ""
 
     def model(self, transformer: Transformer) -> nn.Module:
         """The network with a head that knows nothing yet."""
@@ -181,6 +196,8 @@ class Task:
         for start in tqdm(range(0, len(texts), size), unit=f" x {size} texts", disable=few):
             some = texts[start : start + size]
             yield from map(self.told, some, self.predict(model, some))
+        if said := self.left_out(self.encode([*map(self.unlabelled, texts)])):
+            note(said)
 
 
 def by_length(texts: Sequence, size: int = 64) -> list[np.ndarray]:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from minilm.corpora.files import Pair
+from minilm.data import in_chunks
 from minilm.model import Transformer
 from minilm.objectives import prefix, prefix_nll
-from minilm.runs.pretraining import in_chunks
 from minilm.tasks.task import Task
 from minilm.tokenizer import SpecialTokens
 
@@ -20,13 +20,24 @@ SHOWN = 200  # validation pairs that are translated while training
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
-Row = namedtuple("Row", "tokens source target")  # tokens: both, for their length
+Row = namedtuple("Row", "tokens source target cut")  # tokens: both, for their length
 
 
 class Translating(Task):
     """A text in another language, written after its source by the pretrained weights alone."""
 
-    epochs = 10
+    epochs, shortest = 10, 8
+
+    @property
+    def room(self) -> int:
+        """Tokens that a side may have."""
+        return max(1, self.config.max_length // 2 - 2)
+
+    @property
+    def too_long(self) -> str:
+        return (
+            f"are longer than {self.room} tokens a side and were cut: a larger --max-length helps"
+        )
 
     @property
     def columns(self):
@@ -41,13 +52,15 @@ class Translating(Task):
 
     def encode(self, pairs: list[Pair]) -> list[Row]:
         """Cut to the window: source and target to a half of it each."""
-        room = max(1, self.config.max_length // 2 - 2)
-        cut = ([self.tokenizer.encode(text)[:room] for text in pair] for pair in pairs)
-        return [Row(np.concatenate(both), *both) for both in cut]
+        rows = []
+        for both in ([self.tokenizer.encode(text) for text in pair] for pair in pairs):
+            kept = [tokens[: self.room] for tokens in both]
+            rows.append(Row(np.concatenate(kept), *kept, max(map(len, both)) > self.room))
+        return rows
 
     def collate(self, rows: list[Row]) -> tuple[np.ndarray, ...]:
         """inputs, targets (B, T), and how many positions of each are seen by all (B,)."""
-        _, sources, targets = zip(*rows, strict=True)
+        _, sources, targets, _ = zip(*rows, strict=True)
         return prefix(sources, targets, self.tokenizer.special, self.config.max_length)
 
     def loss(self, model, inputs, targets, seen):
@@ -67,14 +80,15 @@ class Translating(Task):
         return found
 
     def scores(self, found: list[str], pairs: list[Pair]) -> dict[str, float]:
-        """The share that is exactly right, as text; BLEU (lower case) and chrF by sacrebleu."""
+        """The share that is exactly right, as text; BLEU and chrF as sacrebleu has them
+        by default: of upper and lower case (of Chinese its own tokens)."""
         right = [pair.target.strip() for pair in pairs]
         values = {"exact": float(np.mean([a == b for a, b in zip(found, right, strict=True)]))}
         if len(self.columns) > 1:
             import sacrebleu
 
             chinese = len(re.findall("[\u4e00-\u9fff]", "".join(right))) > len(right)
-            how = dict(lowercase=True, force=True, tokenize="zh" if chinese else "13a")
+            how = dict(force=True, tokenize="zh" if chinese else "13a")
             values["bleu"] = sacrebleu.corpus_bleu(found, [right], **how).score
             values["chrf"] = sacrebleu.corpus_chrf(found, [right]).score
         return values

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from minilm.config import UserError
+from minilm.corpora.tokenizer_file import load_tokenizer, to_json
 from minilm.huggingface.tokenizers import BERT_ROLES, ForeignTokenizer, read_tokenizer
-from minilm.runs.tokenizer_file import load_tokenizer, to_json
 from tests.machinery.small_hf import foreign
 
 hf = pytest.importorskip("tokenizers")

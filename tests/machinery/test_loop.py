@@ -110,7 +110,7 @@ def poison(training, where, value):
         handle = weights[1].register_hook(lambda g: (handle.remove(), g * value)[1])
     elif where == "loss":
         loss = training.formula
-        training.formula = lambda *batch: (loss(*batch)[0] * value, loss(*batch)[1])
+        training.loss.formula = lambda *batch: (loss(*batch)[0] * value, loss(*batch)[1])
     else:
         next(iter(training.optimizers[0].state.values()))["exp_avg"][0] = value
 

@@ -18,6 +18,7 @@ from minilm.heads import Classifier
 from minilm.model import Transformer
 from minilm.runs import checkpoint, run
 from minilm.runs.run import Run
+from minilm.tasks import TASKS  # noqa: F401  and their heads
 from tests.machinery.tiny import SHAPE
 
 FACTS = dict(kind="pretrain", family="ours", model=dataclasses.asdict(SHAPE), flags={})

@@ -5,12 +5,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import minilm
 from minilm.__main__ import main
 from minilm.config import UserError
 from minilm.corpora import made
 from minilm.corpora.files import Example, Question, Tagged, read_pairs, read_questions, read_tagged
+from minilm.objectives import IGNORE
 from minilm.tasks import answer as answering
 from minilm.tasks import tag as tagging
 from minilm.tasks import translate as translating
@@ -225,7 +228,7 @@ class Letters:
 
 
 def options(**flags):
-    return SimpleNamespace(max_length=12, **flags)
+    return SimpleNamespace(**dict(max_length=12) | flags)
 
 
 def test_a_long_sentence_is_cut_between_words_and_each_word_finds_its_tokens():
@@ -236,6 +239,32 @@ def test_a_long_sentence_is_cut_between_words_and_each_word_finds_its_tokens():
     found = ["".join(map(chr, row.tokens[a:b])) for row in rows for a, b in row.words]
     assert found == ["one", "of", "seven", "extraordin", "x"]
     assert all(row.tokens[0] == row.tokens[-1] == 2 and len(row.tokens) <= 12 for row in rows)
+    assert "1 of 4 (25.0%) hold a word longer than 12 tokens" in task.left_out(rows)
+
+
+@pytest.mark.parametrize("window", [3, 7, 16])
+def test_every_word_of_a_long_sentence_is_tagged_once_with_words_on_both_sides(window):
+    task = tagging.Tagging(options(max_length=window), Letters(), ["O"])
+    words = tuple("abcdefghijklmnopqrstuvwxyz" * 3)
+    rows = task.encode([Tagged(words, ("O",) * len(words))])
+    found = [(row, a) for row in rows for a, _ in row.words]
+    assert tuple(chr(row.tokens[a]) for row, a in found) == words
+    for row, a in found[window // 2 : -window // 2]:
+        assert (window - 2) // 4 <= a - 1 and a + (window - 2) // 4 < len(row.tokens)
+
+
+def test_the_tags_of_a_sentence_are_chosen_together_however_many_windows_it_has():
+    task = tagging.Tagging(options(), Letters(), ["O", "B-a", "I-a"])
+    words = tuple("abcdefghijklmnopqrst")
+
+    class Favourite(torch.nn.Linear):  # of "a" B-, of all others I-
+        def forward(self, tokens, is_real, words):
+            is_first = tokens.gather(1, words[..., 0]) == ord("a")
+            return nn.functional.one_hot(2 - is_first.int().long(), 3) * 9.0
+
+    rows = task.encode([Tagged(words, ("O",) * len(words))])
+    [found] = task.solve(Favourite(1, 1), rows, [words])
+    assert len(rows) > 2 and found == ["B-a"] + ["I-a"] * 19
 
 
 def test_a_long_context_is_read_in_windows_that_overlap():
@@ -245,11 +274,54 @@ def test_a_long_context_is_read_in_windows_that_overlap():
         answer = context[start : start + 3]
         rows = task.encode([Question(context, "wh", (answer,), start)])
         assert "".join(chr(t) for t in rows[0].tokens[4:-1]) == context[:7]
-        spans = [(row, *row.span) for row in rows if row.span != (0, 0)]
-        assert spans, start
+        spans = [(row, *row.span) for row in rows if row.span[0] > 0]
+        assert spans and not task.left_out(rows), start
         for row, first, last in spans:
             assert "".join(map(chr, row.tokens[first : last + 1])) == answer
             assert row.offsets[first - row.start][0] == start
+
+
+def test_what_no_window_holds_is_said_and_not_learnt_as_no_answer():
+    task = answering.Answering(options(), Letters(), ["answer"])
+    rows = task.encode([Question("a" + "b" * 20 + "cdefghijk", "when?", ("b" * 20,), 1)])
+    for row in rows:
+        holds_a_part = ord("b") in row.tokens
+        assert row.span == ((IGNORE, IGNORE) if holds_a_part else (0, 0))
+    said = task.left_out(rows)
+    assert "1 answers stand whole in no window of 12 tokens" in said
+    assert f"{len(rows)} of {len(rows)} (100.0%) have a question" in said
+    with pytest.raises(UserError, match="--max-length 7: to answer takes 8 tokens or more"):
+        answering.Answering(options(max_length=7, task="answer"), Letters(), ["answer"])
+    pairs = translating.Translating(options(), Letters(), [])
+    assert "1 of 2 (50.0%) are longer than 4 tokens a side" in pairs.left_out(
+        pairs.encode([translating.Pair("abcd", "ab"), translating.Pair("abcd", "abcde")])
+    )
+
+
+def test_bleu_is_that_of_sacrebleu_where_nothing_is_asked_for():
+    sacrebleu = pytest.importorskip("sacrebleu")
+    task = translating.Translating(options(data="own"), Letters(), [])
+    right = "Unsere Katze liest am Abend gern ein Buch ."
+    for found in (right, right.lower()):
+        values = task.scores([found], [translating.Pair("", right)])
+        assert values["bleu"] == pytest.approx(sacrebleu.corpus_bleu([found], [[right]]).score)
+    assert values["bleu"] < 100
+
+
+def test_few_texts_choose_no_step_and_a_batch_is_as_large_as_asked():
+    texts = [Example(f"text {i}", "ab"[i % 2]) for i in range(300)]
+    flags = dict(data="own", train=None, task="classify", epochs=10, seed=0, labels=None,
+                 balanced=False)  # fmt: skip
+    for n, asked, steps, every, patience in (
+        (20, {}, 17, 170, None), (200, {}, 17, 17, 3),
+        (20, dict(patience=5, batch_size=150), 2, 2, 5),
+    ):  # fmt: skip
+        given = dict(patience=None, batch_size=None) | asked
+        task = Classify(options(**flags, **given), Letters(), ["a", "b"])
+        task.load(dict(train=texts, valid=texts[:n]), ["a", "b"])
+        planned = task.steps_per_epoch, task.evaluate_every, task.patience
+        assert planned == (steps, every, patience)
+        assert ("the last step is kept" in str(task)) == (patience is None)
 
 
 def rows_for(task, n=24):

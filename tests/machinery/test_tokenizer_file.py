@@ -9,9 +9,10 @@ from contextlib import suppress
 import pytest
 
 from minilm.config import UserError
+from minilm.corpora import tokenizer_file
+from minilm.corpora.tokenizer_file import load_tokenizer, to_json
 from minilm.fast.bpe import FastTokenizer
 from minilm.io.durable import LARGEST
-from minilm.runs.tokenizer_file import load_tokenizer, to_json
 from minilm.tokenizer import Tokenizer
 from tests.book.test_tokenizer import TEXTS, fuzzed
 
@@ -117,8 +118,7 @@ def test_a_foreign_tokenizer_is_read_by_its_wrapper_and_written_by_it(path, monk
         def to_json(self):
             return json.dumps(self.saved)
 
-    hf = pytest.importorskip("minilm.huggingface.tokenizers")
-    monkeypatch.setattr(hf, "ForeignTokenizer", Foreign)
+    monkeypatch.setattr(tokenizer_file, "FOREIGN", [Foreign])
     path.write_text('{"foreign": {"model": 1}, "roles": {"mask_token": "[MASK]"}}')
     loaded = load_tokenizer(path)
     assert isinstance(loaded, Foreign) and json.loads(to_json(loaded)) == loaded.saved

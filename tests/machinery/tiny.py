@@ -7,6 +7,7 @@ import torch
 
 from minilm.config import ModelConfig
 from minilm.data import draws
+from minilm.fast.compute import MixedPrecision
 from minilm.heads import Classifier, classification_nll
 from minilm.model import Transformer
 from minilm.objectives import OBJECTIVES, language_model_nll
@@ -25,7 +26,7 @@ SHAPE = ModelConfig(V, T, d_model=16, n_layers=2, n_heads=2, d_ff=24, dropout=0.
 
 
 class Training:
-    """The arguments of loop.train for an objective, or for "labels". before(step) is called when
+    """What loop.train takes, for an objective or for "labels". before(step) is called when
     the batch of a step is made."""
 
     def __init__(self, objective="hybrid", steps=8, every=2, machine=CPU, optimizer="muon",
@@ -35,18 +36,17 @@ class Training:
         self.model = Transformer(dataclasses.replace(SHAPE, dropout=dropout))
         if objective == "labels":
             self.model = Classifier(self.model, 3)
+        self.loss = MixedPrecision(self.model, self.formula)
         self.optimizers = make_optimizers(self.model, optimizer, 0.01, 0.1)
         self.plan = Plan(steps, warmup=0.1, cooldown=0.4, seed=3)
-        self.more = dict(evaluate=self.evaluate, evaluate_every=every) | more
+        self.evaluate_every, self.patience, self.show = every, None, lambda: ""
+        vars(self).update(more)
 
-    def loss(self, *batch):
-        return self.formula(*batch)
-
-    def formula(self, *batch):
+    def formula(self, model, *batch):
         if self.objective != "labels":
-            return language_model_nll(self.model, *batch)
+            return language_model_nll(model, *batch)
         tokens, is_real, labels = batch
-        return classification_nll(self.model(tokens, is_real), labels)
+        return classification_nll(model(tokens, is_real), labels)
 
     def batch(self, step):
         self.before(step)
@@ -65,7 +65,8 @@ class Training:
         torch.rand(7)  # what an evaluation draws must not reach the training
         self.before, before = lambda step: None, self.before
         with torch.no_grad():
-            sums = [self.loss(*self.machine.tensors(arrays)) for arrays in self.batch(10_000)]
+            batches = map(self.machine.tensors, self.batch(10_000))
+            sums = [self.formula(self.model, *batch) for batch in batches]
         self.before = before
         score = sum(float(s) for s, _ in sums) / sum(int(n) for _, n in sums)
         return score, {"half": score / 2}
@@ -73,8 +74,7 @@ class Training:
     def run(self, folder):
         """Train in a run folder, to the end or from where it was left."""
         folder.mkdir(exist_ok=True)
-        return train(self.model, self.loss, self.batch, self.optimizers, self.plan, Run(folder),
-                     self.machine, **self.more)  # fmt: skip
+        return train(self, Run(folder))
 
 
 def saved(folder):

@@ -1,6 +1,7 @@
 """tokenizer.json: a tokenizer as a file, which the Hugging Face library `tokenizers` reads, too."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from minilm.config import UserError
@@ -11,6 +12,7 @@ from minilm.tokenizer import PATTERN, SPECIAL_TOKENS, Tokenizer
 # GPT-2's visible stand-in for each byte, for JSON: its own character, or one from U+0100 on.
 _VISIBLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
 _HIDDEN = sorted(set(range(256)) - set(_VISIBLE))
+FOREIGN: list[Callable] = []  # makes a tokenizer that is not of ours: huggingface/ puts it here
 STAND_IN = {b: chr(b) for b in _VISIBLE} | {b: chr(256 + i) for i, b in enumerate(_HIDDEN)}
 
 
@@ -27,9 +29,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     try:
         content = json.loads(read_bounded(path))
         if content.keys() == {"foreign", "roles"}:
-            from minilm.huggingface.tokenizers import ForeignTokenizer
-
-            return ForeignTokenizer(content["foreign"], content["roles"])
+            return FOREIGN[0](content["foreign"], content["roles"])
         content.pop("post_processor", None)  # what an export adds: <doc> around a text
         vocab, merges = content["model"]["vocab"], content["model"]["merges"]
         tokenizer = FastTokenizer([(vocab[a], vocab[b]) for a, b in merges])

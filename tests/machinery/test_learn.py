@@ -1,0 +1,172 @@
+"""Exercises cut from a book: one body is missing, the book's own tests say when it is right, and
+what was written is kept. The guard: no function of the real book goes unnoticed."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from minilm.config import UserError
+from minilm.learn import book, exercises
+from minilm.learn.exercises import PATH
+from tests.benchmarks.report import READING_ORDER
+
+ROOT = exercises.ROOT
+PAGE = '''"""A page."""
+
+
+def double(x):
+    """Twice a number: 2 · x ≥ 0."""
+    # A comment on the first line.
+    y = 2 * x  # twice
+    return y
+
+
+class Pair:
+    """Two numbers, a and b."""
+
+    def __init__(self, a, b):
+        self.a, self.b = a, b
+
+    def total(self) -> float:
+        """a + b"""
+        return self.a + self.b  # the sum
+'''
+TESTS = '''"""What a page must do."""
+from minilm.page import Pair, double
+
+def test_a_number_is_doubled():
+    assert [double(x) for x in (1, 2)] == [2, 4]
+
+def test_the_total_is_the_sum():
+    assert Pair(1, 4).total() == 5
+'''
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout with a book of one page."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in ("minilm/learn", "minilm/io"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    (tmp_path / "tests" / "book").mkdir(parents=True)
+    for name in ("minilm/__init__.py", "minilm/config.py", "pyproject.toml", "tests/__init__.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "tests" / "conftest.py").touch()
+    (tmp_path / "minilm" / "page.py").write_text(PAGE, "utf-8")
+    (tmp_path / "tests" / "book" / "test_page.py").write_text(TESTS, "utf-8")
+    for name, value in dict(ROOT=tmp_path, PAGES=("page",), PATH=("page.double",)).items():
+        monkeypatch.setattr(exercises, name, value)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def learn(name=None, **what):
+    asked = dict(check=False, hint=False, solution=False, bug=None, page=None, again=False)
+    exercises.learn(name, **asked | what)
+
+
+def answer(body):
+    path = Path("learn/minilm/page.py")
+    text = path.read_text("utf-8")
+    assert text.count("raise NotImplementedError") == 1
+    path.write_text(text.replace("raise NotImplementedError", body), "utf-8")
+
+
+def test_one_body_is_missing_until_its_tests_pass_and_then_the_book_is_shown(checkout, capsys):
+    learn("page.double")
+    said, cut = capsys.readouterr().out, Path("learn/minilm/page.py").read_text("utf-8")
+    for part in ("double(x)", "Twice a number: 2 · x ≥ 0", "- a number is doubled", "3 lines",
+                 f"{Path('learn/minilm/page.py')}:6"):  # fmt: skip
+        assert part in said
+    assert "the total is the sum" not in said
+    assert cut == PAGE.replace(PAGE[PAGE.index("# A comm") : PAGE.index("\n\n\nclass")],
+                               "raise NotImplementedError")  # fmt: skip
+    answer("return 3 * x")
+    with pytest.raises(SystemExit):
+        learn(check=True)
+    said = capsys.readouterr().out
+    for part in ("not yet: one test\n  - a number is doubled", "2 · x ≥ 0", "[3, 6] == [2, 4]"):
+        assert part in said
+    for n in (1, 2):
+        learn(hint=True)
+        assert len(capsys.readouterr().out.splitlines()) == n
+    Path("learn/minilm/page.py").write_text(cut.replace("raise Not", "return x + x  # Not"))
+    learn(check=True)
+    said = capsys.readouterr().out
+    assert "solved" in said and "-    return x + x" in said and "+    y = 2 * x  # twice" in said
+    assert "next: python -m minilm learn page.Pair.__init__" in said
+    learn()
+    assert "double✓" in capsys.readouterr().out
+
+
+def test_what_is_written_of_one_exercise_is_kept_while_another_is_done(checkout, capsys):
+    learn("page.double")
+    answer("return 7")
+    learn("page.Pair.total")
+    assert "return 7" not in Path("learn/minilm/page.py").read_text("utf-8")
+    answer("return self.b + self.a")
+    learn(check=True)
+    learn("page.double")
+    assert "return 7" in Path("learn/minilm/page.py").read_text("utf-8")
+    learn(solution=True)
+    capsys.readouterr()
+    learn("page.double", again=True)
+    answer("y = 2 * x\n    return y")
+    learn(check=True)
+    assert "the same as in the book" in capsys.readouterr().out
+    done = json.loads(Path("learn/state.json").read_text())["done"]
+    assert done == {"page.Pair.total": "solved", "page.double": "given up"}
+
+
+def test_a_planted_change_is_noticed_named_by_a_hint_and_another_each_time(checkout, capsys):
+    planted = []
+    for _ in range(3):
+        learn(bug="page")
+        planted.append(Path("learn/minilm/page.py").read_text("utf-8"))
+        assert planted[-1] in [text for _, text in book.changes("page", PAGE)]
+        said = capsys.readouterr().out
+        assert "one test" in said and "test_page.py::test_" in said
+    assert len(set(planted)) > 1
+    learn(hint=True)
+    function = capsys.readouterr().out.split()[-1]
+    assert planted[-1] in [text for name, text in book.changes("page", PAGE) if name == function]
+    with pytest.raises(SystemExit):
+        learn(check=True)
+    Path("learn/minilm/page.py").write_text(PAGE, "utf-8")
+    learn(check=True)
+    assert "solved" in capsys.readouterr().out
+
+
+def test_every_body_of_a_page_can_be_missing(checkout, capsys):
+    learn(page="page")
+    assert Path("learn/minilm/page.py").read_text("utf-8").count("raise NotImplementedError") == 3
+    assert "2 tests" in capsys.readouterr().out
+    Path("learn/minilm/page.py").write_text(PAGE, "utf-8")
+    learn(check=True)
+    assert "the same as in the book" in capsys.readouterr().out
+
+
+def test_what_cannot_be_is_one_line_that_says_what_to_do(checkout):
+    learn("page.double")
+    answer("return (")
+    for what, said in ((dict(check=True), r"page.py:\d+: "), (dict(name="double"), "page.double"),
+                       (dict(bug="pag"), "choose from page"),
+                       (dict(check=True, hint=True), "choose one")):  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            learn(**what)
+    shutil.rmtree("tests/book")
+    with pytest.raises(UserError, match="checkout"):
+        learn()
+
+
+def test_the_path_and_the_pages_are_those_of_the_book():
+    assert list(book.PAGES) == list(READING_ORDER)
+    pages = {page: (ROOT / "minilm" / f"{page}.py").read_text("utf-8") for page in book.PAGES}
+    every = {title: f for page in pages for title, f in book.functions(page, pages[page]).items()}
+    assert set(PATH) <= set(every) and len(PATH) == 12 and len(every) > 110
+    for title, f in every.items():
+        left = book.functions(f.page, f.emptied(pages[f.page]))
+        assert left.keys() == book.functions(f.page, pages[f.page]).keys(), title
+        assert left[title].docstring == f.docstring
