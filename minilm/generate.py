@@ -67,7 +67,7 @@ def sample_batch(
     model.eval()
     device, longest = model.embedding.weight.device, model.config.max_length
     never = torch.ones(model.config.vocab_size, dtype=torch.bool)  # all but text and its end
-    never[special.ordinary.start : special.ordinary.stop] = never[special.eos] = False
+    never[special.ordinary] = never[special.eos] = False
     begin = np.full((len(prompts), 1), special.bos)  # <doc>: after the end of another document
     window = torch.from_numpy(np.hstack([begin, prompts]).astype(np.int64))[:, -longest:]
     ended = np.zeros(len(prompts), dtype=bool)
@@ -104,8 +104,8 @@ def fill_masks(
     text = torch.from_numpy(framed.astype(np.int64))  # (T + 2,)
     hidden = model(text[None].to(model.embedding.weight.device), causal=causal)[0]  # (T + 2, D)
     positions = (text == special.mask).nonzero()[:, 0] - shift
-    logits = model.logits(hidden[positions]).float().cpu()  # (number of masks, V)
-    logits[:, : special.ordinary.start] = logits[:, special.ordinary.stop :] = -torch.inf
-    best = logits.softmax(-1).topk(min(top, logits.shape[-1]))  # (number of masks, top)
-    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    logits = model.logits(hidden[positions]).float().cpu()[:, special.ordinary]  # (masks, M)
+    best = logits.softmax(-1).topk(min(top, logits.shape[-1]))  # (masks, top)
+    ids = np.take(special.ordinary, best.indices.numpy())
+    pairs = zip(ids.tolist(), best.values.tolist(), strict=True)
     return [list(zip(*row, strict=True)) for row in pairs]

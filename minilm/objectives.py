@@ -139,9 +139,9 @@ def corrupt(
     if special.mask is None:
         raise UserError("this tokenizer has no mask token: choose the causal objective")
     u = rng.random(tokens.shape)
-    random_tokens = rng.integers(special.ordinary.start, special.ordinary.stop, tokens.shape)
+    random_tokens = rng.choice(special.ordinary, tokens.shape)
     forced = rate * rng.random(len(tokens))  # (B,)
-    u[(tokens < special.ordinary.start) | (tokens >= special.ordinary.stop)] = 2.0  # never
+    u[~np.isin(tokens, special.ordinary)] = 2.0  # never
     u[:, 0] = 2.0
     smallest = u.min(axis=1)
     unlucky = (smallest >= rate) & (smallest < 1)

@@ -55,7 +55,7 @@ class SpecialTokens(NamedTuple):
     mask: int | None
     bos: int
     eos: int
-    ordinary: range  # the ids of real text
+    ordinary: np.ndarray  # (M,), the ids of real text
 
 
 def count_pieces(texts: Iterable[str]) -> Counter[str]:
@@ -128,7 +128,7 @@ class Tokenizer:
 
     def __init__(self, merges: list[Pair]):
         self.merges, self.vocab_size = merges, N_BASE + len(merges)
-        self.special = SpecialTokens(PAD, MASK, DOC, DOC, range(N_SPECIAL, self.vocab_size))
+        self.special = SpecialTokens(PAD, MASK, DOC, DOC, np.arange(N_SPECIAL, self.vocab_size))
         self.token_bytes = [s.encode() for s in SPECIAL_TOKENS] + [bytes([b]) for b in range(256)]
         for new, (a, b) in enumerate(merges, N_BASE):
             possible = N_SPECIAL <= min(a, b) <= max(a, b) < new < MAX_VOCAB_SIZE

@@ -29,7 +29,7 @@ def make_swaps(tokens: np.ndarray, most: int, special) -> Swaps:
     different ordinary tokens stand side by side; the first token is never one of them. Raises
     UserError where the text has no such window."""
     windows = evaluation_windows(tokens, LENGTH - 1, most)[0]  # (N, 24)
-    ordinary = (windows >= special.ordinary.start) & (windows < special.ordinary.stop)
+    ordinary = np.isin(windows, special.ordinary)
     possible = ordinary[:, 1:-1] & ordinary[:, 2:] & (windows[:, 1:-1] != windows[:, 2:])
     u, kept = draws(0, 0, "resample").random(possible.shape), possible.any(1)  # (N, 22), (N,)
     places = np.where(possible, u, 2.0).argmin(1) + 1

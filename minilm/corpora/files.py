@@ -6,6 +6,7 @@ import html
 import json
 import os
 import re
+import unicodedata
 from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,18 @@ Pair = namedtuple("Pair", "source target")
 def normalised(text: str) -> str:
     """The text in lower case with single blanks: texts that are equal in this are one text."""
     return " ".join(text.lower().split())
+
+
+def words(text: str, within: str = "") -> list[str]:
+    """The words and other signs of a text; `within` a word these characters may stand, too. Marks
+    that combine (Mn, Mc) and joiners belong to what they stand on, and \\w knows none of them."""
+    shadow = text
+    if not text.isascii():
+        joins = lambda c: unicodedata.category(c)[0] == "M" or c in "\u200c\u200d"
+        shadow = "".join("\u0301" if joins(c) else c for c in text)
+    inner = f"(?:[{re.escape(within)}](?:\\w\u0301*)+)*" if within else ""
+    found = re.finditer(f"(?:\\w\u0301*)+{inner}|[^\\w\\s]\u0301*", shadow)
+    return [text[slice(*match.span())] for match in found]
 
 
 def fraction(text: str, purpose: str) -> float:

@@ -8,14 +8,12 @@ import io
 import itertools
 import json
 import re
-import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
 from minilm.config import UserError
+from minilm.io import terminal
 from minilm.io.durable import write_file
 
 # A byte order mark at the beginning names the encoding.
@@ -33,7 +31,7 @@ class EmptyFile(UserError):
 @functools.cache  # each sentence is said once, however often a file is read
 def note(message: str) -> None:
     """Tell the person at the terminal something about their files, without disturbing a bar."""
-    tqdm.write(message, file=sys.stderr)
+    terminal.note(message)
 
 
 def ending(path: Path) -> str:

@@ -3,7 +3,6 @@ and a run as a folder that Hugging Face's transformers opens with no code of our
 
 import itertools
 import json
-import sys
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,18 +11,21 @@ from minilm.config import UserError
 from minilm.corpora.tokenizer_file import to_json
 from minilm.huggingface import tokenizers
 from minilm.huggingface import weights as hf
-from minilm.io.durable import write_file, writing
+from minilm.io.durable import sha256_of, write_file, writing
+from minilm.io.terminal import note
 from minilm.runs import checkpoint
 from minilm.runs.run import RUNS, Run
 from minilm.tokenizer import SPECIAL_TOKENS
 
-FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
+FILES, TOKENIZER = ("config.json", "model.safetensors", "pytorch_model.bin"), "*token*.json"
 OPENS = """from transformers import {0}, AutoTokenizer
 model = {0}.from_pretrained("{1}")
 tokenizer = AutoTokenizer.from_pretrained("{1}")"""
 CLASSIFIES = """
-inputs = tokenizer("A text.", return_tensors="pt", truncation=True)
-model(**inputs).logits.mean(1).softmax(-1)  # in the order of model.config.id2label"""
+inputs = tokenizer(["A text."], return_tensors="pt", truncation=True, padding=True)
+real = inputs.attention_mask.unsqueeze(-1)  # the mean is over these tokens, not over padding
+logits = (model(**inputs).logits * real).sum(1) / real.sum(1)
+logits.softmax(-1)  # in the order of model.config.id2label"""
 
 
 def pretrained_run(name: str | Path) -> Run:
@@ -33,14 +35,12 @@ def pretrained_run(name: str | Path) -> Run:
         return Run(name)
     name = str(name).removeprefix("hf:")
     folder = find_folder(name)
-    source = [str(folder.resolve())]  # and sizes and times, to see whether it has changed
-    for path in map(folder.joinpath, FILES):
-        source += [path.stat().st_size, path.stat().st_mtime_ns] if path.exists() else []
+    source = content_of(folder)
     called = Path(name).resolve().name or "imported"
     for i in itertools.count(1):
         run = Run(RUNS / f"{called}{f'-{i}' * (i > 1)}")
         if not (run.folder / "config.json").exists():
-            return import_folder(folder, run, source)
+            return import_folder(folder, run)
         if run.config.get("imported") == source and any(run.folder.glob("step-*")):
             return run
 
@@ -55,11 +55,17 @@ def find_folder(name: str) -> Path:
     with tokenizers.damage(f"{name}: no such folder, and huggingface_hub finds none"):
         import huggingface_hub
 
-        wanted = [*FILES, "*token*.json"]
+        wanted = [*FILES, TOKENIZER]
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
 
 
-def import_folder(folder: Path, run: Run, source: list | None = None) -> Run:
+def content_of(folder: Path) -> dict[str, str]:
+    """The sha256 of each file of a Hugging Face folder that an import reads."""
+    paths = sorted({path for name in (*FILES, TOKENIZER) for path in folder.glob(name)})
+    return {path.name: sha256 for path in paths if (sha256 := sha256_of(path))}
+
+
+def import_folder(folder: Path, run: Run) -> Run:
     """Write the model and tokenizer of a Hugging Face folder as a run. Says which tensors it leaves
     out. Raises UserError where they cannot be ours, or where there is a run already."""
     try:
@@ -72,14 +78,14 @@ def import_folder(folder: Path, run: Run, source: list | None = None) -> Run:
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
     if left_out:
-        print(f"{folder}: without its head ({', '.join(left_out)})", file=sys.stderr)
+        note(f"{folder}: without its head ({', '.join(left_out)})")
     if not getattr(shape, "head", True):
-        print(f"{folder}: fine-tune it; it has nothing that predicts tokens", file=sys.stderr)
+        note(f"{folder}: fine-tune it; it has nothing that predicts tokens")
     causal = "causal" in hf.TYPES[name] or config.get("is_decoder")
     flags = dict(objective="causal" if causal else "masked", max_length=shape.max_length)
     facts = dict(kind="pretrain", family=hf.TYPES[name]["family"], model=asdict(shape), flags=flags)
     with run.claim(resume=False):
-        run.create(facts | dict(imported=source or [str(folder.resolve())]), tokenizer)
+        run.create(facts | dict(imported=content_of(folder)), tokenizer)
         checkpoint.save(run.folder, 0, dict(tokens=0, targets=0, seconds=0.0), model=weights)
     return run
 

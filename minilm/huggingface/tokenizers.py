@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import json
 import re
-from itertools import pairwise
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -28,6 +28,10 @@ GPT2_ROLES = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext
 OUR_ROLES = dict.fromkeys([*GPT2_ROLES, "cls_token", "sep_token"], "<doc>")
 OUR_ROLES |= dict(pad_token="<pad>", mask_token="<mask>")
 BYTE_OF = {character: byte for byte, character in STAND_IN.items()}  # as GPT-2 writes bytes
+JOINED = dict(type="WordPiece", prefix="\0", cleanup=False)  # as they decode without a decoder
+# What transformers makes of a decoded text where its "clean_up_tokenization_spaces" is set.
+CLEANED = [dict(type="Replace", pattern=dict(String=f" {end}"), content=end.strip())
+           for end in (*".?!,", "' ", "n't", "'m", "'s", "'ve", "'re")]  # fmt: skip
 
 
 class ForeignTokenizer(Tokenizer):
@@ -44,8 +48,12 @@ class ForeignTokenizer(Tokenizer):
         with damage("the tokenizer is damaged or of another version"):
             # A limit on a text's length and padding to it are settings, no part of the vocabulary.
             self.content, self.roles = content | dict(truncation=None, padding=None), dict(roles)
+            self.content["decoder"] = content.get("decoder") or JOINED
             self._library = make(json.dumps(self.content))
             self._added = {t["content"]: t for t in content.get("added_tokens") or []}
+            decoder = self.content["decoder"]
+            self._last = self._library.decoder.decode(["a", "a"]).removeprefix("a")
+            self._decoders = {part["type"] for part in decoder.get("decoders", [decoder])}
             ids = self._library.get_vocab(with_added_tokens=True)
         self._library.encode_special_tokens = True  # "[SEP]" in a text is a bracket and letters
         self.names = {i: name for name, i in ids.items()}
@@ -54,7 +62,8 @@ class ForeignTokenizer(Tokenizer):
             raise UserError(f"it has {self.vocab_size:,} tokens; {MAX_VOCAB_SIZE:,} fit in uint16")
         self.special = self._special(ids)
         self.mask_token = self.names.get(self.special.mask)  # what a person writes: "[MASK]"
-        self.token_bytes = [self._bytes(self.names.get(i, "")) for i in range(self.vocab_size)]
+        names = map(self.names.get, range(self.vocab_size))
+        self.token_bytes = [self._bytes(name) if name else b"" for name in names]
         decisive = json.dumps([self.content, self.roles], sort_keys=True).encode()
         self.fingerprint = hashlib.sha256(decisive).hexdigest()[:16]
 
@@ -62,7 +71,7 @@ class ForeignTokenizer(Tokenizer):
         return ForeignTokenizer, (self.content, self.roles)
 
     def _special(self, ids: dict[str, int]) -> SpecialTokens:
-        """The special ids; `ordinary` is the longest stretch of ids without any."""
+        """The special ids; `ordinary` are all others that a token has."""
         found = {}
         for part, roles in PARTS.items():
             names = [self.roles[role] for role in roles if self.roles.get(role) in ids]
@@ -70,21 +79,29 @@ class ForeignTokenizer(Tokenizer):
                 raise UserError(f"the tokenizer has no {' or '.join(roles)}")
             found[part] = ids[names[0]] if names else None
         marked = {token["id"] for token in self._added.values() if token.get("special")}
-        marked |= set(found.values()) - {None} | {-1, self.vocab_size}
-        stretches = (range(a + 1, b) for a, b in pairwise(sorted(marked)))
-        return SpecialTokens(**found, ordinary=max(stretches, key=len))
+        marked |= set(found.values()) - {None}
+        if not (ordinary := sorted(self.names.keys() - marked)):
+            raise UserError("the tokenizer has special tokens only")
+        return SpecialTokens(**found, ordinary=np.array(ordinary))
 
     def _bytes(self, name: str) -> bytes:
-        """The bytes of text that a token stands for."""
-        model = self.content["model"]
-        if name in self._added or not name:
+        """The bytes of text that a token stands for: those that their decoder puts between two
+        others. "▁the" and "the" give " the" and "the", BERT's "the" and "##the" likewise."""
+        if name in self._added:
             return name.encode()
-        if model["type"] == "WordPiece":  # "##ing" continues a word, "the" begins one
-            rest = name.removeprefix(model.get("continuing_subword_prefix", "##"))
-            return (rest if rest and rest != name else f" {name}").encode()
-        if BYTE_OF.keys() >= set(name):
+        if "ByteLevel" in self._decoders and BYTE_OF.keys() >= set(name):
             return bytes(BYTE_OF[character] for character in name)
-        return name.replace("▁", " ").encode()  # SentencePiece's sign for a space
+        if "ByteFallback" in self._decoders and re.fullmatch("<0x[0-9A-F]{2}>", name):
+            return bytes([int(name[3:5], 16)])
+        text = self._library.decoder.decode(["a", name, "a"])
+        return text.removeprefix("a").removesuffix(self._last).encode()
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids` as their library decodes it, but with a blank that the first token
+        begins with, which it leaves out: so that parts of a text can be joined."""
+        known = self.decode_bytes(ids)
+        text = self._library.decode(list(map(int, ids)), skip_special_tokens=False)
+        return " " * (known[:1] == b" " != text[:1].encode()) + text
 
     def encode(self, text: str) -> np.ndarray:
         """Ids (N,) uint16; special tokens are never found in a text."""
@@ -124,6 +141,10 @@ def read_tokenizer(folder: Path):
             token = token.get("content") if isinstance(token, dict) else token
             if role.endswith("_token") and isinstance(token, str):
                 roles = roles | {role: token}
+        if settings.get("clean_up_tokenization_spaces") and content["model"].get("type") != "BPE":
+            decoder = content.get("decoder") or JOINED
+            parts = [*decoder.get("decoders", [decoder]), dict(type="Fuse"), *CLEANED]
+            content["decoder"] = dict(type="Sequence", decoders=parts)
         return ForeignTokenizer(content, roles)
 
 

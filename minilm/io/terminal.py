@@ -4,6 +4,8 @@ import re
 import sys
 from typing import TextIO
 
+from tqdm import tqdm
+
 # Control characters but tab and line feed; marks that turn the direction of writing; half pairs,
 # which no encoding takes.
 _UNSAFE = re.compile(
@@ -24,3 +26,23 @@ def printable(text: str, stream: TextIO | None = None) -> str:
     """What to print of a text that a model or a file contributed: escaped where `stream` (standard
     output, unless given) is a terminal, unchanged where it is a file or a pipe."""
     return escaped(text) if (stream or sys.stdout).isatty() else text
+
+
+def note(message: str) -> None:
+    """Tell the person at the terminal something on standard error, without disturbing a bar."""
+    tqdm.write(printable(message, sys.stderr), file=sys.stderr)
+
+
+class Escaping:
+    """A terminal to which texts are written as `printable` makes them. `drawn` is the terminal
+    itself, for what colours on purpose."""
+
+    def __init__(self, drawn: TextIO):
+        self.drawn = drawn
+
+    def write(self, text: str) -> int:
+        """As a stream's."""
+        return self.drawn.write(escaped(text))
+
+    def __getattr__(self, name: str):
+        return getattr(self.drawn, name)

@@ -8,6 +8,7 @@ import os
 import statistics
 import time
 
+import numpy as np
 import torch
 
 from minilm import objectives
@@ -76,8 +77,8 @@ class Pretraining(Training):
         whichever the objective trains: lines to print."""
         model, special, text = self.loss.refresh(), self.tokenizer.special, self.validation[0][0]
         line = lambda tokens: self.tokenizer.decode(tokens).replace("\n", "⏎")
-        ordinary = (text >= special.ordinary.start) & (text < special.ordinary.stop)
-        tokens, shown = text[ordinary][: min(24, model.config.max_length - 2)], ""
+        tokens, shown = text[np.isin(text, special.ordinary)], ""
+        tokens = tokens[: min(24, model.config.max_length - 2)]
         with compute.eager():
             if self.config.objective != "masked":
                 more = list(sample(model, tokens[:8], 24, special))

@@ -1,19 +1,15 @@
 """Tags for words: what `train_finetune.py --task tag` learns."""
 
-import re
 from collections import Counter, defaultdict, namedtuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from minilm.corpora.files import Tagged
+from minilm.corpora.files import Tagged, words
 from minilm.heads import tagging_nll
 from minilm.objectives import IGNORE
 from minilm.tasks.task import Task, bootstrap
-
-SPLIT = re.compile(r"\w+(?:[.'-]\w+)*|[^\w\s]")  # a text that is to be tagged into words
-
 
 # A sentence or a window of it: tokens (T,); words (W, 2), of each that is tagged here the first
 # token and the one after its last; tags (W,); which sentence; whether a word of it was cut
@@ -81,15 +77,16 @@ class Tagging(Task):
         lacks are not learnt."""
         number = {tag: i for i, tag in enumerate(self.classes)}
         special, room, rows = self.tokenizer.special, self.config.max_length - 2, []
-        for i, (words, tags) in enumerate(sentences):
-            ids, offsets = self.tokenizer.encode_with_offsets(" ".join(words))
-            ends = np.cumsum([len(word) + 1 for word in words]) - 1  # of each word, in characters
-            starts = ends - [len(word) for word in words]
+        for i, tagged in enumerate(sentences):
+            ids, offsets = self.tokenizer.encode_with_offsets(" ".join(tagged.words))
+            lengths = np.array([len(word) for word in tagged.words])
+            ends = np.cumsum(lengths + 1) - 1  # of each word, in characters
+            starts = ends - lengths
             first = np.searchsorted(offsets[:, 1], starts, "right")  # of each word, in tokens
             after = np.maximum(np.searchsorted(offsets[:, 0], ends, "left"), first + 1)
-            labels = np.array([number.get(tag, IGNORE) for tag in tags])
+            labels = np.array([number.get(tag, IGNORE) for tag in tagged.tags])
             begin = 0
-            while begin < len(words):
+            while begin < len(labels):
                 left = max(0, min(first[begin] - room // 4, len(ids) - room), after[begin] - room)
                 left = min(left, first[begin])
                 until = left + room - (room // 4 if left + room < len(ids) else 0)
@@ -149,13 +146,12 @@ class Tagging(Task):
         return {"linear in a word and its neighbours": linear, "a word's usual tag": usual}
 
     def unlabelled(self, text: str) -> Tagged:
-        words = tuple(SPLIT.findall(text)) or ("",)
-        return Tagged(words, ("O",) * len(words))
+        found = tuple(words(text, ".'-")) or ("",)
+        return Tagged(found, ("O",) * len(found))
 
     def predict(self, model, texts: list[str]) -> list[list[tuple[str, str]]]:
-        words = [self.unlabelled(text).words for text in texts]
-        found = super().predict(model, texts)
-        return [list(zip(*pair, strict=True)) for pair in zip(words, found, strict=True)]
+        found = zip(map(self.unlabelled, texts), super().predict(model, texts), strict=True)
+        return [list(zip(tagged.words, tags, strict=True)) for tagged, tags in found]
 
     def told(self, text: str, found: list[tuple[str, str]]) -> tuple[str, dict]:
         words, tags = zip(*found, strict=True)

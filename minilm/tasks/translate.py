@@ -8,7 +8,7 @@ from itertools import groupby
 import numpy as np
 import torch
 
-from minilm.corpora.files import Pair
+from minilm.corpora.files import Pair, words
 from minilm.data import in_chunks
 from minilm.model import Transformer
 from minilm.objectives import prefix, prefix_nll
@@ -17,8 +17,6 @@ from minilm.tokenizer import SpecialTokens
 
 FORMULAS = "latex-sympy"  # a corpus, not of a language
 SHOWN = 200  # validation pairs that are translated while training
-WORD = re.compile(r"\w+|[^\w\s]")
-
 
 Row = namedtuple("Row", "tokens source target cut")  # tokens: both, for their length
 
@@ -137,9 +135,9 @@ def word_by_word(train: list[Pair], test: list[Pair], rounds: int = 5) -> list[s
     t_number: dict[str, int] = defaultdict(lambda: len(t_number))
     links, n = [], 0  # (s, t, which target word of all): each target word with its whole source
     for source, target in train:
-        words = [s_number[word] for word in dict.fromkeys(WORD.findall(source.lower()))]
-        for word in WORD.findall(target):
-            links += [(s, t_number[word], n) for s in words]
+        of_source = [s_number[word] for word in dict.fromkeys(words(source.lower()))]
+        for word in words(target):
+            links += [(s, t_number[word], n) for s in of_source]
             n += 1
     s, t, instance = np.array(links).T
     pair, which = np.unique(s * len(t_number) + t, return_inverse=True)
@@ -149,10 +147,10 @@ def word_by_word(train: list[Pair], test: list[Pair], rounds: int = 5) -> list[s
         share = p[which] / np.bincount(instance, p[which])[instance]
         count = np.bincount(which, share)  # c(t, s)
         p = count / np.bincount(s, count)[s]
-    order, words = np.argsort(p, kind="stable"), list(t_number)  # the likeliest last: it stays
-    best = {i: words[j] for i, j in zip(s[order].tolist(), t[order].tolist(), strict=True)}
-    sources = [WORD.findall(pair.source) for pair in test]
-    return [" ".join(best.get(s_number.get(w.lower()), w) for w in words) for words in sources]
+    order, names = np.argsort(p, kind="stable"), list(t_number)  # the likeliest last: it stays
+    best = {i: names[j] for i, j in zip(s[order].tolist(), t[order].tolist(), strict=True)}
+    sources = [words(pair.source) for pair in test]
+    return [" ".join(best.get(s_number.get(w.lower()), w) for w in source) for source in sources]
 
 
 @torch.inference_mode()
@@ -172,7 +170,7 @@ def beam_search(
     model.eval()
     device, V, (B, S) = model.embedding.weight.device, model.config.vocab_size, sources.shape
     may_follow = torch.full((V,), -torch.inf, device=device)
-    may_follow[special.ordinary.start : special.ordinary.stop] = may_follow[special.eos] = 0
+    may_follow[special.ordinary] = may_follow[special.eos] = 0
     only_end = torch.full_like(may_follow, -torch.inf)
     only_end[special.eos] = 0  # a text that has ended stays what it is
     framed = np.pad(sources, ((0, 0), (1, 1)), constant_values=((0, 0), (special.bos, special.eos)))

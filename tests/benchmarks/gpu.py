@@ -71,7 +71,7 @@ def step_speed(size: str, optimizer: str, objective: str = "causal", batch: int 
         config.batch_size = 2
     torch.compiler.reset()
     tokenizer = Tokenizer([])
-    ordinary = range(3, config.vocab_size)
+    ordinary = np.arange(3, config.vocab_size)
     tokenizer.special = tokenizer.special._replace(ordinary=ordinary)
     text = np.random.default_rng(0).integers(3, config.vocab_size, 2**22).astype(np.uint16)
     model = make_model(ModelConfig(**_shape(size))).to(machine.device)

@@ -1,6 +1,7 @@
 """A Hugging Face folder becomes a run and a run becomes a folder: both compute the same."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -125,10 +126,14 @@ def test_a_classifier_says_there_what_it_says_here(tmp_path, family, attention):
     mine = ours(BATCH, IS_REAL, causal=attention == "causal")
     torch.testing.assert_close(mine, logits, rtol=0, atol=1e-4)
     assert theirs.config.id2label == {0: "a", 1: "b", 2: "c"}
-    *begin, last = lines.replace("A text.", TEXT).splitlines()
+    short = run.tokenizer.decode(BATCH[1, 1:9].tolist())
+    *begin, last = lines.replace('"A text."', repr(TEXT) + ", " + repr(short)).splitlines()
     known: dict = {}
-    exec("\n".join(begin), known)  # what a person is told to type
-    torch.testing.assert_close(eval(last, known), mine[:1].softmax(-1), rtol=0, atol=1e-4)
+    exec("\n".join(begin), known)  # what a person is told to type, of texts of any length
+    end = torch.cat([BATCH[1, :9], TOKENS[-1:]])[None]  # as `frame` does
+    alone = ours(end, torch.ones_like(end).bool(), causal=attention == "causal")
+    expected = torch.cat([mine[:1], alone]).softmax(-1)
+    torch.testing.assert_close(eval(last, known), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
@@ -284,7 +289,13 @@ def test_hf_names_are_imported_into_runs_once_and_never_beside_it(tmp_path, monk
     folder_of_gpt2(tmp_path / "gpt2")
     first = pretrained_run(f"hf:{tmp_path / 'gpt2'}")
     assert first.folder == Path("runs/gpt2") == pretrained_run("hf:../gpt2/").folder
+    file = tmp_path / "gpt2" / "model.safetensors"
+    before = file.stat()
     folder_of_gpt2(tmp_path / "gpt2", lambda c, t: t["transformer.wpe.weight"].zero_())
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # other weights
+    assert file.stat().st_size == before.st_size
+    assert pretrained_run("hf:../gpt2").folder == Path("runs/gpt2-2")
+    os.utime(file)  # the same weights
     assert pretrained_run("hf:../gpt2").folder == Path("runs/gpt2-2")
     for name, where in (("hf:.", "here"), ("hf:..", tmp_path.name)):
         for file in (tmp_path / "gpt2").iterdir():

@@ -12,7 +12,15 @@ import minilm
 from minilm.__main__ import main
 from minilm.config import UserError
 from minilm.corpora import made
-from minilm.corpora.files import Example, Question, Tagged, read_pairs, read_questions, read_tagged
+from minilm.corpora.files import (
+    Example,
+    Question,
+    Tagged,
+    read_pairs,
+    read_questions,
+    read_tagged,
+    words,
+)  # fmt: skip
 from minilm.objectives import IGNORE
 from minilm.tasks import answer as answering
 from minilm.tasks import tag as tagging
@@ -217,7 +225,7 @@ def test_the_baselines_of_tagging_learn_words_and_neighbours():
 class Letters:
     """A tokenizer of single characters."""
 
-    special = SimpleNamespace(pad=0, bos=2, eos=2, ordinary=range(3, 200))
+    special = SimpleNamespace(pad=0, bos=2, eos=2, ordinary=np.arange(3, 200))
 
     def encode_with_offsets(self, text):
         places = np.arange(len(text))
@@ -251,6 +259,19 @@ def test_every_word_of_a_long_sentence_is_tagged_once_with_words_on_both_sides(w
     assert tuple(chr(row.tokens[a]) for row, a in found) == words
     for row, a in found[window // 2 : -window // 2]:
         assert (window - 2) // 4 <= a - 1 and a + (window - 2) // 4 < len(row.tokens)
+
+
+def test_what_combines_stays_with_its_letter():
+    assert words("वह नदी है।") == ["वह", "नदी", "है", "।"]
+    assert words("u\u0308ber 3.5-mal, x_1 ...", ".'-") == [
+        "u\u0308ber",
+        "3.5-mal",
+        ",",
+        "x_1",
+        *"...",
+    ]
+    assert words("3.5 ❤\ufe0f می\u200cروم\n") == ["3", ".", "5", "❤\ufe0f", "می\u200cروم"]
+    assert words(" ") == []
 
 
 def test_the_tags_of_a_sentence_are_chosen_together_however_many_windows_it_has():

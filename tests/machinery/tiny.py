@@ -20,7 +20,7 @@ from minilm.tokenizer import SpecialTokens
 from minilm.training import Plan
 
 V, T = 40, 12
-SPECIAL = SpecialTokens(pad=0, mask=1, bos=2, eos=2, ordinary=range(3, V))
+SPECIAL = SpecialTokens(pad=0, mask=1, bos=2, eos=2, ordinary=np.arange(3, V))
 CPU = Machine(torch.device("cpu"))
 SHAPE = ModelConfig(V, T, d_model=16, n_layers=2, n_heads=2, d_ff=24, dropout=0.1)
 
