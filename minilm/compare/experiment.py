@@ -11,8 +11,6 @@ output.txt          what the scripts printed
 import contextlib
 import dataclasses
 import functools
-import io
-import itertools
 import json
 import signal
 import sys
@@ -39,49 +37,36 @@ A_FINETUNING = 3600  # texts that one with few labels reads, about
 BAR = "{desc} |{bar}| {percentage:.0f} %, {postfix}"
 
 
-class Clock(io.TextIOBase):
-    """One bar for all jobs {folder: the seconds expected}, with the time left, which what the jobs
-    before took corrects. What a job prints goes into a file, and moves the bar on."""
+class Clock:
+    """One bar for all jobs {folder: the seconds expected}, and the time that is left, by what those
+    before took. What a job prints goes into a file."""
 
     def __init__(self, path: Path, jobs: dict[Path, float]):
-        self.jobs, self.total, self.done, self.spent, self.job = jobs, 1e-9, 1e-9, 0.0, (0.0, 0.0)
-        self.total += sum(jobs.values())
-        how = dict(bar_format=BAR, disable=None, leave=False, file=sys.stderr)
-        self.bar = tqdm(total=self.total, **how)
-        self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-
-    def write(self, text: str) -> None:
-        """What the job that is being done prints."""
-        self.file.write(text)
-        began, expected = self.job
-        self.show(self.done + min(expected, (time.perf_counter() - began) / self.pace()))
-
-    def close(self) -> None:
-        """Remove the bar."""
-        self.bar.close()
-        self.file.close()
-
-    def pace(self) -> float:
-        """How many seconds one that was expected has taken."""
-        return self.spent / self.done if self.spent else 1.0
-
-    def show(self, at: float) -> str:
-        """Move the bar to so many of the expected seconds. Returns how much time is left."""
-        left = f"{max(0.0, self.total - at) * self.pace() / 60:.1f} minutes left"
-        self.bar.set_postfix_str(left, refresh=False)
-        self.bar.update(at - self.bar.n)
-        return left
+        self.path, self.jobs, self.total = path, jobs, sum(jobs.values()) + 1e-9
+        self.done = self.spent = 1e-9
+        self.bar = tqdm(total=self.total, bar_format=BAR, disable=None, leave=False)
 
     @contextlib.contextmanager
     def during(self, folder: Path, words: str):
-        """Within this context a job is done."""
-        began, expected = self.job = time.perf_counter(), self.jobs.get(folder, 0.0)
+        """Within this context a job is done. Gives the function that is told which share of it."""
+        began, expected = time.perf_counter(), self.jobs.get(folder, 0.0)
+
+        def advance(share: float) -> str:
+            at, spent = self.done + share * expected, self.spent + time.perf_counter() - began
+            left = f"{max(0.0, self.total - at) * spent / at / 60:.1f} minutes left"
+            self.bar.set_postfix_str(left, refresh=False)
+            self.bar.update(at - self.bar.n)
+            return left
+
         self.bar.set_description_str(words)
-        with contextlib.redirect_stdout(self), contextlib.redirect_stderr(self):
-            yield
-        took = time.perf_counter() - began
+        with (
+            open(self.path, "a", encoding="utf-8") as file,
+            contextlib.redirect_stdout(file),
+            contextlib.redirect_stderr(file),
+        ):
+            yield advance
+        left, took = advance(1.0), time.perf_counter() - began
         self.done, self.spent = self.done + expected, self.spent + took
-        left = self.show(self.done)
         if self.bar.disable and expected:  # no terminal: a line a job
             print(f"{words}: {took:.0f} s; {left}", file=sys.stderr, flush=True)
 
@@ -92,7 +77,8 @@ class Experiment:
 
     def __init__(self, options: CompareOptions, folder: Path, facts: dict, calls=None):
         self.options, self.folder, self.plan, self.calls = options, folder, facts, calls
-        self.arms, self.device, self.clock = facts["arms"], "cpu", None
+        self.arms, self.device = facts["arms"], "cpu"
+        self.clock = Clock(folder / "output.txt", {})
         self.seeds = range(options.seed, options.seed + options.seeds)
         self.trained = [name for name, flags in self.arms.items() if flags is not None]
         self.draws = [*map(str, range(options.finetunings)), *["tags"] * facts["tags"]]
@@ -112,20 +98,21 @@ class Experiment:
             _, seconds, tokens, _ = measured(training, rounds, seconds=0.5)
             times[name] = 1.1 * seconds * training.plan.steps  # evaluations, too
             a_token = max(a_token, seconds / tokens)
+            for factor in plan.SWEEP * self.options.sweep:
+                found[self.folder_of("sweep", name, factor)] = times[name]
         texts = A_FINETUNING + self.plan["rows"] / 3  # a test is a third of the work
         a_finetuning = 2 + a_token * texts * self.plan["length"]
-        for name, factor in itertools.product(self.trained, plan.SWEEP * self.options.sweep):
-            found[self.folder_of("sweep", name, factor)] = times[name]
-        for seed, name in itertools.product(self.seeds, self.arms):
-            found |= {self.folder_of("finetune", name, seed, i): a_finetuning for i in self.draws}
-            if name in times:
-                found[self.folder_of("pretrain", name, seed)] = times[name]
+        for name in self.arms:
+            for seed in self.seeds:
+                drawn = (self.folder_of("finetune", name, seed, draw) for draw in self.draws)
+                found |= dict.fromkeys(drawn, a_finetuning)
+                if name in times:
+                    found[self.folder_of("pretrain", name, seed)] = times[name]
         jobs = {at: s for at, s in found.items() if not (at / "result.json").exists()}
-        print(f"{self.folder}: {len(jobs)} jobs, about {sum(jobs.values()) / 60:.0f} minutes on "
-              f"{machine.why.split()[-1]}; a pretraining takes "
-              f"{', '.join(f'{s:.0f} s ({name})' for name, s in times.items())}, a fine-tuning "
-              f"{a_finetuning:.0f} s", flush=True)  # fmt: skip
         self.clock = Clock(self.folder / "output.txt", jobs)
+        print(f"{self.folder}: {len(jobs)} jobs, about {self.clock.total / 60:.0f} minutes; "
+              f"a pretraining: {', '.join(f'{name} {s:.0f} s' for name, s in times.items())}; "
+              f"a fine-tuning: {a_finetuning:.0f} s", flush=True)  # fmt: skip
 
     def carry_out(self) -> None:
         """Every job, one seed after the other, so that what is there can be looked at early."""
@@ -141,21 +128,21 @@ class Experiment:
         return found | {draw: self.finetune(name, seed, draw) for draw in self.draws}
 
     def kept(self, path: Path, words: str, make, **shape) -> dict:
-        """What a job left in a file of JSON, whose values are of these types. make(): do the job,
-        where it is not there, or damaged. Raises UserError where that cannot be done."""
+        """What a job left in a file of JSON, whose values are of these types. make(advance): do the
+        job, where it is not there, or damaged. Raises UserError where that cannot be done."""
         try:
             return read(path, **shape)
         except UserError as error:
             if not self.calls:
                 raise UserError(f"{error}: go on with --resume, which makes it anew") from None
-        with self.clock.during(path.parent, words):
-            make()
+        with self.clock.during(path.parent, words) as advance:
+            make(advance)
         return read(path, **shape)
 
     def run(self, which: str, folder: Path, config, **shape) -> dict:
         """The result.json of a run of a script; config(run=, resume=): its options."""
         there = (folder / "config.json").exists()
-        make = lambda: self.calls[which](config(run=str(folder), resume=there))
+        make = lambda advance: self.calls[which](config(run=str(folder), resume=there), advance)
         return self.kept(folder / "result.json", f"{which} {folder.name}", make, **shape)
 
     def config(self, name: str, **more):
@@ -174,7 +161,7 @@ class Experiment:
         return found
 
     def pretrain(self, name: str, seed: int) -> dict | None:
-        """The result.json of a pretraining, its flags and its learning curve; of scratch nothing."""
+        """The result.json of a pretraining, its flags, its learning curve; of scratch nothing."""
         if name not in self.trained:
             return None
         folder, how = self.folder_of("pretrain", name, seed), dict(seed=seed)
@@ -192,7 +179,7 @@ class Experiment:
         run = Run(self.folder_of("pretrain", name, seed))
         path = self.folder / "jobs" / f"{name}-{seed}.json"
 
-        def make() -> None:
+        def make(_) -> None:
             flags, tokenizer = run.config["flags"], run.tokenizer
             reads, shift = plan.READS[flags["objective"]], flags["shift"]
             if name in self.trained:
@@ -269,8 +256,8 @@ def compare(options: CompareOptions, **calls) -> Experiment:
         stop.args = (f"stopped: {n} runs are finished, go on with --run {run.folder} --resume",)
         raise stop from None
     finally:
-        if experiment and experiment.clock:
-            experiment.clock.close()
+        if experiment:
+            experiment.clock.bar.close()
         run.release()
     return experiment
 
@@ -304,7 +291,7 @@ def text_of(config, tokenizer=None):
 
 
 def read(path: Path, **shape: type) -> dict:
-    """A file of JSON. Raises UserError where it is not there, or its values are not of these types."""
+    """A file of JSON. Raises UserError where its values are not of these types, or not there."""
     with damage(f"{path} is damaged"):
         found = dict(json.loads(read_bounded(path)))
         if wrong := [name for name, kind in shape.items() if not isinstance(found.get(name), kind)]:

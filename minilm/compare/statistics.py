@@ -14,10 +14,10 @@ table too, paired by seed and row. On the safe side of the formula:
 
 - MS_noise is not subtracted, so the rows alone keep an interval from vanishing where seeds agree.
 - Three seeds know their own variance badly, and by chance it comes out far too small: above all
-  that of an arm whose seeds vary far more than the others'. Such an arm varies in every outcome. So
-  MS_seed / MS_noise of a difference is never taken for less than that of the same difference in
-  another outcome, nor for less than the mean over all differences and outcomes. That mean, from A
-  arms and K outcomes, has K (A - 1)(S - 1) degrees of freedom.
+  that of an arm whose seeds vary far more than the others', which they do in every outcome. So
+  MS_seed / MS_noise of a difference is never taken for less than its mean over the outcomes, nor
+  for less than the mean over all differences and outcomes. That mean, from A arms and K outcomes of
+  the same pretrainings, is given (K + 1) / 2 · (A - 1)(S - 1) degrees of freedom.
 - The degrees of freedom of the sum are Satterthwaite's (1946).
 
 `tests/machinery/test_compare_statistics.py` proves by simulation what comes of it.
@@ -65,8 +65,8 @@ def crossed(tables: Sequence[np.ndarray], arms: int) -> np.ndarray:
     own = np.stack([np.where(noise > 1e-9, seed / np.maximum(noise, 1e-9), 0.0)
                     for _, seed, _, noise in parts])  # (K, ..., M)  # fmt: skip
     least = np.maximum(own.mean((0, -1)), 1.0)[..., None]  # (..., 1)
-    ratio = np.maximum(own.max(0), least)  # (..., M)
-    few = len(tables) * max(arms - 1, 1) * (S - 1)
+    ratio = np.maximum(own.mean(0), least)  # (..., M)
+    few = (len(tables) + 1) / 2 * max(arms - 1, 1) * (S - 1)
     found = []
     for table, (mean, seed, row, noise) in zip(tables, parts, strict=True):
         N = table.shape[-1]
