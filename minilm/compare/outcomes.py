@@ -87,7 +87,7 @@ def samples(model, reads: list[str], shift: int, tokens: np.ndarray, tokenizer) 
         following = list(sample(model, prompt, CONTINUATION, special, temperature=0.7, seed=0))
     else:
         text = prompt
-        for _ in range(CONTINUATION):
+        for _ in range(min(CONTINUATION, model.config.max_length - len(prompt) - 2)):
             [[(best, _)]] = fill_masks(model, np.append(text, special.mask), special, **how, top=1)
             text = np.append(text, best)
         following = text[len(prompt) :]

@@ -103,18 +103,17 @@ def holm(p: np.ndarray) -> np.ndarray:
     return np.take_along_axis(np.minimum(stepped, 1.0), np.argsort(order, axis=-1), -1)
 
 
-def estimates(tables: dict) -> dict:
-    """{name: Estimate} of tables {name: (S, N)}; of fewer than three seeds only the mean."""
+def estimates(tables: dict[str, np.ndarray]) -> dict[str, Estimate]:
+    """Of tables {name: (S, N)}; of fewer than three seeds only the mean."""
     found = {name: Estimate(float(table.mean())) for name, table in tables.items()}
-    seeded = {name: table for name, table in tables.items() if len(table) >= FEWEST_SEEDS}
-    if seeded:
+    if seeded := {name: t for name, t in tables.items() if len(t) >= FEWEST_SEEDS}:
         stacked = np.stack([table.astype(float) for table in seeded.values()])  # (M, S, N)
         found |= _named(seeded, crossed([stacked], len(seeded))[:, 0])
     return found
 
 
-def _named(names, values: np.ndarray) -> dict:
-    """{name: Estimate} of the means, half intervals and p, (3, M)."""
+def _named(names, values: np.ndarray) -> dict[str, Estimate]:
+    """Of the means, half intervals and p, (3, M)."""
     return {name: Estimate(mean, (mean - half, mean + half), p)
             for name, (mean, half, p) in zip(names, values.T.tolist(), strict=True)}  # fmt: skip
 
@@ -123,26 +122,25 @@ def verdicts(
     outcomes: dict[str, dict[str, np.ndarray]], asked: dict[str, dict[str, float]], level: float
 ) -> list[Verdict]:
     """All declared differences {name: {arm: weight}} in all outcomes, {outcome: {arm: (S, N)}}, as
-    one family; those that name an arm which is not there are left out. A baseline without seeds is
+    one family; those of arms that are not there are left out. A baseline without seeds is
     (1, N) and is compared with each seed of the others."""
-    differences, arms = [], 0
-    for of_arms in outcomes.values():
-        S, arms = max(map(len, of_arms.values())), sum(len(t) > 1 for t in of_arms.values())
-        asked = {name: ws for name, ws in asked.items() if ws.keys() <= of_arms.keys()}
-        full = {a: np.broadcast_to(t, (S, t.shape[1])).astype(float) for a, t in of_arms.items()}
-        differences.append([sum(w * full[a] for a, w in ws.items()) for ws in asked.values()])
-    stacked = [np.stack(tables) for tables in differences]  # of each outcome, (M, S, N)
-    if len(stacked[0][0]) < FEWEST_SEEDS:
+    first = next(iter(outcomes.values()))
+    asked = {name: weights for name, weights in asked.items() if weights.keys() <= first.keys()}
+    S, arms = max(map(len, first.values())), sum(len(table) > 1 for table in first.values())
+    stacked = []  # of each outcome, (M, S, N)
+    for of in outcomes.values():
+        full = {arm: np.broadcast_to(t, (S, t.shape[1])).astype(float) for arm, t in of.items()}
+        stacked.append(np.stack([sum(w * full[arm] for arm, w in weights.items())
+                                 for weights in asked.values()]))  # fmt: skip
+    if S < FEWEST_SEEDS:
         return [Verdict(outcome, name, Estimate(float(table.mean())))
                 for outcome, tables in zip(outcomes, stacked, strict=True)
                 for name, table in zip(asked, tables, strict=True)]  # fmt: skip
     values = crossed(stacked, arms)  # (3, K, M)
-    corrected = holm(values[2].ravel()).reshape(values[2].shape)
-    found = []
-    for outcome, of_outcome, ps in zip(outcomes, values.swapaxes(0, 1), corrected, strict=True):
-        for (name, estimate), p in zip(_named(asked, of_outcome).items(), ps.tolist(), strict=True):
-            found.append(Verdict(outcome, name, estimate, p, p <= level))
-    return found
+    found = [(outcome, *item) for k, outcome in enumerate(outcomes)
+             for item in _named(asked, values[:, k]).items()]  # fmt: skip
+    corrected = holm(values[2].ravel()).tolist()
+    return [Verdict(*one, p, p <= level) for one, p in zip(found, corrected, strict=True)]
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
