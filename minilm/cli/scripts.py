@@ -165,9 +165,8 @@ def search(config, what: list[tuple[float, str]], run: Run, train) -> tuple:
         print(f"  {score:16.1%}  {options.learning_rate:13g}  {options.optimizer}")
     if not checkpoint.newest(run.folder, evaluated=True):
         winner = checkpoint.best(folder / best)
-        state = dict(model=winner.read("model"))
-        checkpoint.save(run.folder, winner.step, winner.spent, winner.earlier, **state)
-        checkpoint.rate(run.folder, winner.step, winner.score, winner.values)
+        facts = winner.step, winner.spent, winner.scores, winner.values
+        checkpoint.save(run.folder, *facts, model=winner.read("model"))
     for name in trials:  # their weights have done their work
         checkpoint.delete_after(folder / name, -1)
     return trials[best], found["spent"]

@@ -190,9 +190,10 @@ class Experiment:
             config = saved_options(PretrainConfig, flags)
             text = text_of(config, tokenizer if config.init else None)
             swaps = outcomes.make_swaps(text.valid, self.options.pairs, tokenizer.special)
-            sentence = tokenizer.encode(self.plan["sentence"])[: model.config.max_length - 2]
+            sentence = tokenizer.encode(self.plan["sentence"]).astype(np.int64)
+            sentence = sentence[: model.config.max_length - 2]
             found = dict(swapped=outcomes.swapped(*how, swaps, tokenizer.special),
-                         samples=outcomes.samples(*how, sentence.astype(np.int64), tokenizer))  # fmt: skip
+                         samples=outcomes.samples(*how, sentence, tokenizer))  # fmt: skip
             write_file(path, json.dumps(found).encode())
 
         return self.kept(path, f"questions to {path.stem}", make, swapped=dict, samples=dict)

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from minilm.config import UserError
-from minilm.corpora import files, python_docs
-from minilm.corpora.files import Example, fraction, normalised, read_text
+from minilm.corpora import python_docs, texts
+from minilm.corpora.files import Example, fraction, normalised
 from minilm.corpora.tables import EmptyFile, note, read_lines, read_rows
+from minilm.corpora.texts import read_text
 from minilm.io.durable import sha256_of
 
 DATA = Path("data")
@@ -28,7 +29,7 @@ def documents(
     how = text_column, encoding, separator
     for item in items:
         try:
-            for text in _DOCUMENTS[item]() if item in NAMES else files.read_documents(item, *how):
+            for text in _DOCUMENTS[item]() if item in NAMES else texts.read_documents(item, *how):
                 any_text = True
                 yield text
         except EmptyFile as error:
@@ -50,7 +51,7 @@ def fingerprint(data: Sequence[str]) -> str:
             found = sorted(path for path in (DATA / item).rglob("*") if path.is_file())
             facts += [(path.name, path.stat().st_size) for path in found]
         else:
-            facts.append((files.kind(item), sha256_of(item)))
+            facts.append((texts.kind(item), sha256_of(item)))
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 
@@ -63,10 +64,10 @@ def _files(data: Sequence[str]) -> list[str | Path]:
         if item in NAMES:
             found.append(item)
         elif path.is_dir():
-            found += files.files_in(path)
+            found += texts.files_in(path)
         elif not path.exists():
             raise UserError(f"{path}: no such file or folder, nor a corpus ({', '.join(NAMES)})")
-        elif files.kind(path):
+        elif texts.kind(path):
             found.append(path)
     return found
 
@@ -82,8 +83,8 @@ def _imdb(part: str, *labels: str) -> Iterator[Example]:
     """The reviews of the unpacked archive; without it, those of a .jsonl.gz file."""
     if Path(DATA, "imdb", "aclImdb").exists():
         folders = [needed("imdb", "aclImdb", part, label) for label in labels]
-        texts = (file for folder in folders for file in files.files_in(folder))
-        rows = ((read_text(file), file.parent.name) for file in texts)
+        found = (file for folder in folders for file in texts.files_in(folder))
+        rows = ((read_text(file), file.parent.name) for file in found)
     else:
         path = needed("imdb", f"{'unsup' if 'unsup' in labels else part}.jsonl.gz")
         table = read_rows(path, {"--text-column": "text"}, "utf-8")

@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import re
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ MARKS = {codecs.BOM_UTF8: "utf-8-sig"}
 MARKS |= dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16")
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 PREDICT = "a file without labels is for `python -m minilm predict RUN --file`"
+_LIMIT = threading.Lock()
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
@@ -28,10 +30,7 @@ class EmptyFile(UserError):
     """A file without any text in it; among other files it is left out."""
 
 
-@functools.cache  # each sentence is said once, however often a file is read
-def note(message: str) -> None:
-    """Tell the person at the terminal something about their files, without disturbing a bar."""
-    terminal.note(message)
+note = functools.cache(terminal.note)  # each sentence is said once, however often a file is read
 
 
 def ending(path: Path) -> str:
@@ -39,10 +38,11 @@ def ending(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def read_lines(path: Path, encoding: str = "utf-8", newline: str | None = None) -> Iterator[str]:
-    r"""Yield the lines of a file, or of its .gz. They end at \n, \r\n and \r (newline: None writes
-    each as \n, "" leaves it), but not at U+0085 and U+2028, which occur inside of texts. A byte
-    order mark goes before `encoding`. Raises UserError; EmptyFile for nothing but blanks."""
+def read_lines(path: Path, encoding: str = "utf-8", ends: bool = False) -> Iterator[str]:
+    r"""Yield the lines of a file, or of its .gz. They end at \n and \r\n, written as \n (ends: left
+    as they are), and at \r where the file has no \n; never at U+0085 or U+2028, which occur inside
+    of texts. A byte order mark goes before `encoding`. Raises UserError; EmptyFile for nothing but
+    blanks."""
     try:
         "".encode(encoding)  # refuses what is no encoding of text, such as "hex"
     except (LookupError, ValueError):
@@ -58,11 +58,17 @@ def read_lines(path: Path, encoding: str = "utf-8", newline: str | None = None) 
             encoding = marked[0] if marked else encoding
             if b"\0" in head and not codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")):
                 raise UserError(f"{path}: NUL bytes near its start: {_with_zeros(head)}")
-            for number, line in enumerate(io.TextIOWrapper(file, encoding, newline=newline), 1):
+            text = io.TextIOWrapper(file, encoding, newline="\n")
+            first = text.readline()  # all of it, where no \n is in it
+            cut = re.findall("[^\r]*\r|[^\r]+", first)
+            lines = itertools.chain([first], text) if first.endswith("\n") else cut
+            for number, line in enumerate(lines, 1):
                 if "\0" in line:
                     raise UserError(f"{path}: line {number} holds a NUL character: this is no text")
                 blank = blank and not line.strip()
-                yield line
+                line = line.removeprefix("\ufeff")  # of a file that was put behind another
+                bare = line.rstrip("\r\n")
+                yield line if ends else bare + "\n" * (bare != line)
     except UnicodeError:
         with opener(path, "rb") as file:
             raise UserError(f"{path}: {_undecodable(file.read(), encoding)}") from None
@@ -86,7 +92,11 @@ def _undecodable(data: bytes, encoding: str) -> str:
         data.decode(encoding)
         return "it has no byte order mark: try --encoding utf-16-le or utf-16-be"
     except UnicodeDecodeError as error:
-        line = 1 + len(re.findall("\r\n?|\n", data[: error.start].decode(encoding, "ignore")))
+        before, end = (
+            data[: error.start].decode(encoding, "ignore"),
+            "\n" if b"\n" in data else "\r",
+        )
+        line = 1 + before.count(end)
         place = f"line {line}, byte {error.start}: 0x{data[error.start]:02x}"
         place += f" is not {encoding} ({error.reason})"
     if encoding.startswith("utf-8"):
@@ -119,6 +129,16 @@ def read_rows(path: Path, columns: dict[str, str], encoding: str) -> Iterator[tu
         raise EmptyFile(f"{path}: a header but no rows: put some rows under it")
 
 
+def text_of(row: dict, column: str, place: str) -> str:
+    """The text of a row. Raises UserError where it is no text that could be printed or saved."""
+    value, what = row[column], type(row[column]).__name__
+    if what == "str" and re.search("[\ud800-\udfff]", value):  # which JSON's escapes can write
+        what = "half of a surrogate pair"
+    if what != "str":
+        raise UserError(f"{place}: {column!r} is no text but {what}: mend the row")
+    return value
+
+
 def _json_rows(path: Path, encoding: str, _: set) -> Iterator[tuple[int, dict]]:
     for number, line in enumerate(read_lines(path, encoding), 1):
         if not line.strip():
@@ -147,13 +167,13 @@ def _parquet_rows(path: Path, *_) -> Iterator[tuple[int, dict]]:
 
 
 def _csv_rows(path: Path, encoding: str, wanted: set[str]) -> Iterator[tuple[int, dict]]:
-    csv.field_size_limit(100_000_000)  # characters; 131,072, csv's own, is shorter than many a text
-    lines = functools.partial(read_lines, path, encoding, newline="")
+    def lines() -> Iterator[str]:  # csv takes no \r inside of a line, but \0, which no file has
+        return (re.sub(r"\r(?!\n?\Z)", "\0", line) for line in read_lines(path, encoding, True))
+
     first = next(line for line in lines() if line.strip())
     usual, headers = "\t" if ending(path) == ".tsv" else ",", {}
     for delimiter in (usual, *DELIMITERS):
-        cells = next(csv.reader([first], delimiter=delimiter))
-        headers[delimiter] = [cell.strip().strip('"') for cell in cells]
+        headers[delimiter] = _names(next(_cells([first], delimiter, strict=False))[1])
     # What gives the columns wanted separates them, or else what gives the most.
     best = max(headers, key=lambda d: (wanted <= set(headers[d]), len(headers[d])))
     header, tabs = headers[best], best == "\t"
@@ -162,24 +182,48 @@ def _csv_rows(path: Path, encoding: str, wanted: set[str]) -> Iterator[tuple[int
     if best != usual:
         note(f"{path}: its columns are separated by {DELIMITERS[best]}")
     quoting = csv.QUOTE_NONE if tabs and not _quoted(lines, len(header)) else csv.QUOTE_MINIMAL
-    reader = csv.reader(lines(), delimiter=best, quoting=quoting, strict=True)
-    begins, past_header = 1, False
+    low = lambda names: [name.lower() for name in names if name]
+    begins, past_header, known = 1, False, low(header)
     try:
-        for cells in reader:
-            if past_header and any(cells):
-                wrong = None
-                if any(cells[len(header) :]) or any(header[len(cells) :]):  # nameless ones may lack
-                    wrong = f"{len(cells)} cells under a header of {len(header)}"
-                elif tabs and any("\t" in cell and re.search(r"[\r\n]", cell) for cell in cells):
-                    wrong = "a cell in quotes goes over lines and holds tabs, like several rows"
-                if wrong:
-                    raise UserError(f"{path}: line {begins}: {wrong}: mend its quotes")
-                row = zip(header, cells, strict=False)
-                yield begins, {name: cell for name, cell in row if name}
-            past_header = past_header or any(cells)
-            begins = reader.line_num + 1
+        for ends, cells in _cells(lines(), best, quoting=quoting):
+            line, begins, wrong = begins, ends + 1, None
+            if not past_header or not any(cells):
+                past_header = past_header or any(cells)
+                continue
+            if any(cells[len(header) :]) or any(header[len(cells) :]):  # nameless ones may lack
+                wrong = f"{len(cells)} cells under a header of {len(header)}: mend its quotes"
+            elif tabs and any("\t" in cell and re.search(r"[\r\n]", cell) for cell in cells):
+                wrong = "a cell in quotes goes over lines and holds tabs, like several rows"
+            elif len(header) > 1 and sorted(again := low(_names(cells))) == sorted(known):
+                if again == known:  # of a file that was put behind another
+                    note(f"{path}: line {line}: the header again, left out")
+                    continue
+                wrong = "the header in another order: give the rows below a file of their own"
+            if wrong:
+                raise UserError(f"{path}: line {line}: {wrong}")
+            yield line, {name: cell for name, cell in zip(header, cells, strict=False) if name}
     except csv.Error as error:
         raise UserError(f"{path}: line {begins} and on is broken ({error}): mend it") from None
+
+
+def _names(cells: list[str]) -> list[str]:
+    return [cell.strip().removeprefix("\ufeff").strip('"') for cell in cells]
+
+
+def _cells(lines: Iterable[str], delimiter: str, **how) -> Iterator[tuple[int, list[str]]]:
+    """The rows that csv finds, and in which line each ends. Its limit of 131,072 characters a cell
+    holds for the whole process, and is lifted only while a row is read."""
+    rows = csv.reader(lines, delimiter=delimiter, **{"strict": True, **how})
+    while True:
+        with _LIMIT:
+            before = csv.field_size_limit(100_000_000)
+            try:
+                cells = next(rows, None)
+            finally:
+                csv.field_size_limit(before)
+        if cells is None:
+            return
+        yield rows.line_num, [cell.replace("\0", "\r") for cell in cells]
 
 
 def _quoted(lines: Callable[[], Iterator[str]], width: int) -> bool:
@@ -190,7 +234,7 @@ def _quoted(lines: Callable[[], Iterator[str]], width: int) -> bool:
     rows = lambda: (line.rstrip("\r\n").split("\t") for line in lines() if line.strip())
     if any(len(cells) != width for cells in rows()):  # a cell in quotes may go over lines
         try:
-            table = csv.reader(lines(), delimiter="\t", strict=True)
+            table = (cells for _, cells in _cells(lines(), "\t"))
             return all(len(cells) == width for cells in table if any(cells))
         except csv.Error:
             return False

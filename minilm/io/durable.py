@@ -3,6 +3,8 @@ promises two things: what was synced stays, and a rename happens wholly or not a
 
 import contextlib
 import hashlib
+import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,37 @@ def read_bounded(path: str | Path, most: int = LARGEST) -> bytes:
     if len(content) > most:
         raise UserError(f"{path} is larger than {most:,} bytes")
     return content
+
+
+def fits(value, form) -> bool:
+    """Whether plain data has a form: a type (float: any finite number); {"a": form, ...}, a dict
+    with these names; {str: form}, a dict of such; [form], a list of such; (form, ...), a list of
+    just these; {type, None}, either of them.
+
+    >>> form = {"step": int, "values": {str: float}, "scores": [(int, float)], "id": {str, None}}
+    >>> fits({"step": 3, "values": {}, "scores": [[3, 2]], "id": None, "more": 1}, form)
+    True
+    """
+    if isinstance(form, set):
+        return any(fits(value, one) for one in form)
+    if isinstance(form, tuple | list):
+        forms = form * len(value) if isinstance(form, list) and isinstance(value, list) else form
+        return isinstance(value, list) and len(value) == len(forms) and all(map(fits, value, forms))
+    if isinstance(form, dict):
+        form = dict.fromkeys(value, form[str]) if str in form and isinstance(value, dict) else form
+        return isinstance(value, dict) and all(k in value and fits(value[k], form[k]) for k in form)
+    if form is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is form or value is form is None
+
+
+def read_json(path: str | Path, form):
+    """What a file of JSON holds. Raises UserError where it is none of this form (`fits`)."""
+    with damage(f"{path} is damaged"):
+        value = json.loads(read_bounded(path))
+        if not fits(value, form):
+            raise ValueError("it does not hold what is written there")
+    return value
 
 
 def sha256_of(path: Path) -> str | None:

@@ -129,6 +129,11 @@ def train(
     def on_device(step: int) -> list[tuple]:
         return [machine.tensors(arrays) for arrays in training.batch(step)]
 
+    def save(values: dict | None = None) -> None:
+        states = [optimizer.state_dict() for optimizer in optimizers]
+        what = dict(model=model.state_dict(), optimizers=states)
+        checkpoint.save(run.folder, done, spent, scores, values, **what)
+
     def evaluate_now() -> None:
         """Note a score in the checkpoint of this step, which was saved before."""
         try:
@@ -151,7 +156,7 @@ def train(
         if first:
             run.log(done, score=score, **values, **spent, sample=sample)
             sync(run.folder / "metrics.jsonl")
-            checkpoint.rate(run.folder, done, score, values)
+            save(values)
             with contextlib.suppress(Exception):  # nor does a page to look at
                 evaluated(run) if evaluated else None
 
@@ -192,9 +197,7 @@ def train(
                     run.log(done, loss=value, **spent)
                 if first and (is_due() or stopping):
                     sync(run.folder / "metrics.jsonl")
-                    states = [optimizer.state_dict() for optimizer in optimizers]
-                    what = dict(model=model.state_dict(), optimizers=states)
-                    checkpoint.save(run.folder, done, spent, scores, **what)
+                    save()
                 if stopping:
                     raise Stopped(stop.number, done, run.to_resume)
                 if is_due():
@@ -206,7 +209,7 @@ def train(
             rate = max(group["lr"] for o in optimizers for group in o.param_groups)
             good = checkpoint.newest(run.folder, evaluated=True)  # from which --resume starts
             checkpoint.delete_after(run.folder, good.step if good else -1)
-            last = f"the last good checkpoint is {good.folder if good else 'none yet'}"
+            last = f"the last good checkpoint is {good.file if good else 'none yet'}"
             why = f"after step {done}: {error}. The learning rate was {rate:g}; {last}"
             raise NonFiniteError(why) from None
     return dict(spent)
@@ -218,7 +221,7 @@ def _resume(run: Run, model, optimizers) -> tuple[int, list, Counter, bool]:
     saved = checkpoint.newest(run.folder)
     if saved is None:
         return 0, [], Counter(tokens=0, targets=0, seconds=0.0), True
-    with damage(f"{saved.folder} does not fit this model and optimizer: train a new run"):
+    with damage(f"{saved.file} does not fit this model and optimizer: train a new run"):
         model.load_state_dict(saved.read("model"))
         for optimizer, state in zip(optimizers, saved.read("optimizers"), strict=True):
             optimizer.load_state_dict(state)

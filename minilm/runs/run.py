@@ -3,7 +3,7 @@
 config.json      its kind, its flags with all defaults filled in, the model's family and shape
 tokenizer.json   its tokenizer
 metrics.jsonl    one line an event, appended; cut back to the checkpoint on resume
-step-00000200/   checkpoints: see `checkpoint.py`"""
+step-00000200.pt checkpoints: see `checkpoint.py`"""
 
 import contextlib
 import itertools
@@ -173,7 +173,7 @@ class Run:
         config, shape = self.of_kind(kind), self.model_config(**changes)
         best, n_classes = checkpoint.best(self.folder), len(config.get("classes", ()))
         weights = best.read("model")
-        with damage(f"{best.folder} does not fit the shape in config.json: use another run"):
+        with damage(f"{best.file} does not fit the shape in config.json: use another run"):
             least = least_parameters(shape) + n_classes * shape.d_model
             if least > sum(weight.numel() for weight in weights.values()):
                 raise ValueError("that of a larger model")  # which must not even be allocated

@@ -162,7 +162,7 @@ class Answering(Task):
 
     @staticmethod
     def texts_in(path, text_column: str, encoding: str) -> list[tuple[str, str]]:
-        return [(q.context, q.question) for q in read_questions(path, encoding)]
+        return [(q.context, q.question) for q in read_questions(path, encoding, False)]
 
     def told(self, text: tuple[str, str], found: Answer) -> tuple[str, dict]:
         p, row = found.probability, dict(context=text[0], question=text[1], answer=found.text)

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from minilm.config import UserError
 from minilm.corpora import splits
-from minilm.corpora.files import texts_in
 from minilm.corpora.tables import note
+from minilm.corpora.texts import texts_in
 from minilm.data import epoch_batches, pad
 from minilm.heads import Answerer, Classifier, Tagger
 from minilm.model import Transformer

@@ -49,6 +49,6 @@ def _saved(run: Run, facts: dict, tokenizer, model, metrics) -> Run:
     run.create(facts, tokenizer)
     for line in metrics:
         run.log(**line)
-    checkpoint.save(run.folder, 3, dict(tokens=1, targets=1, seconds=1.0), model=model.state_dict())
-    checkpoint.rate(run.folder, 3, 1.5, dict(causal_loss=1.5))
+    facts = 3, dict(tokens=1, targets=1, seconds=1.0), [(3, 1.5)], dict(causal_loss=1.5)
+    checkpoint.save(run.folder, *facts, model=model.state_dict())
     return run

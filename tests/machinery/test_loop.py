@@ -66,7 +66,8 @@ def test_the_checkpoint_that_will_be_used_is_reported_with_its_step_and_scores(t
     assert (used.step, used.score, last) == (4, 2, 8)
     for words in ("step 4 of 8", "read 2.9 times", "worse since step 4"):
         assert words in said
-    checkpoint.rate(tmp_path, 8, 1.0, {"loss": 1.0})
+    at_8 = checkpoint.newest(tmp_path)
+    checkpoint.save(tmp_path, 8, at_8.spent, [*at_8.scores[:-1], [8, 1.0]], {"loss": 1.0})
     assert "loss 1.000" in summary(run)[2] and "worse" not in summary(run)[2]
 
 
@@ -126,7 +127,7 @@ def test_what_is_not_finite_reaches_no_file(tmp_path, monkeypatch, where, value,
         training.run(tmp_path)
     good = checkpoint.newest(tmp_path)
     assert good.step == 4 and good.score is not None and caught.value.status == 3
-    last = f"the last good checkpoint is {good.folder}"
+    last = f"the last good checkpoint is {good.file}"
     for words in ("after step ", "learning rate was 0.0", last):
         assert words in str(caught.value)
     if where == "loss":

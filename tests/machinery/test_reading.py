@@ -1,5 +1,6 @@
 """A person's own files: read the same in every dress, and what is wrong gets one line."""
 
+import csv
 import gzip
 import json
 import os
@@ -10,8 +11,9 @@ import pytest
 
 from minilm.config import UserError
 from minilm.corpora import Example, documents, fingerprint
-from minilm.corpora.files import read_examples, texts_in
+from minilm.corpora.files import read_examples
 from minilm.corpora.tables import note, write_rows
+from minilm.corpora.texts import texts_in
 
 CSV = "text,label\ngood film,pos\nbad film,neg\n"
 JSONL = '{"text": "good film", "label": "pos"}\n{"text": "bad film", "label": "neg"}\n'
@@ -65,6 +67,7 @@ TABLES = {  # name: content, each the two films
     "order.csv": "label,id,text\npos,1,good film\nneg,2,bad film\n",
     "nameless.csv": "text,label,,,\ngood film,pos,,,\nbad film,neg\n",
     "twins.csv": "x,x,text,label\n1,2,good film,pos\n1,2,bad film,neg\n",
+    "twice.csv": CSV + "\ufeffTEXT,label\n",
     "quoted.tsv": '"text"\t"label"\n"good film"\t"pos"\n"bad film"\t"neg"\n',
 }
 
@@ -79,7 +82,18 @@ def test_a_table_reads_the_same_in_every_dress(tmp_path, capsys, name):
     assert read_examples(plain) == read_examples(packed) == FILMS
     assert texts(plain) == texts(packed) == texts_in(plain) == ["good film", "bad film"]
     said = f"its columns are separated by {name.partition('.')[0]}"
-    assert (said in capsys.readouterr().err) == (name in UNUSUAL)
+    errors = capsys.readouterr().err
+    assert (said in errors) == (name in UNUSUAL)
+    assert ("line 4: the header again, left out" in errors) == (name == "twice.csv")
+
+
+def test_cells_of_any_length_and_with_any_sign_are_read_without_a_mark_on_the_process(tmp_path):
+    before, cells = csv.field_size_limit(), ["a\rb", "x" * 200_000, "\u0085\u2028\x0b.", "text"]
+    path = write(tmp_path / "a.csv", "text,label\n" + "".join(f"{cell},a\n" for cell in cells))
+    rows = iter(documents([str(path)]))
+    assert next(rows) == "a\rb" and csv.field_size_limit() == before
+    assert list(rows) == cells[1:] == texts_in(path)[1:] and csv.field_size_limit() == before
+    assert texts_in(write(tmp_path / "b.csv", "text\na\ntext\n")) == ["a", "text"]
 
 
 @pytest.mark.parametrize("data, rows", [
@@ -109,10 +123,11 @@ def test_what_is_on_the_disk_is_text(tmp_path):
         "A page\n\nHead\n\nOne bold word & more\nsecond line\n\nas\nwritten\n"
     ]
     for name in ("a.txt", "a.md", "a.rst", "a.py", "b.txt.gz"):
-        data = b"one\r\ntwo\rthree\n"
-        path = write(tmp_path / name, gzip.compress(data) if "gz" in name else data)
-        assert texts(path) == ["one\ntwo\nthree\n"]
-    assert texts_in(write(tmp_path / "lines.txt", b"one\r\rtwo")) == ["one", "two"]
+        for data, text in [(b"one\r\ntwo\r.\n", "one\ntwo\r.\n"), (b"one\rtwo\r", "one\ntwo\n")]:
+            path = write(tmp_path / name, gzip.compress(data) if "gz" in name else data)
+            assert texts(path) == [text]  # \r ends a line only where no \n does
+    for data in (b"one\r\rtwo", b"one\n\n two\n", b"one\r\n\r\ntwo"):
+        assert texts_in(write(tmp_path / "lines.txt", data)) == ["one", "", "two"]
     text = "one\u0085two\u2028three\x1cfour"  # none of these ends a line
     assert texts(write(tmp_path / "u.jsonl", json.dumps({"text": text}, ensure_ascii=False))) == [
         text
@@ -155,6 +170,7 @@ BAD = {  # name: content, what the line says besides the path
     "no-header.csv": ("fine,pos\nbad,neg\n", "a table begins with a line of names"),
     "twice.csv": ("text,text,label\na,b,c\n", "two columns of one name"),
     "ragged.csv": (CSV + "\nfine,indeed,pos\n", "line 5: 3 cells under a header of 2"),
+    "other-order.csv": (CSV + "label,text\npos,fine\n", "line 4: the header in another order"),
     "quote.csv": (CSV + '"never closed,pos\nmore,neg\n', "line 4 and on is broken"),
     "broken.jsonl": (JSONL + '{"text": ', "line 3: broken JSON"),
     "deep.jsonl": ("[" * 100_000, "line 1: broken JSON"),

@@ -61,15 +61,15 @@ def test_a_crash_costs_the_steps_since_the_last_save_and_nothing_else(tmp_path, 
     assert saved(tmp_path) == whole["hybrid"]
 
 
-@pytest.mark.parametrize("after", ["save", "log", "rate"])
+@pytest.mark.parametrize("after", ["save", "log", "save again"])
 def test_killed_around_an_evaluation_a_run_notes_it_once(tmp_path, monkeypatch, whole, after):
-    owner, name = (Run, "log") if after == "log" else (checkpoint, after)
+    owner, name = (Run, "log") if after == "log" else (checkpoint, "save")
     function, calls = getattr(owner, name), []
 
     def killed(*args, **options):
         function(*args, **options)
         calls.append(name)
-        if len(calls) == {"log": 6, "save": 2, "rate": 2}[after]:  # the score of step 4
+        if len(calls) == {"log": 6, "save": 3, "save again": 4}[after]:  # the score of step 4
             raise MemoryError
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):

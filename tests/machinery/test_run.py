@@ -21,6 +21,7 @@ from minilm.runs.run import Run
 from minilm.tasks import TASKS  # noqa: F401  and their heads
 from tests.machinery.tiny import SHAPE
 
+SPENT = dict(tokens=0, targets=0, seconds=0.0)
 FACTS = dict(kind="pretrain", family="ours", model=dataclasses.asdict(SHAPE), flags={})
 
 
@@ -38,7 +39,7 @@ def make_run(folder, model=None, **changes):
     new.create(FACTS | changes, types.SimpleNamespace(fingerprint="abc"))
     new.release()
     if model:
-        checkpoint.save(folder, 1, {}, model=model.state_dict())
+        checkpoint.save(folder, 1, SPENT, model=model.state_dict())
     return new
 
 
@@ -46,7 +47,7 @@ def everything(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("left", ["config.json", "metrics.jsonl", "step-00000002"])
+@pytest.mark.parametrize("left", ["config.json", "metrics.jsonl", "step-00000002.pt"])
 def test_what_is_left_of_a_run_is_not_written_over(tmp_path, monkeypatch, left):
     monkeypatch.chdir(tmp_path)
     folder = run.new_folder("pretrain")

@@ -13,6 +13,7 @@ import pytest
 
 import train_finetune
 import train_pretrain
+from minilm.cli.commands import COMMANDS
 from minilm.cli.commands import main as minilm
 from minilm.cli.flags import entry_point, parse_flags
 from minilm.cli.options import FinetuneConfig, PretrainConfig
@@ -20,6 +21,7 @@ from minilm.config import UserError
 from minilm.runs import checkpoint
 from minilm.runs.device import Machine
 from minilm.runs.run import Run
+from tests.machinery.tiny import bits_of
 
 SHAPE = "--d-model 16 --n-layers 1 --n-heads 2 --vocab-size 300 --max-length 16 --batch-size 4"
 CPU = "--device cpu --precision float32"
@@ -127,7 +129,7 @@ def interrupted(monkeypatch, at):
 
 
 def weights(name):
-    return (checkpoint.newest(Path(name)).folder / "model.pt").read_bytes()
+    return bits_of(checkpoint.newest(Path(name)).read("model"))
 
 
 def test_what_was_interrupted_and_resumed_ends_with_the_same_bits(world, monkeypatch, capsys):
@@ -178,7 +180,7 @@ def test_a_search_keeps_what_validation_prefers_and_frees_the_rest(world, monkey
     monkeypatch.setattr(train_finetune, "SEARCH", [(1e-4, "adamw"), (1e-2, "adamw")])
     assert pretrain() == 0 and finetune("--search --baselines none") == 0
     assert "validation score" in capsys.readouterr().out
-    assert not list(Path("labels/search").rglob("model.pt"))
+    assert not list(Path("labels/search").rglob("*.pt"))
     chosen = json.loads(Path("labels/result.json").read_text())["learning_rate"]
     scores = json.loads(Path("labels/search.json").read_text())["scores"]
     assert scores[f"{chosen}-adamw"] == min(scores.values()) and len(scores) == 2
@@ -259,7 +261,10 @@ for name in [*COMMANDS, "train_pretrain", "train_finetune"]:
 """
     how = dict(cwd=Path(train_pretrain.__file__).parent, check=True, capture_output=True, text=True)
     shown = " ".join(subprocess.run([sys.executable, "-c", code], **how).stdout.split())
-    assert shown.count("usage: ") == 17 and shown.count("--learning-rate RATE at its") == 5
+    assert (
+        shown.count("usage: ") == len(COMMANDS) + 3
+        and shown.count("--learning-rate RATE at its") == 5
+    )
     assert "how many to write at most (default: 200)" in shown
 
 

@@ -12,15 +12,7 @@ import minilm
 from minilm.__main__ import main
 from minilm.config import UserError
 from minilm.corpora import made
-from minilm.corpora.files import (
-    Example,
-    Question,
-    Tagged,
-    read_pairs,
-    read_questions,
-    read_tagged,
-    words,
-)  # fmt: skip
+from minilm.corpora.files import Example, Question, Tagged, words
 from minilm.objectives import IGNORE
 from minilm.tasks import answer as answering
 from minilm.tasks import tag as tagging
@@ -29,86 +21,11 @@ from minilm.tasks.classify import Classify
 from minilm.tasks.task import bootstrap
 from tests.machinery.small import pretrained
 
-CONLL = """# a comment
-In\tO
-New\tB-loc
-York\tI-loc
-#fun\tO
-
-Hi O
-
-
--DOCSTART- O
-
-Rome I-loc"""
-SQUAD = {"data": [{"paragraphs": [{"context": "It was in 1066 or 1067.", "qas": [
-    {"question": "When?", "id": "a", "answers": [
-        {"text": "1066", "answer_start": 10}, {"text": "in 1066", "answer_start": 7}]},
-    {"question": "Who?", "answers": [], "is_impossible": True},
-]}]}]}  # fmt: skip
-
 
 def write(path, content):
     text = content if isinstance(content, str) else "\n".join(map(json.dumps, content)) + "\n"
     path.write_text(text, encoding="utf-8")
     return path
-
-
-def test_columns_of_words_and_tags_are_read_as_sentences(tmp_path):
-    expected = [
-        Tagged(("In", "New", "York", "#fun"), ("O", "B-loc", "I-loc", "O")),
-        Tagged(("Hi",), ("O",)),
-        Tagged(("Rome",), ("B-loc",)),
-    ]
-    assert read_tagged(write(tmp_path / "a.conll", CONLL)) == expected
-    rows = [{"words": words, "tags": tags} for words, tags in expected]
-    assert read_tagged(write(tmp_path / "a.jsonl", rows)) == expected
-
-
-def test_squad_and_rows_are_read_as_questions(tmp_path):
-    expected = [
-        Question("It was in 1066 or 1067.", "When?", ("1066", "in 1066"), 10),
-        Question("It was in 1066 or 1067.", "Who?", ("",), -1),
-    ]
-    assert read_questions(write(tmp_path / "a.json", json.dumps(SQUAD))) == expected
-    rows = [
-        {"context": c, "question": q, "answer": a[0], "answer_start": s, "answers": a}
-        for c, q, a, s in expected
-    ]
-    assert read_questions(write(tmp_path / "a.jsonl", rows)) == expected
-    rows[0]["answer_start"] = 9  # near: an editor counted otherwise
-    assert read_questions(write(tmp_path / "b.jsonl", rows)) == expected
-
-
-def test_pairs_are_read_from_the_columns_asked_for(tmp_path):
-    write(tmp_path / "a.tsv", "en\tde\none\teins\n\tzwei\n")
-    write(tmp_path / "a.en", "one\n\n three\n")
-    write(tmp_path / "a.de", "eins \nzwei\ndrei\n\n")
-    assert read_pairs(tmp_path / "a.de", "de", "en") == [("eins", "one"), ("drei", "three")]
-    assert read_pairs(tmp_path / "a.tsv", "de", "en") == [("eins", "one")]
-
-
-@pytest.mark.parametrize(
-    ("reader", "name", "content", "message"),
-    [
-        (read_tagged, "a.conll", "In O\nNew\n", "line 2"),
-        (read_tagged, "a.jsonl", [{"words": ["a"], "tags": []}], "line 1"),
-        (read_tagged, "a.jsonl", [{"words": ["a"], "tags": ["person"]}], "'person'"),
-        (read_questions, "a.json", '{"data": [{}]}', "layout"),
-        (read_questions, "a.jsonl", [dict(context="a", question="b", answer="c")], "not in its"),
-        (read_questions, "a.jsonl", [dict(context="a", question=1, answer="a")], "no text but int"),
-        (read_questions, "a.jsonl", [dict(context="", question="", answer="", answers=5)], "list"),
-        (lambda path: read_pairs(path, "en", "de"), "a.en", "one\ntwo\n", "2 and 1 lines"),
-        (lambda path: read_pairs(path, "en", "fr"), "a.tsv", "en\tde\na\tb\n", "--target-column"),
-    ],
-)
-def test_what_is_wrong_with_a_file_is_one_line_with_its_place(
-    tmp_path, reader, name, content, message
-):
-    write(tmp_path / "a.de", "eins\n")
-    with pytest.raises(UserError, match=message) as caught:
-        reader(write(tmp_path / name, content))
-    assert str(caught.value).startswith(str(tmp_path / name)) and "\n" not in str(caught.value)
 
 
 DOCSTRING = """Return a tensor.

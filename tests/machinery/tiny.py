@@ -77,9 +77,18 @@ class Training:
         return train(self, Run(folder))
 
 
+def bits_of(state):
+    """The bytes of every tensor in nested dicts and lists, and the numbers."""
+    if isinstance(state, torch.Tensor):
+        return state.flatten().view(torch.uint8).numpy().tobytes()
+    if isinstance(state, dict):
+        return {key: bits_of(value) for key, value in state.items()}
+    return [*map(bits_of, state)] if isinstance(state, list) else state
+
+
 def saved(folder):
     """All that resuming could get wrong: the bits of the last checkpoint, and what was noted."""
     last = checkpoint.newest(folder)
-    bits = [(last.folder / name).read_bytes() for name in ("model.pt", "optimizers.pt")]
+    bits = bits_of(last.read("model")), bits_of(last.read("optimizers"))
     lines = [{k: v for k, v in line.items() if k != "seconds"} for line in Run(folder).metrics()]
     return bits, lines, last.scores, last.values
