@@ -92,6 +92,7 @@ class Experiment:
     def begin(self, machine) -> None:
         """Say how long it will take, and show it: what a step of each arm takes is measured."""
         found, times, a_token, self.device = {}, {}, 0.0, machine.device
+        (self.folder / "jobs").mkdir(exist_ok=True)
         for name in self.trained:
             training = scripts.random_training(self.config(name), machine)
             rounds = one_of_each_kind(training.batch, training.plan.steps // 2)
@@ -113,13 +114,6 @@ class Experiment:
         print(f"{self.folder}: {len(jobs)} jobs, about {self.clock.total / 60:.0f} minutes; "
               f"a pretraining: {', '.join(f'{name} {s:.0f} s' for name, s in times.items())}; "
               f"a fine-tuning: {a_finetuning:.0f} s", flush=True)  # fmt: skip
-
-    def carry_out(self) -> None:
-        """Every job, one seed after the other, so that what is there can be looked at early."""
-        (self.folder / "jobs").mkdir(exist_ok=True)
-        for seed in self.seeds:
-            for name in sorted(self.arms, key=lambda name: name not in self.trained):
-                self.measure(name, seed)
 
     def measure(self, name: str, seed: int) -> dict:
         """All that is found of one pretraining: {"pretraining", "answers", and by draw of the
@@ -169,7 +163,8 @@ class Experiment:
             found = self.rates(name)
             how["learning_rate"] = min(found, key=found.get)
         config, run = functools.partial(self.config, name, **how), Run(folder)
-        result = self.run("pretrain", folder, config, tokens=int, targets=int, seconds=float)
+        shape = dict(tokens=int, targets=int, seconds=float, flops_per_second=float)
+        result = self.run("pretrain", folder, config, **shape)
         facts, curve = run.of_kind("pretrain"), [x for x in run.metrics() if "score" in x]
         known = {key: facts.get(key) for key in ("flags", "train_tokens", "unigram_entropy")}
         return result | known | {"curve": curve}
@@ -227,10 +222,9 @@ def compare(options: CompareOptions, **calls) -> Experiment:
         with damage(f"{run.folder / 'config.json'} is damaged: use another run"):
             options = saved_options(CompareOptions, facts["flags"])
             return Experiment(options, run.folder, facts["plan"])
-    experiment = None
     arms = plan.arms_of(options)
     run, options, machine = scripts.open_run(options, "compare")
-    try:
+    with run, contextlib.ExitStack() as at_the_end:
         if machine.world > 1:
             raise UserError("a comparison runs in one process: start it without torchrun")
         precision = "float32" if machine.dtype.itemsize == 4 else "bfloat16"
@@ -239,7 +233,7 @@ def compare(options: CompareOptions, **calls) -> Experiment:
             facts = run.of_kind("compare")["plan"]
         else:
             facts = dict(labelled(options, run.folder), arms=arms, machine=machine.why,
-                         command=" ".join(sys.argv[1:]), seeds=options.seeds,
+                         command=" ".join(sys.argv[1:]),
                          questions=plan.questions(list(arms), options))  # fmt: skip
         experiment = Experiment(options, run.folder, facts, calls)
         init, config = scripts.with_first_weights(experiment.config(experiment.trained[0]), machine)
@@ -247,19 +241,18 @@ def compare(options: CompareOptions, **calls) -> Experiment:
         shape = scripts.shape_of(config, text.tokenizer.vocab_size, config.max_length)
         what = dict(kind="compare", family=config.family, plan=facts)
         scripts.write_down(run, options, shape, text.tokenizer, machine, text.train, **what)
-        experiment.begin(machine)
-        experiment.carry_out()
-    except (Stopped, KeyboardInterrupt) as stopped:  # what goes on is all of it, not one run
-        if not (run.folder / "config.json").exists():
-            raise
-        n = len(list(run.folder.glob("*/*/result.json")))
-        stop = Stopped(getattr(stopped, "number", signal.SIGINT), n, run.folder)
-        stop.args = (f"stopped: {n} runs are finished, go on with --run {run.folder} --resume",)
-        raise stop from None
-    finally:
-        if experiment:
-            experiment.clock.bar.close()
-        run.release()
+        try:
+            experiment.begin(machine)
+            at_the_end.callback(experiment.clock.bar.close)
+            for seed in experiment.seeds:  # one after the other: to be looked at early
+                for name in sorted(
+                    experiment.arms, key=lambda name: name not in experiment.trained
+                ):
+                    experiment.measure(name, seed)
+        except (Stopped, KeyboardInterrupt) as stopped:  # what goes on is all of it, not one run
+            stop = Stopped(getattr(stopped, "number", signal.SIGINT), 0, run.folder)
+            stop.args = (f"stopped: go on with --run {run.folder} --resume",)
+            raise stop from None
     return experiment
 
 

@@ -135,7 +135,7 @@ def questions(arms: list[str], options: CompareOptions) -> list[Question]:
     ['causal, less scratch', 'causal, less bag of tokens', 'masked, less scratch']
     """
     if options.factors:
-        known = "twice as many targets teach more than half as many"
+        known = "every position teaches, not one in four"
         asked = [
             less("causal", "fewer-targets", swapped=known, labels=known),
             less("fewer-targets", "corrupted", swapped="the pairs are scored on clean text"),

@@ -13,10 +13,8 @@ import numpy as np
 
 from minilm import __version__
 from minilm.compare.plan import BAG, LEVEL, SCRATCH, Question
-from minilm.compare.statistics import estimates, over_seeds, verdicts
+from minilm.compare.statistics import Estimate, estimates, verdicts
 from minilm.io.durable import write_file
-from minilm.runs.pretraining import training_flops
-from minilm.runs.run import Run
 from minilm.view import charts
 from minilm.view.pages import text_of
 
@@ -54,41 +52,36 @@ class Findings:
         self.of = {name: [experiment.measure(name, seed) for seed in self.seeds]
                    for name in self.arms}  # fmt: skip
         drawn = [draw for draw in experiment.draws if draw != "tags"]
-        right = lambda one, row: np.mean([one[draw]["right"][row] for draw in drawn], axis=0)
+        right = lambda one, row="these weights": np.mean(
+            [one[draw]["right"][row] for draw in drawn], axis=0
+        )
         swapped = lambda one: next(iter(one["answers"]["swapped"].values()))
         pairs = min(len(swapped(one)) for ones in self.of.values() for one in ones)
+        bag = [right(one, "a bag of tokens") for one in self.of[self.trained[0]]]
         self.tables = {  # {outcome: {arm: (S, N)}}; the bag's guesses at pairs have no seeds
-            "swapped": table(self.of, lambda one: swapped(one)[:pairs])
+            "swapped": self.each(lambda one: swapped(one)[:pairs])
             | {BAG: np.full((1, pairs), 0.5)},
-            "labels": table(self.of, lambda one: right(one, "these weights"))
-            | {BAG: np.array([right(one, "a bag of tokens") for one in self.of[self.trained[0]]])},
+            "labels": self.each(right) | {BAG: np.array(bag)},
         }
         questions = [Question(*question) for question in self.plan["questions"]]
         self.verdicts = verdicts(self.tables, {q.name: q.weights for q in questions}, LEVEL)
         self.levels = {outcome: estimates(found) for outcome, found in self.tables.items()}
-        f1 = lambda one: one["tags"]["rows"]["these weights"]["f1"]
-        self.tags = {name: over_seeds([f1(one) for one in ones])
-                     for name, ones in self.of.items() if self.plan["tags"]}  # fmt: skip
-        self.predictions = [
-            (question.name, why, verdict) for question in questions
-            for outcome, why in question.predicted.items()
-            for verdict in self.verdicts
-            if (verdict.outcome, verdict.name) == (outcome, question.name)
-        ]  # fmt: skip
-        self.spent = {name: self.budget(name) for name in self.trained}
-        rates = {name: experiment.rates(name) for name in self.trained if self.options.sweep}
-        flags = lambda name: self.of[name][0]["pretraining"]["flags"]
-        self.rates = {name: (flags(name)["learning_rate"], rates.get(name, {}))
+        self.predictions = [(q.predicted[v.outcome], v) for v in self.verdicts for q in questions
+                            if q.name == v.name and v.outcome in q.predicted]  # fmt: skip
+        self.tags = {}
+        if self.plan["tags"]:
+            f1 = self.each(lambda one: one["tags"]["rows"]["these weights"]["f1"])
+            self.tags = {name: Estimate(float(a.mean()), (float(a.min()), float(a.max())))
+                         for name, a in f1.items()}  # fmt: skip
+        self.spent = {name: [spent(one["pretraining"]) for one in self.of[name]]
                       for name in self.trained}  # fmt: skip
+        flags = lambda name: self.of[name][0]["pretraining"]["flags"]
+        tried = lambda name: experiment.rates(name) if self.options.sweep else {}
+        self.rates = {name: (flags(name)["learning_rate"], tried(name)) for name in self.trained}
 
-    def budget(self, name: str) -> dict[str, list[float]]:
-        """What the pretrainings of an arm have spent, by seed."""
-        shape = Run(self.experiment.folder_of("pretrain", name, self.seeds[0])).model_config()
-        ones = [one["pretraining"] for one in self.of[name]]
-        found = {key: [one[key] for one in ones] for key in ("tokens", "targets", "seconds")}
-        found["passes"] = [one["tokens"] / one["train_tokens"] for one in ones]
-        flops = lambda one: training_flops(shape, one["tokens"], one["targets"], shape.max_length)
-        return found | {"flops": [flops(one) for one in ones]}
+    def each(self, value) -> dict[str, np.ndarray]:
+        """{arm: (S, ...)} of what value(one) takes from one pretraining."""
+        return {name: np.array([value(one) for one in ones]) for name, ones in self.of.items()}
 
     def summary(self) -> dict:
         """All figures, as JSON."""
@@ -99,8 +92,8 @@ class Findings:
             levels={outcome: by_name(found) for outcome, found in self.levels.items()},
             verdicts=[v._asdict() | {"estimate": v.estimate._asdict(), "words": str(v)}
                       for v in self.verdicts],
-            predictions=[dict(name=name, outcome=v.outcome, why=why, came_true=came_true(v))
-                         for name, why, v in self.predictions],
+            predictions=[dict(name=v.name, outcome=v.outcome, why=why, came_true=came_true(v))
+                         for why, v in self.predictions],
             spent=self.spent, rates={name: [rate, [*map(list, tried.items())]]
                                      for name, (rate, tried) in self.rates.items()},
         )  # fmt: skip
@@ -144,12 +137,8 @@ class Findings:
         """All that the template shows."""
         both, first = ("swapped", "labels"), {name: ones[0] for name, ones in self.of.items()}
         of = lambda outcome: [v for v in self.verdicts if v.outcome == outcome]
-        ways = {f"{name}, read as {way}": np.array([one["answers"]["swapped"][way] for one in ones])
-                for name, ones in self.of.items()
-                for way in ones[0]["answers"]["swapped"]}  # fmt: skip
         return vars(self) | dict(
             bag=BAG, level=LEVEL, first=first, version=__version__, style=text_of("style.css"),
-            ways=estimates(ways) if len({t.shape for t in ways.values()}) == 1 else {},
             differences={o: {v.name: v.estimate for v in of(o)} for o in both},
             said={o: {v.name: str(v) for v in of(o)} for o in both}, came_true=came_true,
             losses={loss: self.curve(f"{loss}_loss") for loss in ("causal", "masked")},
@@ -165,6 +154,8 @@ def came_true(verdict) -> str:
     return "came true" if verdict.estimate.mean > 0 else "the opposite is true"
 
 
-def table(of: dict, value) -> dict[str, np.ndarray]:
-    """{arm: (S, N)} of what value(one) takes from one pretraining."""
-    return {name: np.array([value(one) for one in ones]) for name, ones in of.items()}
+def spent(pretraining: dict) -> dict[str, float]:
+    """What one pretraining took."""
+    found = {key: pretraining[key] for key in ("tokens", "targets", "seconds")}
+    flops = pretraining["flops_per_second"] * pretraining["seconds"]
+    return found | {"passes": found["tokens"] / pretraining["train_tokens"], "flops": flops}

@@ -141,14 +141,3 @@ def verdicts(
              for item in _named(asked, values[:, k]).items()]  # fmt: skip
     corrected = holm(values[2].ravel()).tolist()
     return [Verdict(*one, p, p <= level) for one, p in zip(found, corrected, strict=True)]
-
-
-def over_seeds(values: Sequence[float]) -> Estimate:
-    """The mean of one value a seed, with Student's interval."""
-    from scipy.stats import t
-
-    n, mean = len(values), float(np.mean(values))
-    if n < FEWEST_SEEDS:
-        return Estimate(mean)
-    half = float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5)
-    return Estimate(mean, (mean - half, mean + half))

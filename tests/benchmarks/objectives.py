@@ -33,7 +33,8 @@ def section(found: dict) -> str:
     """A comparison: what was asked, predicted and found, and what it cost."""
     options, plan, levels = found["options"], found["plan"], found["levels"]
     spent, rates = found["spent"], found["rates"]
-    mean = lambda name, key: statistics.mean(spent[name][key])
+    mean = lambda name, key: statistics.mean(one[key] for one in spent[name])
+    seconds = {name: [one["seconds"] for one in ones] for name, ones in spent.items()}
     levels = table(
         ["arm", "flags", *OUTCOMES.values()],
         *([name, f"`{flags}`" if flags else "random weights",
@@ -54,16 +55,17 @@ def section(found: dict) -> str:
         ["arm", "tokens", "passes", "targets", "FLOPs", "seconds", "learning rate", "tried: loss"],
         *([name, f"{mean(name, 'tokens'):,.0f}", f"{mean(name, 'passes'):.2f}",
            f"{mean(name, 'targets'):,.0f}", f"{mean(name, 'flops'):.2e}",
-           f"{min(spent[name]['seconds']):.0f} to {max(spent[name]['seconds']):.0f}", f"{rate:g}",
+           f"{min(seconds[name]):.0f} to {max(seconds[name]):.0f}", f"{rate:g}",
            ", ".join(f"{one:g}: {loss:.3f}" for one, loss in tried)]
           for name, (rate, tried) in rates.items()),
     )  # fmt: skip
+    tokens = max(one["tokens"] for ones in spent.values() for one in ones)
     real = sum(v["real"] or False for v in found["verdicts"])
     return f"""`python -m minilm {plan["command"]}`, {plan["machine"]}: {options["seeds"]} \
 pretrainings an arm, {options["finetunings"]} draws of {options["labels"]} labels each, \
 {plan["rows"]} test texts of {options["data"]}, size {options["size"]}, \
-{max(max(s["tokens"]) for s in spent.values()):,} tokens. Of {len(found["verdicts"])} declared \
-differences {real} are real (Holm's correction over all of them).
+{tokens:,} tokens. Of {len(found["verdicts"])} declared differences {real} are \
+real (Holm's correction over all of them).
 
 {levels}
 

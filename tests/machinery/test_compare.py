@@ -222,7 +222,7 @@ def test_the_report_says_what_the_jobs_say_and_nothing_in_it_can_run(finished, c
         ]
     assert [float(row["right"]) for row in rows] == np.mean(runs, axis=0).tolist()
     summary = json.loads((finished.folder / "findings.json").read_text())
-    seconds = summary["spent"]["causal"]["seconds"]
+    seconds = [one["seconds"] for one in summary["spent"]["causal"]]
     assert f"({charts.number(min(seconds))} to {charts.number(max(seconds))})" in page  # a range
     assert summary["levels"]["labels"]["causal"]["mean"] == np.mean(
         found.tables["labels"]["causal"]
