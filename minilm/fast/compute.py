@@ -108,13 +108,17 @@ class ChunkedNLL(torch.autograd.Function):
         d_hidden, d_E = torch.empty_like(hidden), torch.zeros_like(E, dtype=exact)
         for start in range(0, len(hidden), ChunkedNLL.CHUNK):
             rows = slice(start, start + ChunkedNLL.CHUNK)
-            h, y = hidden[rows], targets[rows, None]  # (n, D), (n, 1)
-            real = y != IGNORE
-            y = y.clamp(min=0)
-            log_p = (h @ E.T).to(exact).log_softmax(-1)  # (n, V)
-            loss_sum -= (log_p.gather(1, y) * real).sum()
-            d_logits = log_p.exp_().scatter_add_(1, y, -torch.ones_like(log_p[:, :1]))
-            d_logits = (d_logits * real).to(E.dtype)  # p - y, (n, V)
+            h, real = hidden[rows], targets[rows] != IGNORE  # (n, D), (n,)
+            y = targets[rows, None].clamp(min=0)  # (n, 1)
+            logits = h @ E.T  # (n, V)
+            p = logits.softmax(-1, dtype=exact)  # one exponential an entry; log_softmax takes two
+            log_p = p.gather(1, y).log()  # (n, 1)
+            if log_p.min() < -80:  # where p nears the least float32, log p does not
+                log_p = logits.to(exact).log_softmax(-1).gather(1, y)
+            loss_sum -= log_p[real].sum()
+            d_logits = p.scatter_add_(1, y, -torch.ones_like(log_p))  # p - y, (n, V)
+            d_logits[~real] = 0  # few rows: to multiply all of them by `real` would take longer
+            d_logits = d_logits.to(E.dtype)
             d_hidden[rows] = d_logits @ E  # (n, D)
             d_E += d_logits.T @ h  # (V, D)
         ctx.save_for_backward(d_hidden, d_E.to(E.dtype))
@@ -165,11 +169,14 @@ def gram_orthogonalise(G: Tensor) -> Tensor:
     return Q @ X if wide is X else X @ Q  # Q is symmetric
 
 
-def fast_orthogonalise(G: Tensor, compiled: bool = False) -> Tensor:
-    """Either of the two, by the device. G (B, m, n) float32. Returns G's shape, float32."""
-    if G.device.type != "cuda":
+def fast_orthogonalise(G: Tensor, dtype=torch.float32, compiled: bool = False) -> Tensor:
+    """Either of the two: the formula in bfloat16 on CUDA and where `dtype`, that of products, is
+    bfloat16. G (B, m, n) float32. Returns G's shape, float32."""
+    is_cuda = G.device.type == "cuda"
+    if not is_cuda and dtype != torch.bfloat16:
         return gram_orthogonalise(G)
-    iterate = compile_once(orthogonalise, dynamic=False) if compiled else orthogonalise
+    fuse = compiled and is_cuda
+    iterate = compile_once(orthogonalise, dynamic=False) if fuse else orthogonalise
     tall = G.shape[1] > G.shape[2]
     X = iterate((G.mT if tall else G).bfloat16()).to(G.dtype)
     return X.mT if tall else X

@@ -3,6 +3,7 @@ and resumed run ends with the bits of one that was never interrupted, and an eva
 trace in the training."""
 
 import contextlib
+import functools
 import math
 import signal
 import sys
@@ -82,6 +83,7 @@ class Training:
         if compiled:
             compute.compile_blocks(self.loss.copy)
         rule = config.optimizer, config.learning_rate, config.weight_decay, layer_decay
+        orthogonalise = functools.partial(orthogonalise, dtype=machine.dtype)
         self.optimizers = make_optimizers(self.model, *rule, orthogonalise=orthogonalise)
 
     def show(self) -> str:

@@ -1,6 +1,7 @@
 """fast/ gives what the book gives: the same losses, gradients, updates, and batches."""
 
 import copy
+import math
 import threading
 
 import numpy as np
@@ -23,9 +24,10 @@ from minilm.fast.compute import (
     fast_visibility,
     gather_targets,
     use_fast_attention,
+    whole_nll,
 )  # fmt: skip
 from minilm.model import Transformer, attention, visibility
-from minilm.objectives import causal, language_model_nll, masked
+from minilm.objectives import IGNORE, causal, language_model_nll, masked
 from minilm.optim import orthogonalise
 from minilm.runs.loop import prefetched
 from minilm.tokenizer import SpecialTokens
@@ -109,9 +111,26 @@ def test_a_row_of_hidden_keys_is_finite_in_both():
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 20), (2, 20, 8), (1, 6, 6)])
-def test_muon_on_the_gram_matrix_is_the_formula(shape):
+def test_muon_on_the_gram_matrix_is_the_formula_and_in_bfloat16_close_to_it(shape):
     G = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(fast_orthogonalise(G), orthogonalise(G), rtol=1e-3, atol=1e-5)
+    expected = orthogonalise(G)
+    torch.testing.assert_close(fast_orthogonalise(G), expected, rtol=1e-3, atol=1e-5)
+    half = fast_orthogonalise(G, dtype=torch.bfloat16)  # only where the products are, too
+    assert half.dtype == torch.float32 and half.shape == shape
+    assert 1e-4 < (half - expected).norm() / expected.norm() < 0.05
+
+
+def test_the_chunked_loss_and_its_gradient_survive_a_probability_that_underflows():
+    hidden, E = torch.tensor([[200.0], [1.0], [1.0]]), torch.tensor([[1.0], [0.5], [0.0]])
+    targets = torch.tensor([2, 1, IGNORE])  # log p = -200, whose p no float32 holds
+    both = []
+    for exact, loss in ((False, ChunkedNLL.apply), (True, whole_nll)):
+        leaves = [x.to(torch.float64 if exact else x.dtype).requires_grad_() for x in (hidden, E)]
+        value = loss(*leaves, targets)
+        both.append([value, *torch.autograd.grad(value, leaves)])
+    assert both[0][0].item() == pytest.approx(199.5 + math.log(math.e + math.e**0.5 + 1))
+    for found, expected in zip(*both, strict=True):
+        torch.testing.assert_close(found.double(), expected.double(), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["causal", "masked"])
