@@ -34,41 +34,7 @@ from minilm.runs.pretraining import measured, one_of_each_kind
 from minilm.runs.run import Run, make_model, newest_run
 
 A_FINETUNING = 3600  # texts that one with few labels reads, about
-BAR = "{desc} |{bar}| {percentage:.0f} %, {postfix}"
-
-
-class Clock:
-    """One bar for all jobs {folder: the seconds expected}, and the time that is left, by what those
-    before took. What a job prints goes into a file."""
-
-    def __init__(self, path: Path, jobs: dict[Path, float]):
-        self.path, self.jobs, self.total = path, jobs, sum(jobs.values()) + 1e-9
-        self.done = self.spent = 1e-9
-        self.bar = tqdm(total=self.total, bar_format=BAR, disable=None, leave=False)
-
-    @contextlib.contextmanager
-    def during(self, folder: Path, words: str):
-        """Within this context a job is done. Gives the function that is told which share of it."""
-        began, expected = time.perf_counter(), self.jobs.get(folder, 0.0)
-
-        def advance(share: float) -> str:
-            at, spent = self.done + share * expected, self.spent + time.perf_counter() - began
-            left = f"{max(0.0, self.total - at) * spent / at / 60:.1f} minutes left"
-            self.bar.set_postfix_str(left, refresh=False)
-            self.bar.update(at - self.bar.n)
-            return left
-
-        self.bar.set_description_str(words)
-        with (
-            open(self.path, "a", encoding="utf-8") as file,
-            contextlib.redirect_stdout(file),
-            contextlib.redirect_stderr(file),
-        ):
-            yield advance
-        left, took = advance(1.0), time.perf_counter() - began
-        self.done, self.spent = self.done + expected, self.spent + took
-        if self.bar.disable and expected:  # no terminal: a line a job
-            print(f"{words}: {took:.0f} s; {left}", file=sys.stderr, flush=True)
+BAR = "{desc} |{bar}| {percentage:.0f} %, {remaining} left"  # by what went before
 
 
 class Experiment:
@@ -78,7 +44,7 @@ class Experiment:
     def __init__(self, options: CompareOptions, folder: Path, facts: dict, calls=None):
         self.options, self.folder, self.plan, self.calls = options, folder, facts, calls
         self.arms, self.device = facts["arms"], "cpu"
-        self.clock = Clock(folder / "output.txt", {})
+        self.expected, self.bar = {}, tqdm(disable=True)  # seconds, by folder
         self.seeds = range(options.seed, options.seed + options.seeds)
         self.trained = [name for name, flags in self.arms.items() if flags is not None]
         self.draws = [*map(str, range(options.finetunings)), *["tags"] * facts["tags"]]
@@ -109,16 +75,34 @@ class Experiment:
                 found |= dict.fromkeys(drawn, a_finetuning)
                 if name in times:
                     found[self.folder_of("pretrain", name, seed)] = times[name]
-        jobs = {at: s for at, s in found.items() if not (at / "result.json").exists()}
-        self.clock = Clock(self.folder / "output.txt", jobs)
-        print(f"{self.folder}: {len(jobs)} jobs, about {self.clock.total / 60:.0f} minutes; "
+        self.expected = {at: s for at, s in found.items() if not (at / "result.json").exists()}
+        total = sum(self.expected.values())
+        print(f"{self.folder}: {len(self.expected)} jobs, about {total / 60:.0f} minutes; "
               f"a pretraining: {', '.join(f'{name} {s:.0f} s' for name, s in times.items())}; "
               f"a fine-tuning: {a_finetuning:.0f} s", flush=True)  # fmt: skip
+        self.bar = tqdm(total=total, bar_format=BAR, smoothing=0, disable=None, leave=False)
+
+    @contextlib.contextmanager
+    def during(self, folder: Path, words: str):
+        """Within this context a job is done, whose output goes into a file. Gives the function that
+        moves the bar to a share of it."""
+        began, done, expected = time.perf_counter(), self.bar.n, self.expected.get(folder, 0.0)
+        advance = lambda share: self.bar.update(done + share * expected - self.bar.n)
+        self.bar.set_description_str(words)
+        with (
+            open(self.folder / "output.txt", "a", encoding="utf-8") as file,
+            contextlib.redirect_stdout(file),
+            contextlib.redirect_stderr(file),
+        ):
+            yield advance
+        advance(1.0)
+        if self.bar.disable and expected:  # no terminal: a line a job
+            print(f"{words}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
 
     def measure(self, name: str, seed: int) -> dict:
-        """All that is found of one pretraining: {"pretraining", "answers", and by draw of the
+        """All that is found of one pretraining: {"pretraining", "swapped", and by draw of the
         labels, or "tags": what fine-tuning left}."""
-        found = dict(pretraining=self.pretrain(name, seed), answers=self.ask(name, seed))
+        found = dict(pretraining=self.pretrain(name, seed), swapped=self.ask(name, seed))
         return found | {draw: self.finetune(name, seed, draw) for draw in self.draws}
 
     def kept(self, path: Path, words: str, make, **shape) -> dict:
@@ -129,7 +113,7 @@ class Experiment:
         except UserError as error:
             if not self.calls:
                 raise UserError(f"{error}: go on with --resume, which makes it anew") from None
-        with self.clock.during(path.parent, words) as advance:
+        with self.during(path.parent, words) as advance:
             make(advance)
         return read(path, **shape)
 
@@ -170,28 +154,21 @@ class Experiment:
         return result | known | {"curve": curve}
 
     def ask(self, name: str, seed: int) -> dict:
-        """What a model answers: {"swapped": {attention: for each pair}, "samples"}."""
-        run = Run(self.folder_of("pretrain", name, seed))
+        """What a model answers: {attention: 1 for each pair whose right order is likelier}."""
+        run, trained = Run(self.folder_of("pretrain", name, seed)), name in self.trained
         path = self.folder / "jobs" / f"{name}-{seed}.json"
 
         def make(_) -> None:
-            flags, tokenizer = run.config["flags"], run.tokenizer
-            reads, shift = plan.READS[flags["objective"]], flags["shift"]
-            if name in self.trained:
-                model = run.transformer()
-            else:
-                reads, model = ["causal"], make_model(run.model_config(), seed, flags["family"])
-            how = model.to(self.device), reads, shift
-            config = saved_options(PretrainConfig, flags)
+            config, tokenizer = saved_options(PretrainConfig, run.config["flags"]), run.tokenizer
+            reads = plan.READS[config.objective] if trained else ["causal"]
+            new = lambda: make_model(run.model_config(), seed, config.family)
+            model = (run.transformer() if trained else new()).to(self.device)
             text = text_of(config, tokenizer if config.init else None)
             swaps = outcomes.make_swaps(text.valid, self.options.pairs, tokenizer.special)
-            sentence = tokenizer.encode(self.plan["sentence"]).astype(np.int64)
-            sentence = sentence[: model.config.max_length - 2]
-            found = dict(swapped=outcomes.swapped(*how, swaps, tokenizer.special),
-                         samples=outcomes.samples(*how, sentence, tokenizer))  # fmt: skip
-            write_file(path, json.dumps(found).encode())
+            found = outcomes.swapped(model, reads, config.shift, swaps, tokenizer.special)
+            write_file(path, json.dumps({"swapped": found}).encode())
 
-        return self.kept(path, f"questions to {path.stem}", make, swapped=dict, samples=dict)
+        return self.kept(path, f"questions to {path.stem}", make, swapped=dict)["swapped"]
 
     def finetune(self, name: str, seed: int, draw: str) -> dict:
         """The result.json of a fine-tuning on few labels; draw "tags": of tags for words."""
@@ -243,7 +220,7 @@ def compare(options: CompareOptions, **calls) -> Experiment:
         scripts.write_down(run, options, shape, text.tokenizer, machine, text.train, **what)
         try:
             experiment.begin(machine)
-            at_the_end.callback(experiment.clock.bar.close)
+            at_the_end.callback(experiment.bar.close)
             for seed in experiment.seeds:  # one after the other: to be looked at early
                 for name in sorted(
                     experiment.arms, key=lambda name: name not in experiment.trained
@@ -271,11 +248,10 @@ def labelled(options: CompareOptions, folder: Path) -> dict:
             (place := folder / "labelled" / task).mkdir(parents=True, exist_ok=True)
             lines = "\n".join(json.dumps(example._asdict()) for example in examples)
             write_file(place / f"{part}.jsonl", lines.encode())
-    texts, most = [example.text for example in parts["test"]], options.max_length
-    sentence = next((text for text in texts if 10 <= text.count(" ") <= 22), texts[0])
-    return facts | dict(rows=len(texts), classes=len({e.label for e in parts["train"]}),
-                        length=min(np.mean([len(text) / 4 for text in texts]), most or 1e9),
-                        sentence=sentence[:500])  # fmt: skip
+    texts, most = parts["test"], options.max_length or 1e9
+    length = min(float(np.mean([len(example.text) / 4 for example in texts])), most)  # in tokens
+    classes = len({example.label for example in parts["train"]})
+    return facts | dict(rows=len(texts), classes=classes, length=length)
 
 
 def text_of(config, tokenizer=None):

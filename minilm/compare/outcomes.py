@@ -1,5 +1,5 @@
-"""What a pretrained model is asked: which of two windows is likelier (swapped neighbours), and how
-it goes on with a sentence and fills it in."""
+"""What a pretrained model is asked: of a held-out window and the same one with two neighbours
+exchanged, which is likelier?"""
 
 from typing import NamedTuple
 
@@ -8,12 +8,10 @@ import torch
 
 from minilm.config import UserError
 from minilm.data import draws, evaluation_windows
-from minilm.generate import fill_masks, sample
 
 LENGTH = 24  # tokens in a window of which two are exchanged
 AT_ONCE = 128  # windows in a batch
 TIE = 1e-6  # nats: differences that are only rounding
-PROMPT, CONTINUATION, TOP = 8, 20, 3  # tokens given, that follow, and named for a mask
 
 
 class Swaps(NamedTuple):
@@ -73,33 +71,3 @@ def swapped(model, reads: list[str], shift: int, swaps: Swaps, special) -> dict[
         likelier = np.where(np.abs(good - bad) <= TIE, 0.5, (good > bad).astype(float))
         found[way] = likelier.tolist()
     return found
-
-
-def samples(model, reads: list[str], shift: int, tokens: np.ndarray, tokenizer) -> dict:
-    """{"prompt", "continuation", "asked": pieces with the masked ones None, "truth", "fillings":
-    [[(text, probability)]]} of a sentence (T,).
-
-    A model that only fills in goes on by a mask at the end, filled with the likeliest token, and so
-    on; one that only sees what stands to the left fills in by that."""
-    special, prompt, both = tokenizer.special, tokens[:PROMPT], "masked" in reads
-    how = dict(causal=not both, shift=shift if both else 1)
-    if "causal" in reads:
-        following = list(sample(model, prompt, CONTINUATION, special, temperature=0.7, seed=0))
-    else:
-        text = prompt
-        for _ in range(min(CONTINUATION, model.config.max_length - len(prompt) - 2)):
-            [[(best, _)]] = fill_masks(model, np.append(text, special.mask), special, **how, top=1)
-            text = np.append(text, best)
-        following = text[len(prompt) :]
-    # Two tokens of three letters or more, not next to each other, as far as there are.
-    words = [i for i in range(1, len(tokens)) if len(tokenizer.token_bytes[tokens[i]].strip()) > 2]
-    places = words[1:6:3] or words[:1] or [0]
-    asked = tokens.copy()
-    asked[places] = special.mask
-    found = fill_masks(model, asked, special, **how, top=TOP)
-    return {
-        "prompt": tokenizer.decode(prompt), "continuation": tokenizer.decode(following),
-        "asked": [None if i in places else tokenizer.decode([t]) for i, t in enumerate(tokens)],
-        "truth": [tokenizer.decode([tokens[i]]) for i in places],
-        "fillings": [[(tokenizer.decode([t]), p) for t, p in place] for place in found],
-    }  # fmt: skip

@@ -55,7 +55,7 @@ class Findings:
         right = lambda one, row="these weights": np.mean(
             [one[draw]["right"][row] for draw in drawn], axis=0
         )
-        swapped = lambda one: next(iter(one["answers"]["swapped"].values()))
+        swapped = lambda one: next(iter(one["swapped"].values()))
         pairs = min(len(swapped(one)) for ones in self.of.values() for one in ones)
         bag = [right(one, "a bag of tokens") for one in self.of[self.trained[0]]]
         self.tables = {  # {outcome: {arm: (S, N)}}; the bag's guesses at pairs have no seeds
@@ -135,7 +135,7 @@ class Findings:
 
     def context(self) -> dict:
         """All that the template shows."""
-        both, first = ("swapped", "labels"), {name: ones[0] for name, ones in self.of.items()}
+        both, first = ("swapped", "labels"), {n: self.of[n][0]["pretraining"] for n in self.trained}
         of = lambda outcome: [v for v in self.verdicts if v.outcome == outcome]
         return vars(self) | dict(
             bag=BAG, level=LEVEL, first=first, version=__version__, style=text_of("style.css"),
@@ -143,7 +143,7 @@ class Findings:
             said={o: {v.name: str(v) for v in of(o)} for o in both}, came_true=came_true,
             losses={loss: self.curve(f"{loss}_loss") for loss in ("causal", "masked")},
             dots=self.dots, curves=charts.curves, number=charts.number, currencies=SPENT,
-            unigram=first[self.trained[0]]["pretraining"]["unigram_entropy"],
+            unigram=first[self.trained[0]]["unigram_entropy"],
         )  # fmt: skip
 
 

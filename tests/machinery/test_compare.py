@@ -35,7 +35,7 @@ OWN = "small: --objective masked --vocab-size 300 --d-model 16"
 
 
 def sentences(n, seed):
-    """Texts with an order to learn and a topic to label; some would like to run in a page."""
+    """Texts with an order to learn and a topic to label."""
     rng = np.random.default_rng(seed)
     words = {"pos": ["cat", "dog", "horse", "cow"], "neg": ["saw", "hammer", "drill", "file"]}
     for i in range(n):
@@ -43,7 +43,7 @@ def sentences(n, seed):
         a, b = rng.choice(words[topic], 2)
         kind = rng.choice(["old", "new", "big"])
         text = f"The {kind} {a} number {i} is near the {b} of the house, which is red."
-        yield Example(f"{EVIL} " * (i % 20 == 0) + text, topic)
+        yield Example(text, topic)
 
 
 @pytest.fixture(scope="module")
@@ -178,12 +178,12 @@ def test_a_comparison_goes_on_where_it_stopped_and_keeps_which_texts_were_right(
     for name in finished.arms:
         for seed in finished.seeds:
             found = finished.measure(name, seed)
-            assert 20 < len(next(iter(found["answers"]["swapped"].values()))) <= 60
+            assert 20 < len(next(iter(found["swapped"].values()))) <= 60
             assert [len(found[draw]["right"]["these weights"]) for draw in "01"] == [40, 40]
             assert (found["pretraining"] is None) == (name == "scratch")
     ones = [finished.measure("causal", seed) for seed in finished.seeds]
     assert len({one["pretraining"]["losses"]["causal_loss"] for one in ones}) == 3
-    right = [one["answers"]["swapped"]["causal"] for one in ones]
+    right = [one["swapped"]["causal"] for one in ones]
     assert np.mean(right) > 0.7  # word order can be learnt
     whole = finished.folder / "pretrain" / "whole"  # the same bits as without the stop
     stopped = finished.folder_of("pretrain", "causal", 1)
@@ -195,7 +195,7 @@ def test_a_comparison_goes_on_where_it_stopped_and_keeps_which_texts_were_right(
 def test_what_is_kept_is_read_with_a_check_and_made_anew_where_it_is_damaged(finished, monkeypatch):
     path = finished.folder / "jobs" / "causal-0.json"
     good = path.read_bytes()
-    for damaged in (b"", b"[]", b'{"swapped": 3, "samples": {}}'):
+    for damaged in (b"", b"[]", b'{"swapped": 3}'):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=r"causal-0.json is damaged .*--resume"):
             report.Findings(experiment.compare(resumed(report=True)))
@@ -208,7 +208,7 @@ def test_the_report_says_what_the_jobs_say_and_nothing_in_it_can_run(finished, c
     report.write(experiment.compare(resumed(report=True)))
     page = (finished.folder / "report.html").read_text()
     assert page == before and "Word order" in capsys.readouterr().out
-    assert "<script" not in page and "alert(1)" in page  # the text is there, as text
+    assert "<script" not in page and "continued:" in page and "filled in:" in page
     assert page.count("<svg") == page.count("</svg>") > 10 and "nan" not in page.lower()
     found = report.Findings(finished)
     runs = [finished.measure("causal", 1)[draw]["right"]["these weights"] for draw in "01"]
@@ -263,6 +263,15 @@ def test_every_colour_is_legible_as_text(scheme):
         for paper in ("paper", "raised"):
             low, high = sorted([luminance(found[name]), luminance(found[paper])])
             assert (high + 0.05) / (low + 0.05) >= 4.5, (name, paper)
+
+
+def test_what_a_corpus_and_a_command_line_contribute_stays_text(finished, monkeypatch):
+    found = report.Findings(finished)
+    found.plan["command"] = found.of["causal"][0]["pretraining"]["curve"][-1]["sample"] = EVIL
+    monkeypatch.setattr(report, "Findings", lambda _: found)
+    report.write(finished)
+    page = (finished.folder / "report.html").read_text()
+    assert "<script" not in page and "<b>" not in page and page.count("alert(1)") == 2
 
 
 def test_charts_stay_inside_and_escape():
