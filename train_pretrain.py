@@ -8,13 +8,11 @@ def pretrain(config: PretrainConfig, advance=None):
     """Pretrain a Transformer on raw text: what train_pretrain.py does, step by step. Returns the
     run. advance(the share done): instead of a bar."""
     # torch takes seconds to load: not before --help and mistyped flags have been answered.
-    import dataclasses
-
     from minilm.cli import scripts
     from minilm.corpora.tokens import evenly, prepare
     from minilm.data import Windows, evaluation_windows
     from minilm.runs import loop
-    from minilm.runs.pretraining import Pretraining, estimate
+    from minilm.runs.pretraining import Pretraining
     from minilm.runs.run import make_model
     from minilm.view.pages import write_run_page
 
@@ -42,10 +40,7 @@ def pretrain(config: PretrainConfig, advance=None):
         training = Pretraining(model, config, windows, tokenizer, machine, validation)
 
         # 4. How long it takes, where minutes were given; then the run is written down.
-        if config.minutes and not config.steps:
-            steps, _ = estimate(training, config.minutes)
-            config = dataclasses.replace(config, steps=steps, minutes=None)
-            training.plan_for(steps)
+        config = scripts.with_steps(config, training, len(text.train))
         facts = dict(kind="pretrain", family=config.family, train_tokens=len(text.train),
                      unigram_entropy=text.unigram_entropy)  # fmt: skip
         scripts.write_down(run, config, model.config, tokenizer, machine, text.train, **facts)

@@ -236,6 +236,13 @@ def estimate(config: Estimated) -> None:
         scripts.estimate(dataclasses.replace(config, size=size))
 
 
+def trace(run: str, text: str, *, device: str = "auto") -> None:
+    """Print one text's way through the model, step by step, with each step's function."""
+    from minilm.learn import trace
+
+    trace.trace(_load(run, device, "generate"), text)
+
+
 def learn(
     exercise: str | None = None, *, check: bool = False, hint: bool = False, solution: bool = False,
     bug: str | None = None, page: str | None = None, again: bool = False,
@@ -287,6 +294,6 @@ COMMANDS = {
     command.__name__.rstrip("_"): command
     for command in (
         pretrain, finetune, generate, fill, predict, evaluate, tokenize, chat, view, compare,
-        estimate, learn, fetch, import_, export,
+        estimate, trace, learn, fetch, import_, export,
     )
 }  # fmt: skip

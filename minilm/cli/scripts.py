@@ -13,7 +13,7 @@ from minilm.cli.options import Options, resumed
 from minilm.config import ModelConfig, UserError
 from minilm.data import Windows
 from minilm.huggingface.folders import pretrained_run
-from minilm.io.durable import write_file
+from minilm.io.durable import read_json, write_file
 from minilm.io.terminal import printable
 from minilm.runs import checkpoint, loop
 from minilm.runs.device import Machine, choose_machine
@@ -22,6 +22,8 @@ from minilm.runs.pretraining import estimate as measure
 from minilm.runs.run import Run, family, make_model, new_folder, newest_run
 from minilm.tokenizer import DOC, MASK, N_SPECIAL, PAD, SpecialTokens
 from minilm.view.pages import write_run_page
+
+FIVE = 5.0  # minutes: the default training where there is no bfloat16
 
 
 def open_run(config: Options, kind: str) -> tuple[Run, Options, Machine]:
@@ -53,9 +55,28 @@ def with_first_weights(config, machine: Machine) -> tuple[Run | None, Options]:
         taken = {"family": saved["family"], "size": flags.get("size") or "tiny", **shape}
         if config.objective == "masked" and flags.get("objective") != "causal":
             taken["shift"] = flags.get("shift", 0)
+    slow = config.precision == "auto" and str(machine.device) == "cpu" and not machine.is_bfloat16
+    if slow and not init and config.size in (None, "tiny") and config.steps is None:
+        config = dataclasses.replace(config, minutes=config.minutes or FIVE)
     config = config.with_defaults(machine.device.type, **taken)
-    shape_of(config, config.vocab_size, config.max_length)
+    shape, length = shape_of(config, config.vocab_size, config.max_length), config.max_length
+    rows = -(-config.batch_size // (config.accumulate * machine.world))
+    require_memory(shape, machine, rows * length, length)
     return init, config
+
+
+def with_steps(config, training: Pretraining, n_tokens: int) -> Options:
+    """The options with a number of steps: the one that they have, or as many as fit into their
+    minutes, and how many passes over the text of `n_tokens` that is, is said."""
+    if config.steps:
+        return config
+    steps, _ = measure(training, config.minutes)
+    training.plan_for(steps)
+    if training.machine.rank == 0:
+        passes = steps * config.batch_size * training.model.config.max_length / n_tokens
+        print(f"{steps:,} steps fit into {config.minutes:g} minutes in {training.machine.why}: "
+              f"{passes:.1f} passes over the text")  # fmt: skip
+    return dataclasses.replace(config, steps=steps, minutes=None)
 
 
 def shape_of(config, vocab_size: int, length: int) -> ModelConfig:
@@ -89,7 +110,7 @@ def write_down(
         if (saved["tokenizer"], saved["checksum"]) != (tokenizer.fingerprint, facts["checksum"]):
             raise UserError(f"{run.folder} was trained on other texts: start a new run")
     elif machine.rank == 0:
-        precision = "float32" if machine.dtype.itemsize == 4 else "bfloat16"
+        precision = "bfloat16" if machine.is_bfloat16 else "float32"
         flags = dataclasses.asdict(config) | dict(run=str(run.folder), precision=precision)
         run.create(dict(**facts, model=dataclasses.asdict(shape), flags=flags), tokenizer)
 
@@ -157,7 +178,7 @@ def search(config, what: list[tuple[float, str]], run: Run, train) -> tuple:
             spent.update(train(options, run.part(f"search/{name}")))
             scores[name] = checkpoint.best(folder / name).score
         write_file(path, json.dumps(dict(scores=scores, spent=spent)).encode())
-    found = json.loads(path.read_bytes())
+    found = read_json(path, dict(scores=dict.fromkeys(trials, float), spent=checkpoint.SPENT))
     best, *_ = ranked = sorted(trials, key=found["scores"].get)
     print("  validation score  learning rate  optimizer")
     for name in ranked:

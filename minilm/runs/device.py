@@ -26,6 +26,11 @@ class Machine:
     rank: int = 0
     world: int = 1  # number of processes
 
+    @property
+    def is_bfloat16(self) -> bool:
+        """Whether it computes in half of the bits."""
+        return self.dtype == torch.bfloat16
+
     def tensors(self, values) -> list:
         """NumPy arrays as tensors on the device, without waiting for it; anything else as it is."""
         return [self._tensor(v) if isinstance(v, np.ndarray) else v for v in values]
@@ -86,13 +91,19 @@ def choose_machine(device: str = "auto", precision: str = "auto") -> Machine:
     device = found[0] if device == "auto" else device
     if device not in found:
         raise UserError(f"--device {device}: torch finds none here, only {', '.join(found)}")
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, world = (os.environ.get(name, least) for name, least in (("RANK", 0), ("WORLD_SIZE", 1)))
+    try:
+        rank, world = int(rank), int(world)
+        if not 0 <= rank < world:
+            raise ValueError
+    except ValueError:
+        raise UserError(f"RANK is {rank} of WORLD_SIZE {world} in the environment: start with "
+                        f"torchrun, which sets both, or unset them") from None  # fmt: skip
     if world > 1 and device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         torch.cuda.set_device(device)
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    keep_freed_memory()
     dtype, why = choose_precision(precision, torch.device(device))
     machine = Machine(torch.device(device), dtype, f"{why} on {device}", rank, world)
     is_bfloat16 = machine.agree(float(dtype == torch.bfloat16))

@@ -4,6 +4,7 @@ and a new head."""
 from minilm.fast import compute
 from minilm.runs.device import Machine
 from minilm.runs.loop import Training
+from minilm.runs.pretraining import require_memory
 from minilm.training import Plan
 
 
@@ -12,6 +13,9 @@ class Finetuning(Training):
     task's labelled texts."""
 
     def __init__(self, transformer, config, task, machine: Machine):
+        longest = max(len(row.tokens) for row in task.data["train"])
+        rows = -(-len(task.data["train"]) // (task.steps_per_epoch * config.accumulate))
+        require_memory(transformer.config, machine, rows * longest, longest)
         transformer.requires_grad_(not config.freeze)
         # Texts have all lengths: their blocks are not compiled by default.
         compiled = bool(config.compile) and compute.compiles(True, machine.device)

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import math
 import signal
-import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,19 +14,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from minilm import training as book
 from minilm.config import NonFiniteError, UserError
 from minilm.fast import compute
 from minilm.io.durable import damage, sync
-from minilm.io.terminal import printable
 from minilm.optim import make_optimizers
 from minilm.runs import checkpoint
-from minilm.runs.device import Machine
+from minilm.runs.device import Machine, keep_freed_memory
+from minilm.runs.progress import Progress
 from minilm.runs.run import Run
 
 READ_EVERY = {"cuda": 10}  # steps; to read a loss is to wait for the device, which a CPU never does
@@ -44,9 +42,12 @@ class Stopped(UserError):
 @contextlib.contextmanager
 def noting_signals():
     """Within this context the first SIGINT or SIGTERM is only noted as `number`, or raises
-    KeyboardInterrupt where that may be `at_once`; a second one acts as if this were not here."""
+    KeyboardInterrupt where that may be `at_once`; a second one acts as if this were not here. Only
+    the main thread may do so: in another one nothing is changed."""
     stop = SimpleNamespace(number=None, at_once=False)
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    own = (signal.SIGINT, signal.SIGTERM)
+    own = own if threading.current_thread() is threading.main_thread() else ()
+    before = {s: signal.getsignal(s) for s in own}
     restore = lambda: [signal.signal(s, handler) for s, handler in before.items()]
 
     def note(number, frame) -> None:
@@ -78,6 +79,7 @@ class Training:
 
     def __init__(self, model: nn.Module, formula, config, machine: Machine, compiled: bool,
                  orthogonalise=compute.fast_orthogonalise, layer_decay: float = 1.0):  # fmt: skip
+        keep_freed_memory()
         self.model, self.config, self.machine = model.to(machine.device), config, machine
         self.loss = compute.MixedPrecision(self.model, formula, machine.dtype)
         if compiled:
@@ -245,56 +247,3 @@ def summary(run: Run) -> tuple[checkpoint.Checkpoint, int, str]:
         text += f"\nvalidation has got worse since step {used.step}: more text, more --dropout or "
         text += "fewer steps would help"
     return used, last.step, text
-
-
-class Progress:
-    """What a person sees: a bar where the output is a terminal, else a plain line every few
-    seconds. A display that fails (a closed terminal, a broken pipe) is given up, and ends nothing.
-    """
-
-    def __init__(self, steps: int, start: int, shown: bool):
-        self.steps, self.shown = steps, shown
-        self.tokens, self.losses, self.best, self.last_line = 0, [], "", -60.0
-        self.begun, how = time.perf_counter(), dict(total=steps, unit="step", leave=False)
-        bar = self._try(tqdm, initial=start, disable=None, **how)  # None: where this is no terminal
-        self.bar = bar or tqdm(disable=True)
-
-    def update(self, step: int, loss: float, tokens: int) -> None:
-        """Show that steps were done up to this one, whose loss is given, and `tokens` read."""
-        self.losses.append(loss)
-        self.tokens += tokens
-        now = time.perf_counter()
-        rate = f"{self.tokens / (now - self.begun):,.0f} tokens/s{self.best}"
-        if not self.bar.disable:
-            text = f"loss {loss:.3f} {curve(self.losses)}, {rate}"
-            self._try(self.bar.set_postfix_str, text, refresh=False)
-            self._try(self.bar.update, step - self.bar.n)
-        elif now - self.last_line > 10:
-            self.last_line = now
-            self.say(f"step {step}/{self.steps}  loss {loss:.3f}  {rate}")
-
-    def say(self, text: str) -> None:
-        """Print a text without breaking the bar."""
-        self._try(lambda: (tqdm.write(printable(text), file=sys.stdout), sys.stdout.flush()))
-
-    def close(self) -> None:
-        """Remove the bar."""
-        self._try(self.bar.close)
-
-    def _try(self, show, *args, **options):
-        try:
-            return show(*args, **options) if self.shown else None
-        except Exception:  # whatever the terminal cannot do
-            self.shown = False
-
-
-def curve(values: list[float], width: int = 12) -> str:
-    """A curve of one line of text, of means where there are more values than it has room for.
-
-    >>> curve([8, 6, 4, 2, 1, 1])
-    '█▆▄▂▁▁'
-    """
-    parts = np.array_split(values[-4096:], min(width, len(values)))
-    means = np.array([part.mean() for part in parts])
-    heights = (means - means.min()) / max(np.ptp(means), 1e-9)  # 0 to 1
-    return "".join("▁▂▃▄▅▆▇█"[round(7 * height)] for height in heights)

@@ -2,11 +2,13 @@
 evaluation on validation text, and a sample of it for people to read. And before it begins: how long
 will it take, and can this machine do it?"""
 
+import contextlib
 import functools
 import math
 import os
 import statistics
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -178,7 +180,13 @@ def require_memory(config: ModelConfig, machine: Machine, positions=0, length=0)
     if machine.device.type == "cuda":
         there = torch.cuda.mem_get_info(machine.device)[1]
     elif hasattr(os, "sysconf"):  # not on Windows
+        import resource
+
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if (most := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
+            there = min(there, most)
+        with contextlib.suppress(OSError, ValueError):  # no container, or without a limit
+            there = min(there, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     if needed > there:
         raise UserError(f"this run needs about {needed / 1e9:.1f} GB of memory, and there are "
                         f"{there / 1e9:.1f} GB: give a smaller --size or --batch-size, or a larger "

@@ -8,7 +8,6 @@ step-00000200.pt checkpoints: see `checkpoint.py`"""
 import contextlib
 import itertools
 import json
-import math
 import os
 import secrets
 import sys
@@ -16,12 +15,13 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from minilm.config import ModelConfig, UserError
 from minilm.corpora.tokenizer_file import load_tokenizer, to_json
 from minilm.fast.compute import use_fast_attention
-from minilm.io.durable import damage, read_bounded, sync, write_file, writing
+from minilm.io.durable import damage, fits, read_bounded, read_json, sync, write_file, writing
 from minilm.model import Transformer
 from minilm.runs import checkpoint
 
@@ -35,7 +35,9 @@ RUNS = Path("runs")
 # What a config.json names. The rooms above add theirs: huggingface/ families, tasks/ heads.
 FAMILIES: dict[str, tuple[type, type]] = {"ours": (Transformer, ModelConfig)}  # model and shape
 HEADS: dict[str, Callable] = {}  # task -> (transformer, flags, number of classes) -> network
-SCHEMA = dict(id=str, kind=str, family=str, model=dict, flags=dict, tokenizer=str)
+FORM = dict(id=str, kind=str, family=str, model=dict, flags=dict, tokenizer=str)
+FORMS = dict(pretrain={"flags": {"objective": str}}, finetune={"classes": [str]})
+FACTS = dict(train_tokens=int, unigram_entropy=float)  # which imported runs lack
 
 
 class Run:
@@ -64,15 +66,21 @@ class Run:
         path = self.folder / "config.json"
         if not path.exists():
             raise UserError(f"{self.folder} is not a run: it has no config.json")
-        with damage(f"{path} is damaged: use another run"):
-            config = dict(json.loads(read_bounded(path)))
+        config = read_json(path, {})
         if (there := config.get("format")) != FORMAT:
-            raise UserError(f"{path} is of format {there!r:.9}, not {FORMAT}: train the run anew")
-        more = {"classes": list} if config.get("kind") == "finetune" else {}
-        for name, kind in (SCHEMA | more).items():
-            if not isinstance(config.get(name), kind):
-                raise UserError(f"{path} is damaged ({name} is missing, or no {kind.__name__})")
+            raise UserError(f"{path} is of format {there!r:.9}, that of another version of minilm; "
+                            f"this one reads {FORMAT}: train the run anew")  # fmt: skip
+        form = FORM | FORMS.get(str(config.get("kind")), {})
+        for name, part in (form | {name: FACTS[name] for name in FACTS if name in config}).items():
+            if not fits(config.get(name), part):
+                raise UserError(f"{path} is damaged ({name} is missing, or not what it should be)")
         return config
+
+    @property
+    def result(self) -> dict:
+        """result.json; {} until the run is finished. Raises UserError where it is damaged."""
+        path = self.folder / "result.json"
+        return read_json(path, {}) if path.exists() else {}
 
     def of_kind(self, kind: str) -> dict:
         """config.json. Raises UserError where it is not that of a run of this kind."""
@@ -134,9 +142,10 @@ class Run:
         for text in content.split(b"\n")[:-1]:
             try:
                 line = json.loads(text)
-                numbers = [value for value in line.values() if not isinstance(value, str)]
-                if type(line["step"]) is not int or not all(map(math.isfinite, numbers)):
-                    raise ValueError("not a finite number")
+                numbers = {key: value for key, value in line.items() if key != "sample"}
+                form = {"step": int, "score" if "score" in line else "loss": float}
+                if not (fits(numbers, {str: float}) and fits(line, form)):
+                    raise ValueError("a number is missing, or none")
             except Exception as error:  # whatever is wrong with it
                 print(f"{path} is damaged from line {len(lines) + 1} on: {error}", file=sys.stderr)
                 break
@@ -188,8 +197,10 @@ class Run:
 
 
 def make_model(shape: ModelConfig, seed: int = 0, name: str = "ours") -> Transformer:
-    """A new Transformer of the family `name`, with the fast attention: all models are made here."""
-    return use_fast_attention(family(name)[0](shape, seed))
+    """A new Transformer of the family `name`, float32 whatever torch's default, with the fast
+    attention: all models are made here."""
+    with torch.random.fork_rng([]):  # torch's layers draw, before the seed does; the caller's stays
+        return use_fast_attention(family(name)[0](shape, seed).float())
 
 
 def family(name: str) -> tuple[type[Transformer], type[ModelConfig]]:
@@ -201,7 +212,8 @@ def family(name: str) -> tuple[type[Transformer], type[ModelConfig]]:
 
 def with_head(transformer: Transformer, flags: dict, n_classes: int) -> nn.Module:
     """The network of a fine-tuning run, with a head that knows nothing yet."""
-    return HEADS[flags.get("task", "classify")](transformer, flags, n_classes)
+    with torch.random.fork_rng([]):
+        return HEADS[flags.get("task", "classify")](transformer, flags, n_classes).float()
 
 
 def least_parameters(shape: ModelConfig) -> int:

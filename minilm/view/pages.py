@@ -55,8 +55,7 @@ def inside_page(about: str, record: dict) -> str:
 def write_run_page(run, more: str = "") -> Path:
     """Write view.html into a run's folder, also while it trains; `more`: HTML to add. Returns its
     path."""
-    config, lines, result = run.config, run.metrics(), run.folder / "result.json"
-    result = json.loads(result.read_bytes()) if result.exists() else {}
+    config, lines, result = run.config, run.metrics(), run.result
     kind, flags, last = config["kind"], config["flags"], lines[-1] if lines else {"step": 0}
     state = "finished" if result else f"step {last['step']}, not finished"
     facts = [kind, flags.get("objective"), flags.get("size"), config["family"], state]

@@ -52,6 +52,15 @@ def test_a_device_that_is_not_there_is_said(monkeypatch):
         choose_machine("cuda")
 
 
+@pytest.mark.parametrize("rank, world", [("1", None), ("1", "1"), ("0", "x"), ("-1", "2")])
+def test_a_place_among_processes_that_cannot_be_is_said(monkeypatch, rank, world):
+    assert choose_machine("cpu", "float32").world == 1
+    for name, value in (("RANK", rank), ("WORLD_SIZE", world)):
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match=f"RANK is {rank} of WORLD_SIZE {world or 1}"):
+        choose_machine("cpu", "float32")
+
+
 def slow_at(monkeypatch, gflops):
     """Let a clock say that products run at so many GFLOP/s for each dtype; returns the seconds of
     each product, and on how many threads it ran."""

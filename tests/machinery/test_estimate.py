@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import resource
 
 import pytest
 import torch
@@ -91,6 +92,10 @@ def test_a_run_that_does_not_fit_is_refused_before_anything_is_built(monkeypatch
     require_memory(SHAPE, CPU)
     with pytest.raises(UserError, match=r"needs about 1\.\d GB of memory, and there are 1\.0 GB"):
         require_memory(dataclasses.replace(SHAPE, d_model=1024, n_layers=4, d_ff=4096), CPU)
+    monkeypatch.setattr(page.os, "sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 10**11}.get)
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"there are 0\.1 GB"):
+        patch.setattr(resource, "getrlimit", lambda _: (10**8, 10**8))
+        require_memory(SHAPE, CPU)
     half = Machine(CPU.device, torch.bfloat16)
     full, halved = (require_memory(SHAPE, machine, 10**5, 12) for machine in (CPU, half))
     assert halved < full < math.inf

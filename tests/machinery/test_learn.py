@@ -4,15 +4,25 @@ what was written is kept. The guard: no function of the real book goes unnoticed
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from minilm.config import UserError
+from minilm.data import frame
 from minilm.learn import book, exercises
 from minilm.learn.exercises import PATH
+from minilm.learn.trace import trace
+from minilm.objectives import token_nll
+from minilm.tokenizer import Tokenizer
+from tests.benchmarks import guard
 from tests.benchmarks.report import READING_ORDER
+from tests.book.small import make_model
 
 ROOT = exercises.ROOT
+BOOK = {page: (ROOT / "minilm" / f"{page}.py").read_text("utf-8") for page in book.PAGES}
+FUNCTIONS = {t: f for page in BOOK for t, f in book.functions(page, BOOK[page]).items()}
 PAGE = '''"""A page."""
 
 
@@ -161,12 +171,34 @@ def test_what_cannot_be_is_one_line_that_says_what_to_do(checkout):
         learn()
 
 
-def test_the_path_and_the_pages_are_those_of_the_book():
+def test_the_path_and_the_pages_are_those_of_the_book_and_a_cut_leaves_the_rest_as_it_is():
     assert list(book.PAGES) == list(READING_ORDER)
-    pages = {page: (ROOT / "minilm" / f"{page}.py").read_text("utf-8") for page in book.PAGES}
-    every = {title: f for page in pages for title, f in book.functions(page, pages[page]).items()}
-    assert set(PATH) <= set(every) and len(PATH) == 12 and len(every) > 110
-    for title, f in every.items():
-        left = book.functions(f.page, f.emptied(pages[f.page]))
-        assert left.keys() == book.functions(f.page, pages[f.page]).keys(), title
+    assert set(PATH) <= set(FUNCTIONS) and len(PATH) == 12 and len(FUNCTIONS) > 110
+    for title, f in FUNCTIONS.items():
+        left = book.functions(f.page, f.emptied(BOOK[f.page]))
+        assert len(left) == len(book.functions(f.page, BOOK[f.page]))
         assert left[title].docstring == f.docstring
+
+
+def test_a_text_is_traced_through_functions_of_the_book_to_the_loss_of_each_token(capsys):
+    tokenizer = Tokenizer.train(["a cat sat on a mat"] * 3, 270)
+    model = make_model(vocab_size=tokenizer.vocab_size, n_layers=2).eval()
+    lm = SimpleNamespace(run="a run", model=model, tokenizer=tokenizer, max_length=16, shift=1)
+    trace(lm, "a cat sat on it")
+    causal, masked = [part.splitlines() for part in capsys.readouterr().out.split("\n\n")[1:]]
+    assert {line[12:40].strip() for line in causal + masked} < FUNCTIONS.keys()
+    targets = torch.from_numpy(frame(tokenizer.encode("a cat sat on it"), 16, tokenizer.special))
+    hidden = model(targets[None, :-1].long(), causal=True)[0]
+    nats, count = token_nll(model.logits(hidden), targets[1:].long())
+    losses = [float(line[55:].split()[0]) for line in causal if line.startswith("loss")]
+    assert sum(losses) == pytest.approx(nats.item(), abs=0.01) and len(losses) == count
+    assert any("True   False" in line or "True False" in line for line in causal)
+    assert not any("False" in line for line in masked)
+    with pytest.raises(UserError, match="no token"):
+        trace(lm, "")
+
+
+@pytest.mark.slow  # about two minutes on two cores
+def test_no_function_of_the_book_can_be_missing_unnoticed():
+    tasks = [(title, f.emptied(BOOK[f.page])) for title, f in FUNCTIONS.items()]
+    assert [title for title, _ in guard.unnoticed(tasks)] == []

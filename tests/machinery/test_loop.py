@@ -4,6 +4,7 @@ finite. That it can be interrupted: test_resume.py."""
 import json
 import math
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import torch
 from minilm.config import NonFiniteError, UserError
 from minilm.runs import checkpoint, loop
 from minilm.runs.device import Machine
-from minilm.runs.loop import Progress, curve, summary
+from minilm.runs.loop import summary
+from minilm.runs.progress import Progress, curve
 from minilm.runs.run import FORMAT, Run
 from tests.machinery.tiny import Training, saved
 
@@ -57,8 +59,8 @@ def test_early_stopping_waits_for_patience_evaluations_also_after_a_resume(tmp_p
 
 
 def test_the_checkpoint_that_will_be_used_is_reported_with_its_step_and_scores(tmp_path):
-    facts = dict(format=FORMAT, id="a", kind="pretrain", family="ours", model={}, flags={},
-                 tokenizer="", train_tokens=200)  # fmt: skip
+    facts = dict(format=FORMAT, id="a", kind="pretrain", family="ours", model={},
+                 flags={"objective": "causal"}, tokenizer="", train_tokens=200)  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(facts))
     run, training = Run(tmp_path), Training(evaluate=scores(3, 2, 2.5, 2.25))
     training.run(tmp_path)
@@ -93,6 +95,19 @@ def test_nothing_that_only_shows_ends_a_training(tmp_path, monkeypatch, capsys):
             patch.setattr(loop, "Progress", keep)
             Training().run(tmp_path / str(terminal))
         assert saved(tmp_path / str(terminal))[0] == saved(tmp_path)[0] and not made[-1].shown
+
+
+def test_a_training_in_a_thread_leaves_the_generators_of_its_process_alone(tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    training = Training()
+    torch.manual_seed(5)
+    thread = threading.Thread(target=training.run, args=[tmp_path / "thread"])
+    thread.start()
+    thread.join()
+    assert torch.equal(torch.rand(3), expected)
+    Training().run(tmp_path / "here")
+    assert saved(tmp_path / "thread") == saved(tmp_path / "here")
 
 
 def test_a_curve_keeps_its_shape_however_long_it_gets():

@@ -17,12 +17,13 @@ from minilm.config import UserError
 from minilm.heads import Classifier
 from minilm.model import Transformer
 from minilm.runs import checkpoint, run
-from minilm.runs.run import Run
+from minilm.runs.run import Run, make_model, with_head
 from minilm.tasks import TASKS  # noqa: F401  and their heads
 from tests.machinery.tiny import SHAPE
 
 SPENT = dict(tokens=0, targets=0, seconds=0.0)
-FACTS = dict(kind="pretrain", family="ours", model=dataclasses.asdict(SHAPE), flags={})
+FACTS = dict(kind="pretrain", family="ours", model=dataclasses.asdict(SHAPE),
+             flags={"objective": "causal"})  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -120,8 +121,10 @@ def test_a_killed_process_holds_no_run(tmp_path):
 
 @pytest.mark.parametrize("changes, says", [
     (b"", "damaged"), (b"\xff", "damaged"), (b"[" * 100_000, "damaged"), (b"[1]", "damaged"),
-    (dict(format=2), "format 2, not 4"), (dict(format=5), "format 5"),
-    (dict(flags=1), "flags is missing, or no dict"), (dict(id=None), "id is missing"),
+    (dict(format=run.FORMAT - 1), "format 3, that of another version.*reads 4: train the run anew"),
+    (dict(flags=1), "flags is missing, or not"), (dict(id=None), "id is missing"),
+    (dict(train_tokens="9"), "train_tokens is missing, or not"), (dict(kind=[]), "kind is missing"),
+    (dict(flags={}), "flags is missing"),
     (dict(kind="finetune"), "classes is missing"), (dict(family="other"), "family 'other'"),
     (dict(kind="finetune", classes=["a"]), "this needs a pretrain run"),
     (dict(model=FACTS["model"] | dict(n_layers=20_000)), "does not fit the shape"),
@@ -155,6 +158,34 @@ def test_what_is_no_run_is_called_no_run(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_a_result_is_read_once_the_run_is_finished_and_never_from_a_pipe(tmp_path):
+    made = make_run(tmp_path)
+    assert made.result == {}
+    made.finish({"loss": 1.5})
+    assert made.result == {"loss": 1.5}
+    (tmp_path / "result.json").write_text("[1")
+    with pytest.raises(UserError, match=r"result\.json is damaged"):
+        _ = made.result
+    (tmp_path / "result.json").unlink()
+    os.mkfifo(tmp_path / "result.json")
+    with pytest.raises(UserError, match="no regular file"):
+        _ = made.result
+
+
+def test_models_are_float32_whatever_the_default_of_torch_and_move_no_generator():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    torch.set_default_dtype(torch.float64)
+    try:
+        head = with_head(make_model(SHAPE), dict(task="classify"), 3).eval()
+        hidden = head(torch.arange(6)[None], torch.ones(1, 6, dtype=torch.bool))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.rand(3), expected)
+    assert {t.dtype for t in (hidden, *head.state_dict().values())} == {torch.float32}
+
+
 def test_the_tokenizer_is_the_one_that_the_run_began_with(tmp_path):
     made = make_run(tmp_path)
     assert made.tokenizer.fingerprint == "abc"
@@ -183,17 +214,18 @@ def test_models_come_with_the_best_weights_and_in_a_longer_window(tmp_path, monk
 def test_metrics_end_before_what_is_damaged_and_are_cut_back_to_a_step(tmp_path, capsys):
     made, path = Run(tmp_path), tmp_path / "metrics.jsonl"
     assert made.metrics() == []
-    for bad in (b"\0", b"[]", b'{"step": "2"}', b'{"loss": 1}', b'{"step": NaN}', b"\xff", b"{}"):
-        path.write_bytes(b'{"step": 1, "loss": 2.0}\n' + bad + b'\n{"step": 3}\n')
+    for bad in (b"\0", b"[]", b'{"step": "2", "loss": 1}', b'{"loss": 1}', b'{"step": 2}', b"\xff",
+                b'{"step": 2, "moss": 1}', b'{"step": 2, "loss": 1, "x": NaN}'):  # fmt: skip
+        path.write_bytes(b'{"step": 1, "loss": 2.0}\n' + bad + b'\n{"step": 3, "loss": 2}\n')
         assert made.metrics() == [{"step": 1, "loss": 2.0}]
         assert "metrics.jsonl is damaged from line 2 on" in capsys.readouterr().err
-    path.write_bytes(b'{"step": 1}\n{"st')  # what a kill leaves
-    assert made.metrics() == [{"step": 1}] and not capsys.readouterr().err
+    path.write_bytes(b'{"step": 1, "loss": 1}\n{"st')  # what a kill leaves
+    assert made.metrics() == [{"step": 1, "loss": 1}] and not capsys.readouterr().err
     made.cut_metrics(1, scored=True)
     made.log(2, loss=0.5)
     made.log(2, score=0.5)
     made.cut_metrics(2, scored=False)
-    assert made.metrics() == [{"step": 1}, {"step": 2, "loss": 0.5}]
+    assert made.metrics() == [{"step": 1, "loss": 1}, {"step": 2, "loss": 0.5}]
     with pytest.raises(ValueError, match="not JSON compliant"):
         made.log(3, loss=math.nan)
 

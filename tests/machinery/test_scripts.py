@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,14 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import train_finetune
 import train_pretrain
+from minilm.cli import scripts
 from minilm.cli.commands import COMMANDS
 from minilm.cli.commands import main as minilm
 from minilm.cli.flags import entry_point, parse_flags
 from minilm.cli.options import FinetuneConfig, PretrainConfig
-from minilm.config import UserError
+from minilm.config import SIZES, UserError
 from minilm.runs import checkpoint
 from minilm.runs.device import Machine
 from minilm.runs.run import Run
@@ -100,7 +103,7 @@ def test_predictions_are_written_and_can_be_read_again(world, capsys):
     assert run("predict", "labels --file new.txt --out out.jsonl --device cpu") == 0
     assert run("predict", "labels --file out.jsonl --out again.jsonl --device cpu") == 0
     again = [json.loads(line) for line in Path("again.jsonl").read_text().splitlines()]
-    assert [row["text"] for row in again] == ["kaba xx", "lodi zz"]
+    assert [row["text"] for row in again] == ["kaba xx", "lodi zz", ""]  # a row a line
     assert run("predict", "labels --file new.txt --out out.jsonl --device cpu") == 2  # is there
     assert run("predict", ["labels", "kaba xx", "--device", "cpu"]) == 0
     capsys.readouterr()
@@ -172,8 +175,31 @@ def test_minutes_become_a_number_of_steps(world, capsys):
     assert run("pretrain", arguments) == 0
     flags = Run("timed").config["flags"]
     assert flags["minutes"] is None and flags["steps"] == checkpoint.best(Path("timed")).step
+    said = rf"{flags['steps']:,} steps fit into 0.02 minutes in .* on cpu: [\d.]+ passes"
+    assert re.match(said, capsys.readouterr().out)
     assert run("estimate", f"{SHAPE} {CPU} --steps 50") == 0
     assert "tokens/s" in capsys.readouterr().out
+
+
+def test_without_bfloat16_the_default_is_what_five_minutes_take():
+    slow, fast = (Machine(torch.device("cpu"), t) for t in (torch.float32, torch.bfloat16))
+    length = lambda machine, **flags: [
+        getattr(scripts.with_first_weights(PretrainConfig(**flags), machine)[1], name)
+        for name in ("steps", "minutes")
+    ]
+    tiny = SIZES["tiny"]["steps"]
+    assert length(slow) == [None, 5.0] and length(fast) == [tiny, None]
+    assert length(slow, precision="float32") == [tiny, None]  # who asks for it has a reason
+    assert length(slow, steps=7) == [7, None] and length(slow, minutes=2.0) == [None, 2.0]
+    assert length(slow, size="small") == [SIZES["small"]["steps"], None]
+
+
+def test_a_run_is_released_though_its_error_is_kept(world, capsys):
+    with pytest.raises(UserError) as kept:
+        train_pretrain.pretrain(PretrainConfig(run="failed", data=["nowhere.txt"]))
+    assert pretrain(name="failed") == 0 and "nowhere" in str(kept.value)
+    with pytest.raises(UserError, match=r"needs about .* GB of memory"):
+        train_pretrain.pretrain(PretrainConfig(data=["own.txt"], batch_size=2**20, steps=1))
 
 
 def test_a_search_keeps_what_validation_prefers_and_frees_the_rest(world, monkeypatch, capsys):
@@ -184,6 +210,10 @@ def test_a_search_keeps_what_validation_prefers_and_frees_the_rest(world, monkey
     chosen = json.loads(Path("labels/result.json").read_text())["learning_rate"]
     scores = json.loads(Path("labels/search.json").read_text())["scores"]
     assert scores[f"{chosen}-adamw"] == min(scores.values()) and len(scores) == 2
+    for damage in ("{", '{"scores": {}, "spent": {}}'):
+        Path("labels/search.json").write_text(damage)
+        assert run("finetune", "--resume --run labels") == 2
+        assert "search.json is damaged" in capsys.readouterr().err
 
 
 BAD = {  # arguments -> what the line must say
