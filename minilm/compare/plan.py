@@ -74,19 +74,14 @@ def arms_of(options: CompareOptions) -> dict[str, str | None]:
     """{name: its flags, None: not pretrained}. Raises UserError where they cannot be compared."""
     if unknown := [name for name in options.arms if name not in ARMS]:
         raise UserError(f"--arms {unknown[0]}: choose from {', '.join(ARMS)}, or give --arm")
-    names, own = [*options.arms], {}
+    own = grid(options) if options.grid else {}
+    names = [*options.arms, *FACTORS * options.factors]
     for line in options.arm:
         name, colon, flags = map(str.strip, line.partition(":"))
         if not colon or not re.fullmatch(r"[\w.-]+", name) or name in {*ARMS, *own, BAG}:
             raise UserError(f'--arm "{line}": give "NAME: FLAGS", a new name of letters and digits')
         own[name] = flags
-    if options.grid:
-        own |= grid(options)
-    if options.factors:
-        names += FACTORS
-    if not names and not own:
-        names = DEFAULT
-    arms = {name: ARMS[name] for name in names} | own
+    arms = {name: ARMS[name] for name in names or DEFAULT * (not own)} | own
     for name in arms:
         config_of(arms, name, options)
     if not any(arms.values()):
@@ -98,8 +93,8 @@ def grid(options: CompareOptions) -> dict[str, str]:
     """Objectives, each at two sizes, with the same number of tokens from ever less text."""
     config = config_of(ARMS, "causal", options).with_defaults()
     tokens = config.steps * config.batch_size * config.max_length
-    smaller = {"d_model": config.d_model, "n_layers": config.n_layers, "n_heads": config.n_heads}
-    half = " ".join(f"{flag_name(k)} {max(1, n // 2)}" for k, n in smaller.items())
+    half = " ".join(f"{flag_name(key)} {max(1, getattr(config, key) // 2)}"
+                    for key in ("d_model", "n_layers", "n_heads"))  # fmt: skip
     return {
         f"{objective}-{passes}{size}":
         f"--objective {objective} --max-tokens {tokens // passes} {half if size else ''}".strip()
@@ -113,9 +108,9 @@ def config_of(arms: dict, name: str, options: CompareOptions, **more) -> Pretrai
     asked = parse_flags(PretrainConfig, "", shlex.split(arms[name] or ""), f'--arm "{name}"')
     if taken := asked.given & {"seed", "run", "resume", "minutes"}:
         raise UserError(f'--arm "{name}": leave out {flag_name(min(taken))}: it is for all arms')
-    size = options.size
-    pace = {key: getattr(options, key) or (SIZES[size] | QUICK.get(size, {}))[key]
-            for key in ("steps", "batch_size")}  # fmt: skip
+    pace = {key: getattr(options, key) or default
+            for key, default in (SIZES[options.size] | QUICK.get(options.size, {})).items()
+            if key in ("steps", "batch_size")}  # fmt: skip
     same = {key: getattr(options, key) for key in ("size", "device", "precision", "compile")}
     same["data"] = ["python-docs" if options.data.startswith("python-docs") else options.data]
     own = {key: getattr(asked, key) for key in asked.given}
@@ -153,8 +148,8 @@ def questions(arms: list[str], options: CompareOptions) -> list[Question]:
                 first = dict(swapped=once, labels=once) if n == 1 else {}
                 asked.append(less(f"causal-{n}{size}", f"masked-{n}{size}", **first))
                 asked.append(less(f"hybrid-{n}{size}", f"causal-{n}{size}"))
-            weights = {f"masked-16{size}": 1.0, f"masked-1{size}": -1.0,
-                       f"causal-16{size}": -1.0, f"causal-1{size}": 1.0}  # fmt: skip
+            arms = (f"{arm}-{n}{size}" for arm in ("masked", "causal") for n in (16, 1))
+            weights = dict(zip(arms, (1.0, -1.0, -1.0, 1.0), strict=True))
             name = f"masked{size}, 16 passes for 1, less the same of causal{size}"
             asked.append(Question(name, weights, dict(swapped=gains, labels=gains)))
         return asked
