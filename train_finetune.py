@@ -30,13 +30,18 @@ def finetune(config: FinetuneConfig, advance=None):
             checkpoint.best(pretrained.folder)  # says so at once where there is none
         length = config.max_length or pretrained.model_config().max_length
         config = dataclasses.replace(config, max_length=length, pretrained=str(pretrained.folder))
+        imported = "imported" in pretrained.config
+        config = config.with_defaults(imported)
         shape = pretrained.model_config(max_length=length, dropout=config.dropout)
         family, tokenizer = pretrained.config["family"], pretrained.tokenizer
-        task = TASKS[config.task](config, tokenizer)
+        task = TASKS[config.task](config, tokenizer, imported=imported)
         facts = dict(kind="finetune", family=family, classes=task.classes)
         scripts.write_down(run, config, shape, tokenizer, machine, task.examples, **facts)
-        said = f"{task}\nrun: {run.folder}, weights of {pretrained.folder}, {machine.why}"
-        print(said, flush=True)
+        print(
+            f"{task}\nrun: {run.folder}, weights of {pretrained.folder}, learning rate "
+            f"{config.learning_rate:g}, {task.epochs} epochs, {machine.why}",
+            flush=True,
+        )
 
         # 2. and 3. Train on labelled data; evaluate on validation; keep the best.
         def train_and_validate(config: FinetuneConfig, into: Run, task=task) -> dict:

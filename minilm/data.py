@@ -20,9 +20,15 @@ def draws(seed: int, step: int, purpose: str) -> np.random.Generator:
 
 
 class Windows:
-    """Windows of `length` + 1 tokens in a random order, each once an epoch. The batch of a step is
-    a function of (seed, step, batch_size) alone. Raises UserError where the text (N,) is shorter
-    than one window."""
+    """Windows of `length` + 1 tokens in a random order, each once an epoch. Every epoch cuts the
+    text at other places: its windows lie side by side from an offset on. The batch of a step is a
+    function of (seed, step, batch_size) alone. Raises UserError where the text (N,) is shorter than
+    one window. The first tokens of the three windows of two epochs of a text of 20:
+
+    >>> windows = Windows(np.arange(20), length=4, seed=0)
+    >>> [windows.batch(epoch, 3)[:, 0].tolist() for epoch in (0, 1)]
+    [[15, 7, 11], [6, 2, 10]]
+    """
 
     def __init__(self, tokens: np.ndarray, length: int, seed: int):
         if len(tokens) <= length:
@@ -37,10 +43,8 @@ class Windows:
         return np.stack([self._window(*divmod(index, self.per_epoch)) for index in indices])
 
     def _window(self, epoch: int, index: int) -> np.ndarray:
-        # Each epoch cuts the text at other places: its windows lie side by side from an offset on,
-        # and together leave out less than two windows of text, before and after them.
         offset, order = _epoch_order(self.seed, epoch, self.per_epoch)
-        spare = len(self.tokens) - self.per_epoch * self.length - 1
+        spare = len(self.tokens) - self.per_epoch * self.length - 1  # tokens, for the offset
         start = offset % (spare + 1) + order[index] * self.length
         return self.tokens[start : start + self.length + 1].astype(np.int64)
 
@@ -77,8 +81,11 @@ def in_chunks(arrays: Iterable, size: int) -> Iterator:
 def frame(tokens: np.ndarray, max_length: int, special: SpecialTokens) -> np.ndarray:
     """A text's tokens (N,) as pretraining saw documents, between two <doc>: (T <= max_length,)
     uint16. A text that is too long keeps its head and its tail, one token to three: reviews end
-    with their verdict (Sun et al. 2019, arXiv 1905.05583, section 5.3.1)."""
-    if len(tokens) > (room := max_length - 2):
+    with their verdict (Sun et al. 2019, arXiv 1905.05583, section 5.3.1). Raises UserError where
+    not even the two <doc> fit."""
+    if (room := max_length - 2) < 0:
+        raise UserError(f"max_length is {max_length}: the two <doc> around a text need 2")
+    if len(tokens) > room:
         head = room // 4
         tokens = np.concatenate([tokens[:head], tokens[len(tokens) - (room - head) :]])
     return np.concatenate([[special.bos], tokens, [special.eos]]).astype(np.uint16)

@@ -8,7 +8,6 @@ Every head starts as zero: at first all answers have the same probability, and t
 logarithm of their number."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minilm.model import FAR, Transformer
@@ -63,7 +62,8 @@ def states_of(hidden: Tensor, positions: str) -> Tensor:
     causal run was trained to predict the token; or "both", side by side.
 
     hidden (B, T, D). Returns (B, T, D), or (B, T, 2D) for both."""
-    before = F.pad(hidden, (0, 0, 1, -1))  # none before the first
+    nothing = torch.zeros_like(hidden[:, :1])  # stands before the first
+    before = torch.cat((nothing, hidden[:, :-1]), dim=1)
     both = torch.cat((hidden, before), dim=-1)
     return {"own": hidden, "before": before, "both": both}[positions]
 

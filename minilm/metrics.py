@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from minilm.config import NonFiniteError
+from minilm.config import NonFiniteError, UserError
 from minilm.model import Transformer
 from minilm.objectives import IGNORE, Batch, token_nll
 
@@ -72,21 +72,24 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int =
 
 
 def bits_per_byte(nats: float, n_bytes: int) -> float:
-    """A language model's loss on a text of n_bytes, whatever its tokens: nats / (n_bytes ln 2)."""
+    """A language model's loss on a text of n_bytes, whatever its tokens: nats / (n_bytes ln 2). The
+    nats for <doc>, which is no byte of the text, are among them."""
     return nats / (n_bytes * math.log(2))
 
 
 @torch.inference_mode()
 def evaluate_language_model(
-    model: Transformer, batches: Iterable[dict[str, Batch]], token_bytes: list[bytes] | None = None
+    model: Transformer, batches: Iterable[dict[str, Batch]], tokenizer=None
 ) -> dict[str, float]:
     """The loss on validation text in nats a target, "causal_loss" and "masked_loss" (whichever the
     batches have); "masked_accuracy", the share of masked tokens that the model finds likeliest;
-    and, where token_bytes has the bytes of each token, "bits_per_byte" (causal). Sums over all
+    and, by the bytes of the tokenizer's ordinary tokens, "bits_per_byte" (causal). Sums over all
     batches and divides once. Raises NonFiniteError where a value is not finite."""
     model.eval()
     nats, count, right, n_bytes = Counter(), Counter(), 0, 0
-    lengths = np.array([len(piece) for piece in token_bytes or ()])
+    n_bytes_of = np.zeros(model.config.vocab_size, dtype=int)  # none of a special token
+    for token in tokenizer.special.ordinary if tokenizer else ():
+        n_bytes_of[token] = len(tokenizer.token_bytes[token])
     device = model.embedding.weight.device
     for name, batch in (item for named in batches for item in named.items()):
         inputs, targets = (torch.as_tensor(a, device=device) for a in batch[:2])  # (B, T)
@@ -96,8 +99,10 @@ def evaluate_language_model(
         count[name] += len(logits)
         if name == "masked":
             right += (logits.argmax(-1) == targets[has_target]).sum().item()
-        elif token_bytes:
-            n_bytes += lengths[batch.targets].sum()
+        else:
+            n_bytes += n_bytes_of[batch.targets].sum()
+    if not all(count[name] for name in nats):
+        raise UserError("the text has no token to predict: give more text")
     values = {f"{name}_loss": nats[name] / count[name] for name in nats}
     values |= {"masked_accuracy": right / count["masked"]} if "masked" in nats else {}
     values |= {"bits_per_byte": bits_per_byte(nats["causal"], n_bytes)} if n_bytes else {}

@@ -58,8 +58,16 @@ def visibility(
 
     Causal: position t may see keys s <= t and, with a prefix (B,), also s < prefix: every position
     sees all of the text to translate, and of its translation only what stands before. No position
-    sees padding, where is_real (B, T) is False. Returns the bool mask that `attention` takes,
-    (1 or B, 1, length, start + length), or None where all may see all."""
+    sees padding, where is_real (B, start + length) is False. What each of four positions sees:
+
+        causal    bidirectional, the last one padding    causal, after a prefix of 2
+        x . . .                 x x x .                            x x . .
+        x x . .                 x x x .                            x x . .
+        x x x .                 x x x .                            x x x .
+        x x x x                 x x x .                            x x x x
+
+    Returns the bool mask that `attention` takes, (1 or B, 1, length, start + length), or None where
+    all may see all. Raises ValueError where is_real does not say it of every key."""
     mask = None
     if causal and length > 1:
         ones = torch.ones(length, start + length, dtype=torch.bool, device=device)
@@ -68,7 +76,9 @@ def visibility(
             keys = torch.arange(start + length, device=device)
             mask = mask | (keys < prefix[:, None, None, None])
     if is_real is not None:
-        padding = is_real[:, None, None, :]  # (B, 1, 1, T)
+        if is_real.shape[1] != start + length:
+            raise ValueError(f"is_real is given for {is_real.shape[1]} of {start + length} keys")
+        padding = is_real[:, None, None, :]  # (B, 1, 1, start + length)
         mask = padding if mask is None else mask & padding
     return mask
 
@@ -77,19 +87,14 @@ class KeyValueCache:
     """One layer's keys and values of the positions already computed, so that generating a token
     costs one position and not the whole text again."""
 
-    def __init__(self, max_length: int):
-        self.max_length, self.length = max_length, 0
-        self.keys = self.values = None  # (B, H, max_length, d)
+    length, keys, values = 0, None, None  # both (B, H, length, d)
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new k, v (B, H, T, d); return all of them (B, H, length + T, d)."""
-        if self.keys is None:
-            room = (*k.shape[:2], self.max_length, k.shape[3])
-            self.keys, self.values = k.new_empty(room), v.new_empty(room)
-        end = self.length + k.shape[2]
-        self.keys[:, :, self.length : end], self.values[:, :, self.length : end] = k, v
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        """Keep the new k, v (B, H, T, d), too; return all of them (B, H, length + T, d)."""
+        if self.length:
+            k, v = torch.cat((self.keys, k), dim=2), torch.cat((self.values, v), dim=2)
+        self.length, self.keys, self.values = k.shape[2], k, v
+        return k, v
 
 
 class LayerNorm(nn.Module):
@@ -183,9 +188,8 @@ class Transformer(nn.Module):
         pairs = torch.arange(0, self.config.d_head, 2) / self.config.d_head  # (d/2,)
         positions = torch.arange(self.config.max_length)[:, None, None]
         angles = positions.double() * base ** -pairs.double()  # (max_length, 1, d/2)
-        for function in (torch.cos, torch.sin):
-            table = function(angles).to(torch.get_default_dtype())
-            self.register_buffer(function.__name__, table, persistent=False)
+        for name, table in dict(cos=angles.cos(), sin=angles.sin()).items():
+            self.register_buffer(name, table.to(torch.get_default_dtype()), persistent=False)
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
@@ -211,9 +215,9 @@ class Transformer(nn.Module):
         self, tokens: Tensor, causal: bool, is_real: Tensor | None = None,
         cache: list[KeyValueCache] | None = None, prefix: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """tokens (B, T); causal, is_real (B, T) and prefix (B,) as in `visibility`. With a cache
-        (`new_cache`), tokens continue what it holds. Returns hidden (B, T, D). Raises UserError
-        where there are more tokens than max_length."""
+        """tokens (B, T); causal, is_real and prefix as in `visibility`. With a cache (`new_cache`),
+        tokens continue what it holds. Returns hidden (B, T, D). Raises UserError where there are
+        more tokens than max_length."""
         T, start = tokens.shape[1], cache[0].length if cache else 0
         if start + T > self.config.max_length:
             raise UserError(f"{start + T} tokens do not fit the window of {self.config.max_length}")
@@ -232,4 +236,4 @@ class Transformer(nn.Module):
 
     def new_cache(self) -> list[KeyValueCache]:
         """An empty cache, one entry a layer."""
-        return [KeyValueCache(self.config.max_length) for _ in self.blocks]
+        return [KeyValueCache() for _ in self.blocks]

@@ -87,7 +87,8 @@ def fewer_targets(
 def hybrid(
     windows: np.ndarray, rate: float, rng: Generator, special: SpecialTokens, masked_share=0.5
 ) -> Batch:
-    """Each step is one or the other (GPT-BERT, arXiv 2410.24159, section 2.2), at random:
+    """Each step is one or the other, at random, as in AntLM (arXiv 2412.03275), which alternates
+    them; GPT-BERT (arXiv 2410.24159, section 2.2) mixes both in every step:
 
         L = masked_share · L_masked + (1 - masked_share) · L_causal   in expectation
 
@@ -100,8 +101,9 @@ def hybrid(
 def prefix(
     sources: list, targets: list, special: SpecialTokens, most: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Prefix language modelling (Dong et al. 2019, arXiv 1905.03197, section 2.3), to translate s
-    into t: the source is seen both ways, the target causally, and the loss is on the target alone:
+    """Prefix language modelling (Liu et al. 2018, arXiv 1801.10198; Raffel et al. 2020, arXiv
+    1910.10683, section 3.2.1), to translate s into t: the source is seen both ways, the target
+    causally, and the loss is on the target alone:
 
         L = - Σ_i log P(t_i | s, t_1 … t_{i-1}; θ)
 
@@ -126,7 +128,7 @@ def corrupt(
     """Choose a share `rate` of the positions; of these replace 80 % by <mask>, 10 % by a random
     token, and keep 10 % as they are, so that the model cannot trust any token it sees.
 
-    One uniform draw u a position decides all of it: two independent draws would give 81/10/9.
+    One uniform draw u a position decides all of it:
 
         0 ... 0.8 rate ... 0.9 rate ... rate ........................ 1
         | <mask>  | random    | keep    | not chosen                  |

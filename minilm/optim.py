@@ -73,10 +73,10 @@ def make_optimizers(
     matrices inside the blocks, AdamW for the rest.
 
     Matrices decay; gains and biases do not. With layer_decay < 1 each block learns by this factor
-    slower than the one above it (Clark et al. 2020, arXiv 2003.10555): what lies deep is general
-    and should change least."""
+    slower than the one above it (Clark et al. 2020, arXiv 2003.10555): the blocks next to the
+    embedding serve every task and should change least."""
     groups: dict[tuple, dict] = {}
-    n_layers = sum(key.endswith("norm_2.weight") for key in model.state_dict())
+    n_layers = len(getattr(model, "transformer", model).blocks)  # of what may stand below a head
     for parameter_name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue

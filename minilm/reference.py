@@ -13,7 +13,7 @@ from minilm.config import ModelConfig, UserError
 
 IGNORE = -100  # the target of a position that has none
 EPSILON = 1e-5  # keeps layer_norm from dividing by zero
-UNSEEN = -1e30  # the score of a key that a query may not see: its exp is 0
+FAR = -1e30  # the score of a key that a query may not see: its exp is 0
 BLOCK = ("norm_1", "attention.qkv", "attention.norm_q", "attention.norm_k", "attention.out",
          "norm_2", "feed_forward.up", "feed_forward.down")  # fmt: skip
 
@@ -80,9 +80,9 @@ def softmax_backward(dp: np.ndarray, p: np.ndarray) -> np.ndarray:
 
 def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, visible: np.ndarray):
     """q, k, v (B, H, T, d), visible (B or 1, 1, T, T) -> (B, H, T, d):  o = P v,  P = softmax(S),
-    S = q kᵀ / √d, and UNSEEN where not visible: Vaswani et al. 2017 (arXiv 1706.03762), eq. 1
+    S = q kᵀ / √d, and FAR where not visible: Vaswani et al. 2017 (arXiv 1706.03762), eq. 1
     and section 3.2.3. A query that may see no key takes the mean of all values."""
-    p = softmax(np.where(visible, q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]), UNSEEN))
+    p = softmax(np.where(visible, q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]), FAR))
     return p @ v, (q, k, v, p, visible)
 
 
@@ -118,8 +118,8 @@ def self_attention_backward(dy: np.ndarray, saved):
     dk, dgain_k = layer_norm_backward(rotate_backward(dk), saved_k)
     dqkv = np.stack([dq, dk, dv]).transpose(1, 3, 0, 2, 4)  # (B, T, 3, H, d)
     dx, dweight = linear_backward(dqkv.reshape(*dy.shape[:2], -1), saved_qkv)
-    gradients = {"attention.norm_q": dgain_q, "attention.norm_k": dgain_k}
-    return dx, gradients | {"attention.qkv": dweight, "attention.out": dout}
+    return dx, {"attention.norm_q": dgain_q, "attention.norm_k": dgain_k,
+                "attention.qkv": dweight, "attention.out": dout}  # fmt: skip
 
 
 def feed_forward(x: np.ndarray, weights: Parameters):
@@ -147,8 +147,7 @@ def residual(x: np.ndarray, gain: np.ndarray, layer, *arguments):
 
 
 def residual_backward(dy: np.ndarray, saved, layer_backward):
-    """dy (B, T, D) -> dx (B, T, D), dg (D,), the layer's gradients:  dx = dy + dx of the layer:
-    x takes two ways, and both add up."""
+    """dy (B, T, D) -> dx (B, T, D), dg (D,), the layer's gradients. The two ways of x add up."""
     saved_norm, saved_layer = saved
     dnormed, gradients = layer_backward(dy, saved_layer)
     dx, dgain = layer_norm_backward(dnormed, saved_norm)
@@ -254,7 +253,7 @@ def classification_loss(parameters, config, tokens, labels, is_real, pooling: st
     visible = visibility(tokens.shape[1], causal, is_real)
     hidden, saved = transformer(parameters, config, tokens, visible)
     t, n = np.arange(tokens.shape[1]), is_real.sum(axis=1, keepdims=True)
-    weights = {"mean": is_real / n, "first": t == 0 * n, "last": t == n - 1}[pooling]  # (B, T)
+    weights = {"mean": is_real / n, "first": (t == 0) & is_real, "last": t == n - 1}[pooling]
     pooled = np.einsum("bt,btd->bd", weights, hidden)
     head = parameters["head.weight"], parameters["head.bias"]
     loss_sum, count, dpooled, dhead, dbias = output_loss(pooled, labels, *head)
@@ -264,7 +263,8 @@ def classification_loss(parameters, config, tokens, labels, is_real, pooling: st
 
 def token_states(parameters, config, tokens, is_real):
     """tokens, is_real (B, T) -> (B, T, 2D):  [h_t; h_{t-1}],  where nothing is before h_0."""
-    hidden, saved = transformer(parameters, config, tokens, visibility(len(tokens.T), 0, is_real))
+    visible = visibility(tokens.shape[1], False, is_real)
+    hidden, saved = transformer(parameters, config, tokens, visible)
     before = np.pad(hidden[:, :-1], ((0, 0), (1, 0), (0, 0)))
     return np.concatenate([hidden, before], axis=-1), saved
 
@@ -279,7 +279,7 @@ def tagging_loss(parameters, config, tokens, tags, is_real, words):
     """tokens, is_real (B, T), tags (B, W), words (B, W, 2) -> sum of nats, count, gradients.
     L = - Σ_i log P(y_i | w_1 .. w_n),  logits = W mean(states of tokens first <= t < end) + b."""
     states, saved = token_states(parameters, config, tokens, is_real)
-    first, end, t = words[..., :1], words[..., 1:], np.arange(len(tokens.T))
+    first, end, t = words[..., :1], words[..., 1:], np.arange(tokens.shape[1])
     weights = ((first <= t) & (t < end)) / np.maximum(end - first, 1)  # (B, W, T)
     head = parameters["head.weight"], parameters["head.bias"]
     loss_sum, count, dpooled, dhead, dbias = output_loss(weights @ states, tags, *head)
@@ -289,12 +289,12 @@ def tagging_loss(parameters, config, tokens, tags, is_real, words):
 
 def answer_loss(parameters, config, tokens, spans, is_real, allowed):
     """tokens, is_real, allowed (B, T), spans (B, 2) -> sum of nats, count, gradients.
-    L = - log P(start) - log P(end): two softmaxes over the positions that are allowed."""
+    L = - log P(start) - log P(end): softmaxes over the positions allowed, in which b cancels."""
     states, saved = token_states(parameters, config, tokens, is_real)
     scores, saved_scores = linear(states, parameters["head.weight"])  # (B, T, 2)
-    scores = np.where(allowed[..., None], scores + parameters["head.bias"], UNSEEN).swapaxes(1, 2)
-    loss_sum, saved_loss = token_nll(scores.reshape(-1, len(tokens.T)), spans.ravel())
+    scores = np.where(allowed[..., None], scores, FAR).swapaxes(1, 2)  # (B, 2, T)
+    loss_sum, saved_loss = token_nll(scores.reshape(-1, tokens.shape[1]), spans.ravel())
     dscores = token_nll_backward(saved_loss).reshape(scores.shape).swapaxes(1, 2)  # (B, T, 2)
     dstates, dhead = linear_backward(dscores, saved_scores)
-    gradients = {"head.weight": dhead, "head.bias": dscores.sum(axis=(0, 1))}
+    gradients = {"head.weight": dhead, "head.bias": np.zeros(2)}
     return loss_sum, len(tokens), gradients | token_states_backward(dstates, saved)

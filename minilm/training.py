@@ -40,8 +40,8 @@ def train_step(
     share a batch, `add_up` sums each tensor over all of them, in place.
 
     Returns the mean loss in nats a target, and the norm of its gradient before clipping. Raises
-    NonFiniteError, before any weight changes, where one of them is not finite; `check=False`
-    leaves that to the caller, who then need not wait for the device at every step."""
+    NonFiniteError, before any weight changes and without a gradient left, where one of them is not
+    finite; `check=False` leaves that to the caller, who then need not wait for the device."""
     sums = 0.0
     for batch in micro_batches:
         loss_sum, count = loss(*batch)
@@ -57,6 +57,8 @@ def train_step(
     norm = nn.utils.clip_grad_norm_(parameters, clip)  # min(1, clip / |g|) · g
     mean = loss_sum / count
     if check and not math.isfinite(mean.item() + norm.item()):
+        for parameter in parameters:
+            parameter.grad = None
         raise NonFiniteError(
             f"the loss is {mean.item()} and the gradient's norm {norm.item()}; the weights were "
             f"left as they were. Try a lower --learning-rate, or --precision float32"

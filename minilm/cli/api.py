@@ -225,7 +225,7 @@ class LanguageModel(Model):
             objectives.evaluation_batches(self.objective, rows, i, tokenizer.special, self.shift)
             for i, rows in enumerate(windows)
         )
-        values = metrics.evaluate_language_model(self.model, batches, tokenizer.token_bytes)
+        values = metrics.evaluate_language_model(self.model, batches, tokenizer)
         print(f"validation part of {' '.join(names)}, losses in nats a token:")
         for name, value in {**values, "unigram_entropy": text.unigram_entropy}.items():
             print(f"  {name.replace('_', ' '):18}{value:.3f}")

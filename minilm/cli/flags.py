@@ -123,6 +123,15 @@ def entry_point(main: Callable[[], None]) -> None:
     """Call main; what a person can put right becomes one line and an exit status. SIGTERM cleans up
     on the way out, as Ctrl-C does; afterwards it means what it meant before."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    usual = signal.getsignal(signal.SIGINT)
+
+    def interrupted(*_) -> None:
+        """Ctrl-C, which a second one must not break into: the process is about to end."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    if usual is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupted)
     closed = open(os.devnull, "w")  # noqa: SIM115
     sys.stdout, sys.stderr = sys.stdout or closed, sys.stderr or closed
     if hasattr(sys.stdout, "reconfigure"):  # a character the terminal cannot show is no error
@@ -139,8 +148,15 @@ def entry_point(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a name too long, a disk that fails: the system says what and where
         said, status = f"the system refuses: {error}", UserError.status
+    except (MemoryError, RuntimeError) as error:
+        if "memory" not in f"{error!r}".lower():
+            raise
+        said = "out of memory: give a smaller --batch-size or --size, or a larger --accumulate"
+        status = UserError.status
     finally:
         signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(signal.SIGINT) is interrupted:
+            signal.signal(signal.SIGINT, usual)
     if status:
         line = " ".join(said.splitlines())  # a name that it quotes may hold a line's end
         with contextlib.suppress(OSError):  # nobody listens

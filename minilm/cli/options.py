@@ -141,10 +141,13 @@ class FinetuneConfig(Options):
     layer_decay: float = flag(0.9, "each block learns by this factor slower than the next", 0.01, 1)
     max_length: int | None = flag(None, "in tokens; of longer texts head and tail are kept "
                                   "(default: as pretrained)", 3, 2**16)  # fmt: skip
-    epochs: int | None = flag(None, "passes over the texts (default: 3, more if few)", 1, 10_000)
+    epochs: int | None = flag(None, "passes over the texts (default: to classify 3, answer 4, "
+                              "tag 8, translate 10, of hf: weights at most 4; more if few)",
+                              1, 10_000)  # fmt: skip
     batch_size: int | None = flag(None, "texts in a step (default: 32, fewer of up to 500 texts)",
                                   1, 2**20)  # fmt: skip
-    learning_rate: float = flag(3e-3, "at its highest", 1e-9, 100)
+    learning_rate: float | None = flag(None, "at its highest (default: 1e-3 to classify, else "
+                                       "3e-3; of hf: weights 5e-4)", 1e-9, 100)  # fmt: skip
     optimizer: str = flag("muon", "for the matrices of the blocks", choices=OPTIMIZERS)
     weight_decay: float = flag(0.05, "of the matrices", high=100)
     dropout: float = flag(0.1, "share of activations dropped", high=0.99)
@@ -173,6 +176,12 @@ class FinetuneConfig(Options):
             self.data = DEFAULT_DATA[self.task]
         if self.data == "python-docs" and self.labels is None:
             self.labels = 300
+
+    def with_defaults(self, imported: bool) -> "FinetuneConfig":
+        """A copy with a learning rate: ours by the loss of the classifier, not only its accuracy;
+        weights of others, which have learnt far longer, would be lost at such a rate."""
+        rate = 5e-4 if imported else 1e-3 if self.task == "classify" else 3e-3
+        return dataclasses.replace(self, learning_rate=self.learning_rate or rate)
 
 
 def saved_options(kind, saved: dict):

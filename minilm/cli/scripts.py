@@ -200,7 +200,7 @@ def conclude_finetuning(run: Run, config, spent: dict, task, rows: dict[str, dic
     used, _, summary = loop.summary(run)
     print(f"{summary}\n{task.part} part, of the first row in detail:")
     print(printable(task.report(first)))
-    if task.part == "valid":
+    if task.part == "valid" and task.patience:
         print("these texts chose the checkpoint, so the figures flatter it: give --test")
     width, numbers = max(map(len, rows)), {}
     print(" " * width, *(heading for _, heading, _ in task.columns), sep="  ")

@@ -25,13 +25,17 @@ def documents(
     """Yield the texts to pretrain on, none of which a labelled task validates or tests on, from
     names of corpora, and paths of files and folders. separator: as in `read_documents`. Empty files
     are left out. Raises UserError for what is wrong, and where there is no text at all."""
+    return (text for _, text in sourced(data, text_column, encoding, separator))
+
+
+def sourced(data: Sequence[str], *how) -> Iterator[tuple[str, str]]:
+    """`documents`, each after its source, which decides whether it is validated on."""
     items, empty, any_text = _files(data), [], False
-    how = text_column, encoding, separator
     for item in items:
         try:
             for text in _DOCUMENTS[item]() if item in NAMES else texts.read_documents(item, *how):
                 any_text = True
-                yield text
+                yield text if isinstance(text, tuple) else (text[:1000], text)
         except EmptyFile as error:
             empty.append(str(error))
     if not any_text:

@@ -13,6 +13,7 @@ from minilm.config import UserError
 from minilm.corpora.tables import PREDICT, TABLES, ending, note, read_lines, read_rows, text_of
 from minilm.corpora.texts import kind, read_text
 
+VALID_SHARE = 0.05  # of the sources
 TAG = re.compile(r"O|[BIESLUMW](-\S+)?")  # BIO, BIOES, BILOU, BMES; without a type: one type
 COMMENT = re.compile(r"# *[^\s=]+ += ")  # "# sent_id = 7"
 # A text and its label; a sentence and a tag for each word (O, or B- or I- and a type); a question
@@ -45,6 +46,12 @@ def fraction(text: str, purpose: str) -> float:
     decides by the text alone in which part of a data set it is, so that it never moves."""
     digest = hashlib.sha256(f"{purpose}\0{normalised(text)}".encode("utf-8", "replace")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def held_out(source: str) -> bool:
+    """Whether a language model is validated on the texts of a source (a file, or the beginning of a
+    text that has none)."""
+    return fraction(source, "valid") < VALID_SHARE
 
 
 def read_examples(

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from minilm.corpora.files import Example, fraction, normalised
+from minilm.corpora.files import Example, fraction, held_out, normalised
 from minilm.corpora.tables import read_rows
 from minilm.corpora.workers import parallel
 from minilm.io.durable import writing
@@ -81,11 +81,16 @@ def first_sentence(text: str) -> str:
     return SENTENCE_END.split(prose, maxsplit=1)[0]
 
 
-def documents() -> Iterator[str]:
-    """Yield every text but those of the files that the task validates or tests on."""
+def documents() -> Iterator[tuple[str, str]]:
+    """Yield (source, text) for every text but those of the files that the task validates or tests
+    on. A text of a file to validate the language model on of which a whole line stands in a file to
+    train on, as copied docstrings have it, is in neither."""
     rows = load()
     parts = parts_of(rows)
-    yield from (text for source, text in rows if parts.get(source, "train") == "train")
+    rows = [row for row in rows if parts.get(row[0], "train") == "train"]
+    lines = lambda text: {" ".join(line.split()) for line in text.splitlines() if len(line) >= 40}
+    known = {line for source, text in rows if not held_out(source) for line in lines(text)}
+    yield from (row for row in rows if not (held_out(row[0]) and known & lines(row[1])))
 
 
 def labelled(whole: bool = False) -> dict[str, list[Example]]:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from minilm import corpora
 from minilm.config import UserError
-from minilm.corpora.files import fraction
+from minilm.corpora.files import VALID_SHARE, held_out
 from minilm.corpora.tables import note
 from minilm.corpora.tokenizer_file import load_tokenizer, to_json
 from minilm.corpora.workers import parallel
@@ -26,9 +26,8 @@ from minilm.fast.bpe import FastTokenizer
 from minilm.io.durable import read_bounded, sha256_of, writing
 from minilm.tokenizer import Tokenizer
 
-FORMAT = 3  # of a prepared text
+FORMAT = 4  # of a prepared text
 PREPARED = Path("data", "prepared")
-VALID_SHARE = 0.05  # of the documents
 BLOCK = 2**18  # characters that are encoded at once
 # A token ends before a blank whatever came before it, and may come after; without blanks, a block
 # ends somewhere.
@@ -61,8 +60,8 @@ def prepare(
         """The blocks of all documents, from the first on, some megabytes at once."""
         group, size = [], 0
         with tqdm(None, doing, unit=" characters", unit_scale=True, delay=1, disable=None) as bar:
-            for document in corpora.documents(data, text_column, encoding, separator):
-                for block in cut(document):
+            for document in corpora.sourced(data, text_column, encoding, separator):
+                for block in cut(*document):
                     group.append(block)
                     size += len(block[0])
                     bar.update(len(block[0]))
@@ -110,10 +109,10 @@ def evenly(tokens: np.ndarray, most: int | None, part: int = 4096) -> np.ndarray
     return np.concatenate([tokens[start : start + part] for start in starts])[:most]
 
 
-def cut(document: str) -> Iterator[tuple[str, bool, bool]]:
+def cut(source: str, document: str) -> Iterator[tuple[str, bool, bool]]:
     """Cut a text into blocks where a token ends anyway; yield each, whether it is the last, and
-    whether the text is one to validate on, which a hash of its beginning decides."""
-    is_valid, start = fraction(document[:1000], "valid") < VALID_SHARE, 0
+    whether the text is one to validate on, which its source decides."""
+    is_valid, start = held_out(source), 0
     while (match := _BLOCK.match(document, start)) and match.end() < len(document):
         yield match[0], False, is_valid
         start = match.end()
@@ -140,7 +139,7 @@ def _write_tokens(groups: Iterator, tokenizer: Tokenizer, folder: Path) -> None:
             for is_valid, tokens in encoded:
                 (valid_file if is_valid else train_file).write(tokens)
     n, n_valid = (train.stat().st_size + valid.stat().st_size) // 2, valid.stat().st_size // 2
-    if n < 8:
+    if n < 32:
         raise UserError(f"the text has {n} tokens in all, too few to train on: give more text")
     least = max(int(0.2 * VALID_SHARE * n), min(256, n // 5))
     if not least <= n_valid <= 4 * VALID_SHARE * n:

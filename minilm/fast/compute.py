@@ -116,9 +116,8 @@ class ChunkedNLL(torch.autograd.Function):
             if log_p.min() < -80:  # where p nears the least float32, log p does not
                 log_p = logits.to(exact).log_softmax(-1).gather(1, y)
             loss_sum -= log_p[real].sum()
-            d_logits = p.scatter_add_(1, y, -torch.ones_like(log_p))  # p - y, (n, V)
-            d_logits[~real] = 0  # few rows: to multiply all of them by `real` would take longer
-            d_logits = d_logits.to(E.dtype)
+            d_logits = p.scatter_add_(1, y, -torch.ones_like(log_p)).to(E.dtype)  # p - y, (n, V)
+            d_logits[~real] = 0  # a few rows, where to multiply all by `real` takes longer
             d_hidden[rows] = d_logits @ E  # (n, D)
             d_E += d_logits.T @ h  # (V, D)
         ctx.save_for_backward(d_hidden, d_E.to(E.dtype))

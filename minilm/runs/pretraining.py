@@ -70,7 +70,7 @@ class Pretraining(Training):
         )
         with compute.eager():
             model = self.loss.refresh()
-            values = evaluate_language_model(model, batches, self.tokenizer.token_bytes)
+            values = evaluate_language_model(model, batches, self.tokenizer)
         losses = [value for name, value in values.items() if name.endswith("_loss")]
         return sum(losses) / len(losses), values
 

@@ -95,13 +95,11 @@ class Answering(Task):
         return rows
 
     def left_out(self, rows: list[Row]) -> str:
-        there, whole = (
-            {r.question for r in rows if kind(r.span[1])} for kind in (bool, (0).__lt__)
-        )
-        said = (f"{len(there - whole):,} answers stand whole in no window of "
-                f"{self.config.max_length} tokens and are not learnt: a larger --max-length "
-                "helps")  # fmt: skip
-        return "; ".join(filter(None, (there > whole and said, super().left_out(rows))))
+        there = {row.question for row in rows if row.span != (0, 0)}
+        n = len(there - {row.question for row in rows if row.span[0] > 0})
+        said = (f"of {n:,} questions no window of {self.room} tokens holds the whole answer, which "
+                "is not learnt: a larger --max-length helps") * (n > 0)  # fmt: skip
+        return "; ".join(filter(None, (said, super().left_out(rows))))
 
     def collate(self, rows: list[Row]) -> tuple[np.ndarray, ...]:
         """tokens, is_real, allowed (B, T), spans (B, 2)."""

@@ -64,7 +64,7 @@ class Tagging(Task):
     sentence, `predict` (word, tag) pairs."""
 
     epochs = 8
-    too_long = "hold a word longer than {0.max_length} tokens, of which only the first are seen"
+    too_long = "hold a word longer than {} tokens, of which only the first are seen"
     columns = (("f1", "F1 of entities", "{:.1%}"), ("precision", "precision", "{:.1%}"),
                ("recall", "recall", "{:.1%}"))  # fmt: skip
 

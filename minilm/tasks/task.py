@@ -56,11 +56,13 @@ class Task:
     shortest = 3  # window, in tokens
     columns: tuple = ()  # of the table at the end: key, heading, format; the first one decides
     example = '"a text of yours"'  # of what predict takes
-    too_long = "are longer than {0.max_length} tokens and were cut"  # {0}: the options
+    too_long = "are longer than {} tokens and were cut"
     texts_in = staticmethod(texts_in)  # what predict takes from a file
 
-    def __init__(self, config, tokenizer, classes: list[str] | None = None):
+    def __init__(self, config, tokenizer, classes: list[str] | None = None, imported=False):
         self.config, self.tokenizer, self.classes = config, tokenizer, classes
+        if imported:  # weights of others learn a task sooner
+            self.epochs = min(self.epochs, 4)
         if config.max_length < self.shortest:
             raise UserError(f"--max-length {config.max_length}: to {config.task} takes "
                             f"{self.shortest} tokens or more")  # fmt: skip
@@ -87,7 +89,8 @@ class Task:
         self.steps_per_epoch = -(-len(lengths) // batch_size)
         least = -(-LEAST_STEPS // self.steps_per_epoch)
         self.epochs = self.config.epochs or max(self.epochs, least)
-        self.patience = self.config.patience or (PATIENCE if self.chooses else None)
+        enough = len(examples["valid"]) >= CHOOSE
+        self.patience = self.config.patience or (PATIENCE if enough else None)
         # With many short epochs, validation is asked a few times all the same.
         every = max(1, self.epochs // 10) if self.patience else self.epochs
         self.evaluate_every = self.steps_per_epoch * every
@@ -100,11 +103,6 @@ class Task:
         self.load({self.part: self.examples[self.part]}, self.classes)
         if said := self.left_out(self.data[self.part]):
             note(f"{self.part}: {said}")
-
-    @property
-    def chooses(self) -> bool:
-        """Whether the examples to validate on are enough to choose a step by."""
-        return len(self.examples["valid"]) >= CHOOSE
 
     @property
     def part(self) -> str:
@@ -125,17 +123,22 @@ class Task:
         sizes = ", ".join(f"{len(rows):,} to {part}" for part, rows in self.examples.items())
         kinds = f"; classes ({n}): {', '.join(self.classes[:12])}" if n else ""
         said = {part: self.left_out(rows) for part, rows in self.data.items()}
-        cut = "".join(f"\n{part}: {what}" for part, what in said.items() if what)
+        cut = "".join(f"; of {part}, {what}" for part, what in said.items() if what)
         if not self.patience:
             cut += (f"\nvalid: fewer than {CHOOSE} choose by chance, so the last step is kept "
                     f"(--patience {PATIENCE} lets them choose)")  # fmt: skip
         return f"{name}: {self.config.task}{drawn}: {sizes}{kinds}{cut}"
 
+    @property
+    def room(self) -> int:
+        """Tokens for which there is room."""
+        return self.config.max_length
+
     def left_out(self, rows: list) -> str:
         """What of these does not fit into the window."""
         n = sum(row.cut for row in rows)
         said = f"{n:,} of {len(rows):,} ({n / max(len(rows), 1):.1%}) {self.too_long}"
-        return said.format(self.config) if n else ""
+        return said.format(self.room) if n else ""
 
     def model(self, transformer: Transformer) -> nn.Module:
         """The network with a head that knows nothing yet."""

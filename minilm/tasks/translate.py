@@ -25,17 +25,12 @@ class Translating(Task):
     """A text in another language, written after its source by the pretrained weights alone."""
 
     epochs, shortest = 10, 8
+    too_long = "are longer than {} tokens a side and were cut: a larger --max-length helps"
 
     @property
     def room(self) -> int:
-        """Tokens that a side may have."""
-        return max(1, self.config.max_length // 2 - 2)
-
-    @property
-    def too_long(self) -> str:
-        return (
-            f"are longer than {self.room} tokens a side and were cut: a larger --max-length helps"
-        )
+        """Tokens of a side."""
+        return self.config.max_length // 2 - 2
 
     @property
     def columns(self):

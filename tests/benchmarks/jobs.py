@@ -2,10 +2,12 @@
 
     python -m tests.benchmarks.jobs                # all jobs that have no result yet
     python -m tests.benchmarks.jobs NAME ...       # these jobs, again
+    python -m tests.benchmarks.jobs use            # what the four uses lack, the cheapest first
     python -m tests.benchmarks.report              # then write RESULTS.md and README's figures
 
 Each job is a command that anyone can type; results/NAME.json keeps it beside its figures and its
-last lines of output. The IMDB jobs need `python -m minilm fetch imdb` first.
+last lines of output. The IMDB jobs need `python -m minilm fetch imdb` first; the uses what
+data/README.md says, and sentence-transformers/all-MiniLM-L6-v2 as data/all-MiniLM-L6-v2.
 """
 
 import json
@@ -32,6 +34,31 @@ JOBS = {
     "finetune-imdb": f"{FINETUNE} --data imdb --pretrained runs/pretrain-imdb --epochs 2",
 }  # fmt: skip
 
+# A data set, and how it is learnt; from each of three weights. Of WNUT-17 a tenth of train chooses
+# and dev is the test.
+USES = {
+    "sms-spam": "--data sms-spam",
+    "wnut17": "--task tag --train data/wnut17/train.conll --test data/wnut17/dev.conll",
+    "qamr": "--task answer --data qamr --epochs 3",
+    "python-docs-tags": "--task tag",
+    "latex-sympy": "--task translate",
+    "python-docs-answers": "--task answer",
+    "stackoverflow-ner": "--task tag --data stackoverflow-ner --epochs 4",
+    "multi30k": "--task translate --data multi30k",
+    "python-docs-zh": "--task translate --data python-docs-zh --epochs 4",
+    "imdb": "--data imdb --epochs 2 --max-length 512",
+}
+WEIGHTS = {
+    "ours": "--pretrained runs/pretrain-hybrid-0",
+    "random": "--from-scratch --pretrained runs/pretrain-hybrid-0",
+    "minilm": "--pretrained hf:data/all-MiniLM-L6-v2",
+}
+JOBS |= {
+    f"use-{data}-{weights}": f"{FINETUNE} {flags} {start} --baselines bag"
+    for weights, start in WEIGHTS.items() for data, flags in USES.items()
+    if weights != "minilm" or "translate" not in flags
+}  # fmt: skip
+
 
 def run_job(name: str) -> dict:
     """Run a job's command in a run folder of its own. Returns what came out."""
@@ -48,9 +75,12 @@ def run_job(name: str) -> dict:
 
 
 def main(names: list[str]) -> None:
-    """Run the jobs named, or else those that have no result yet."""
+    """Run the jobs named, or else those that have no result yet: of the uses, or of all others."""
     RESULTS.mkdir(exist_ok=True)
-    for name in names or [name for name in JOBS if not (RESULTS / f"{name}.json").exists()]:
+    if names in ([], ["use"]):
+        names = [name for name in JOBS if name.startswith("use-") == bool(names)
+                 and not (RESULTS / f"{name}.json").exists()]  # fmt: skip
+    for name in names:
         text = json.dumps(run_job(name), indent=1) + "\n"
         (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
 

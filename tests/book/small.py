@@ -1,4 +1,4 @@
-"""What the tests of the book share: a vocabulary of 40 tokens and a model small enough to prove."""
+"""What the tests of the book share: a vocabulary of 40 tokens and a model small enough to check."""
 
 import numpy as np
 import torch

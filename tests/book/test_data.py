@@ -79,6 +79,9 @@ def test_a_frame_keeps_the_head_and_the_tail_of_a_text_that_is_too_long():
     assert data.frame(np.arange(20), 8, SPECIAL).tolist() == [DOC, 0, 15, 16, 17, 18, 19, DOC]
     assert data.frame(np.arange(20), 10, SPECIAL).tolist() == [DOC, 0, 1, 14, *range(15, 20), DOC]
     assert data.frame(np.array([]), 10, SPECIAL).tolist() == [DOC, DOC]
+    assert data.frame(np.arange(4), 2, SPECIAL).tolist() == [DOC, DOC]
+    with pytest.raises(UserError, match="max_length is 1"):
+        data.frame(np.arange(4), 1, SPECIAL)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """How good is it, how sure are we, and does evaluating change anything?"""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from minilm.config import NonFiniteError
 from minilm.metrics import evaluate_language_model, macro_f1
 from minilm.objectives import OBJECTIVES, evaluation_batches
 from minilm.tasks.classify import report
-from tests.book.small import SPECIAL, V, make_model, random_tokens
+from tests.book.small import DOC, FIRST, SPECIAL, V, make_model, random_tokens
 
 # 10 texts of "ham", 5 of "spam", 1 of "eggs"; nothing is ever taken for "eggs".
 CONFUSION = np.array([[8, 2, 0], [1, 4, 0], [1, 0, 0]])
@@ -66,13 +67,16 @@ def batches_of(name, windows, size):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_validation_loss_is_a_mean_over_targets_not_over_batches(name):
-    model, batches = make_model(dropout=0.3), batches_of(name, random_tokens(40, 13), 15)
+    windows = random_tokens(40, 13)
+    windows[::3, 5] = DOC
+    model, batches = make_model(dropout=0.3), batches_of(name, windows, 15)
     rows = {"causal": [], "masked": []}  # nats, right, bytes of each target
+    bytes_of = lambda w: w % 7 if w >= FIRST else 0  # of a special token there is none in a text
     for half, (inputs, targets, causal) in (item for named in batches for item in named.items()):
         hidden = make_model()(torch.from_numpy(inputs), causal=causal).detach()
         log_p = (hidden @ model.embedding.weight.T).log_softmax(-1).detach().numpy()
         for p, w in zip(log_p[targets >= 0], targets[targets >= 0], strict=True):
-            rows[half].append((-p[w], p.argmax() == w, w % 7))
+            rows[half].append((-p[w], p.argmax() == w, bytes_of(w)))
     expected = {f"{half}_loss": np.mean(found, 0)[0] for half, found in rows.items() if found}
     if name != "masked":
         nats, _, n_bytes = np.sum(rows["causal"], 0)
@@ -80,8 +84,10 @@ def test_a_validation_loss_is_a_mean_over_targets_not_over_batches(name):
     if name != "causal":
         expected["masked_accuracy"] = np.mean(rows["masked"], 0)[1]
         assert 0 < expected["masked_accuracy"] < 1
-    before, token_bytes = torch.get_rng_state(), [b"x" * (i % 7) for i in range(V)]
-    found = evaluate_language_model(model, iter(batches), token_bytes)
+    before, token_bytes = torch.get_rng_state(), [b"<doc>"] * FIRST
+    token_bytes += [b"x" * (i % 7) for i in range(FIRST, V)]
+    tokenizer = SimpleNamespace(token_bytes=token_bytes, special=SPECIAL)
+    found = evaluate_language_model(model, iter(batches), tokenizer)
     assert found == pytest.approx(expected, rel=1e-9)
     assert torch.equal(torch.get_rng_state(), before)
     assert "bits_per_byte" not in evaluate_language_model(model, batches)

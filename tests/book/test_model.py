@@ -73,6 +73,20 @@ def test_visibility_is_a_triangle_and_hides_padding_and_is_none_where_all_is_vis
     assert visibility(2, 1, causal=True).tolist() == [[[[True, True, False], [True] * 3]]]
     rows = visibility(2, 0, True, torch.tensor([[True, True], [False, True]]))[:, 0].tolist()
     assert rows == [[[True, False], [True, True]], [[False, False], [False, True]]]
+    assert visibility(1, 1, True, torch.tensor([[False, True]])).tolist() == [[[[False, True]]]]
+    with pytest.raises(ValueError, match="1 of 2 keys"):  # it would be taken for all of them
+        visibility(1, 1, True, torch.tensor([[True]]))
+
+
+def test_the_three_masks_are_those_that_are_drawn_beside_them():
+    drawn = [row.split() for row in visibility.__doc__.splitlines() if set(row) == set(" x.")]
+    drawn = torch.tensor([[mark == "x" for mark in row] for row in drawn]).split(4, dim=1)
+    for mask, picture in zip((
+        visibility(4, 0, causal=True),
+        visibility(4, 0, False, torch.tensor([[True, True, True, False]])),
+        visibility(4, 0, causal=True, prefix=torch.tensor([2])),
+    ), drawn, strict=True):  # fmt: skip
+        assert torch.equal(mask[0, 0].expand(4, 4), picture)
 
 
 def test_rotary_scores_depend_on_the_signed_distance_of_two_positions_only():

@@ -140,6 +140,20 @@ def test_the_vocabulary_matrix_is_applied_to_targets_only():
     assert sizes == [(count, 16)] and 0 < count < 32
 
 
+def test_prefix_asks_for_the_target_alone_and_its_loss_lets_all_see_the_source():
+    inputs, targets, seen = objectives.prefix([[11, 12]], [[21, 22, 23]], SPECIAL, most=7)
+    assert inputs.tolist() == [[DOC, 11, 12, DOC, 21, 22, 23]]
+    assert targets.tolist() == [[IGNORE, IGNORE, IGNORE, 21, 22, 23, DOC]] and seen.tolist() == [4]
+    given = []
+    oracle = make_model()
+    oracle.forward = lambda inputs, **how: given.append(how) or make_model()(inputs, causal=True)
+    loss, count = objectives.prefix_nll(oracle, *map(torch.from_numpy, (inputs, targets, seen)))
+    assert given[0]["causal"] is True and given[0]["prefix"].tolist() == [4] and count == 4
+    log_p = make_model().logits(make_model()(torch.from_numpy(inputs), causal=True))[0, 3:]
+    expected = -log_p.log_softmax(-1)[range(4), [21, 22, 23, DOC]].sum()
+    torch.testing.assert_close(loss, expected)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.25, None, 1.0])
 def test_each_step_of_the_hybrid_is_one_or_the_other_as_masked_share_says(share):
     windows, how, n = random_tokens(2, 9), [] if share is None else [share], 400

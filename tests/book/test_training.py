@@ -99,6 +99,7 @@ def test_what_is_not_finite_stops_before_the_update(wrong, where):
     with pytest.raises(NonFiniteError, match="left as they were"):
         train_step(loss, [()], optimizers_of(model))
     assert_equal_weights(model, make_model())
+    assert all(p.grad is None for p in model.parameters())  # nor does the next step begin with it
     train_step(loss, [()], optimizers_of(model), check=False)  # the caller's own affair
 
 

@@ -57,9 +57,12 @@ def test_three_hundred_short_lines_are_enough_and_less_is_refused(capsys):
     found = tokens.prepare([some_text(Path("a.txt"), 300)], 400)
     assert len(found.valid) == 256 < len(found.train)
     assert "its last 256 are the validation part" in capsys.readouterr().err
-    Path("b.txt").write_text("hi")
-    with pytest.raises(UserError, match="3 tokens in all, too few"):
-        tokens.prepare(["b.txt"], 300)
+    for text, n in (("hi", 3), ("x" * 30, 31)):  # of so few, one to validate on may be <doc> alone
+        Path("b.txt").write_text(text)
+        with pytest.raises(UserError, match=f"{n} tokens in all, too few"):
+            tokens.prepare(["b.txt"], 300, tokenizer=Tokenizer([]))
+    Path("b.txt").write_text("x" * 31)
+    assert len(tokens.prepare(["b.txt"], 300, tokenizer=Tokenizer([])).valid) == 6
 
 
 def test_a_text_is_prepared_once_and_anew_where_it_or_a_file_has_changed(monkeypatch):

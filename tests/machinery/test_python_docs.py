@@ -9,8 +9,8 @@ import pytest
 
 from minilm.cli.options import FinetuneConfig
 from minilm.config import UserError
-from minilm.corpora import documents, fingerprint, python_docs
-from minilm.corpora.files import normalised
+from minilm.corpora import documents, fingerprint, python_docs, sourced
+from minilm.corpora.files import held_out, normalised
 from minilm.corpora.splits import load
 
 SENTENCE = "It takes numbers and returns {} numbers, as the examples below will show."
@@ -100,6 +100,20 @@ def test_files_are_on_one_side_and_nothing_held_out_is_pretrained_on(library, ta
             assert {part_of.get(s, "train") for s in found} == {part}
             assert {python_docs.label_of(s) for s in found} == {label}
             assert (normalised(text) in pretrained) == (part == "train")
+
+
+def test_the_language_model_is_validated_on_whole_files_of_which_no_line_is_trained_on(library):
+    copied = f'"""Copied. {SENTENCE.format("many")}\n\nIts file has its own, too {{}}."""'
+    for number in range(200):
+        write(library["torch"] / "other" / f"copy{number}.py", copied.format(number * "x "))
+    sides = {True: {}, False: {}}
+    for source, text in sourced(["python-docs"]):
+        sides[held_out(source)].setdefault(source, []).append(text)
+    assert len(sides[True]) > 1 and not any(
+        "Copied" in t for some in sides[True].values() for t in some
+    )
+    copies = [source for source, _ in python_docs.load() if "copy" in source]
+    assert any(map(held_out, copies)) and sum("copy" in source for source in sides[False]) > 100
 
 
 def test_the_texts_are_read_once_and_nothing_half_written_is_left(library, monkeypatch):

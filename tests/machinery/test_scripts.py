@@ -323,3 +323,25 @@ def test_output_that_nobody_reads_is_no_error(monkeypatch):
     with open(writing, "w") as out:
         monkeypatch.setattr(sys, "stdout", out)
         entry_point(lambda: print("x"))
+
+
+def test_two_ctrl_c_are_answered_once_and_too_little_memory_is_said(capsys):
+    def start():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+
+    def fill():
+        raise MemoryError
+
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for main, status, said in ((start, 130, "stopped by Ctrl-C"), (fill, 2, "out of memory")):
+            with pytest.raises(SystemExit) as ended:
+                entry_point(main)
+            assert ended.value.code == status and said in capsys.readouterr().err
+        with pytest.raises(RuntimeError):  # a fault of ours is not hidden
+            entry_point(lambda: torch.ones(2) @ torch.ones(3))
+    finally:
+        signal.signal(signal.SIGINT, usual)

@@ -10,6 +10,7 @@ from torch import nn
 
 import minilm
 from minilm.__main__ import main
+from minilm.cli.options import FinetuneConfig
 from minilm.config import UserError
 from minilm.corpora import made
 from minilm.corpora.files import Example, Question, Tagged, words
@@ -226,7 +227,7 @@ def test_what_no_window_holds_is_said_and_not_learnt_as_no_answer():
         holds_a_part = ord("b") in row.tokens
         assert row.span == ((IGNORE, IGNORE) if holds_a_part else (0, 0))
     said = task.left_out(rows)
-    assert "1 answers stand whole in no window of 12 tokens" in said
+    assert "of 1 questions no window of 12 tokens holds the whole answer" in said
     assert f"{len(rows)} of {len(rows)} (100.0%) have a question" in said
     with pytest.raises(UserError, match="--max-length 7: to answer takes 8 tokens or more"):
         answering.Answering(options(max_length=7, task="answer"), Letters(), ["answer"])
@@ -260,6 +261,16 @@ def test_few_texts_choose_no_step_and_a_batch_is_as_large_as_asked():
         planned = task.steps_per_epoch, task.evaluate_every, task.patience
         assert planned == (steps, every, patience)
         assert ("the last step is kept" in str(task)) == (patience is None)
+
+
+def test_weights_of_others_learn_more_slowly_and_for_fewer_epochs():
+    for task, rate in (("classify", 1e-3), ("tag", 3e-3)):
+        asked = FinetuneConfig(task=task)
+        rates = [asked.with_defaults(imported).learning_rate for imported in (False, True)]
+        assert rates == [rate, 5e-4]
+    assert FinetuneConfig(learning_rate=0.1).with_defaults(True).learning_rate == 0.1
+    epochs = [tagging.Tagging(options(), Letters(), ["O"], imported=i).epochs for i in (0, 1)]
+    assert epochs == [8, 4]
 
 
 def rows_for(task, n=24):
