@@ -12,9 +12,11 @@ import pytest
 from minilm.cli.commands import run_command
 from minilm.cli.flags import Parser, parse_flags
 from minilm.cli.options import FinetuneConfig, PretrainConfig
-from tests.benchmarks.report import PAGE, READING_ORDER, ROOT, fill_in, load, page
+from tests.benchmarks.report import PAGE, READING_ORDER, ROOT, fill_in, load, page, with_blocks_of
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, TRANSLATED = (
+    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh.md")
+)
 COMMANDS = [
     part.split("#")[0].strip()
     for block in re.findall(r"^```\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
@@ -25,11 +27,14 @@ COMMANDS = [
 
 def test_the_figures_are_those_of_the_measured_results():
     assert fill_in(README, load()) == README, "run python -m tests.benchmarks.report"
+    assert with_blocks_of(README, TRANSLATED) == TRANSLATED, "run python -m tests.benchmarks.report"
     assert page(load()) == PAGE.read_text(encoding="utf-8")
 
 
 def test_every_linked_file_exists():
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    links = [
+        link for link in re.findall(r"\]\(([^)#]+)\)", README + TRANSLATED) if "://" not in link
+    ]
     assert links and not [link for link in links if not (ROOT / link).exists()]
 
 

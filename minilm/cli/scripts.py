@@ -55,8 +55,8 @@ def with_first_weights(config, machine: Machine) -> tuple[Run | None, Options]:
         taken = {"family": saved["family"], "size": flags.get("size") or "tiny", **shape}
         if config.objective == "masked" and flags.get("objective") != "causal":
             taken["shift"] = flags.get("shift", 0)
-    slow = config.precision == "auto" and str(machine.device) == "cpu" and not machine.is_bfloat16
-    if slow and not init and config.size in (None, "tiny") and config.steps is None:
+    slow = (config.precision, machine.device.type, machine.dtype.itemsize) == ("auto", "cpu", 4)
+    if slow and not init and config.size in (None, "tiny") and not config.steps:
         config = dataclasses.replace(config, minutes=config.minutes or FIVE)
     config = config.with_defaults(machine.device.type, **taken)
     shape, length = shape_of(config, config.vocab_size, config.max_length), config.max_length
@@ -110,7 +110,7 @@ def write_down(
         if (saved["tokenizer"], saved["checksum"]) != (tokenizer.fingerprint, facts["checksum"]):
             raise UserError(f"{run.folder} was trained on other texts: start a new run")
     elif machine.rank == 0:
-        precision = "bfloat16" if machine.is_bfloat16 else "float32"
+        precision = str(machine.dtype).removeprefix("torch.")
         flags = dataclasses.asdict(config) | dict(run=str(run.folder), precision=precision)
         run.create(dict(**facts, model=dataclasses.asdict(shape), flags=flags), tokenizer)
 

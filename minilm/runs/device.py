@@ -26,11 +26,6 @@ class Machine:
     rank: int = 0
     world: int = 1  # number of processes
 
-    @property
-    def is_bfloat16(self) -> bool:
-        """Whether it computes in half of the bits."""
-        return self.dtype == torch.bfloat16
-
     def tensors(self, values) -> list:
         """NumPy arrays as tensors on the device, without waiting for it; anything else as it is."""
         return [self._tensor(v) if isinstance(v, np.ndarray) else v for v in values]

@@ -139,8 +139,8 @@ def bag_of_tokens(train: list[Row], test: list[Row], vocab_size: int, n_classes:
     occur = np.bincount(np.concatenate([*map(np.unique, texts)]), minlength=vocab_size)
     idf = np.log((1 + len(texts)) / (1 + occur)) + 1  # occur: texts that hold a token
     x, y = tf_idf(texts, idf), torch.tensor([row.label for row in train])
-    W = torch.zeros(vocab_size, n_classes, requires_grad=True)
-    b = torch.zeros(n_classes, requires_grad=True)
+    W = torch.zeros(vocab_size, n_classes, dtype=x.dtype, requires_grad=True)
+    b = torch.zeros(n_classes, dtype=x.dtype, requires_grad=True)
     solver = torch.optim.LBFGS([W, b], max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:

@@ -106,6 +106,20 @@ def uses(results: dict) -> str:
     return table(["use", "command, after `python train_pretrain.py`", "test", "beside"], rows)
 
 
+def ladder(results: dict) -> str:
+    """README's answer to "is my run good?": the default pretraining at six points."""
+    rows = results.get("ladder", {}).get("rows", ())
+    if not rows:
+        return ""
+    cells = [[str(row["step"]), *(f"{row[name]:.2f}" for name in ("causal_loss", "bits_per_byte",
+              "masked_loss")), f"{100 * row['accuracy']:.1f} %"] for row in rows]  # fmt: skip
+    header = ["step", "next-token loss", "bits a byte", "masked-token loss", "from 300 labels"]
+    said = [f"step {row['step']}\n  {row['continued']}\n  {row['filled in']}"
+            for row in (rows[0], rows[len(rows) // 2], rows[-1])]  # fmt: skip
+    lines = "\n".join(said).replace("`", "'")
+    return f"Is my run good?\n\n{table(header, cells)}\n\n```\n{lines}\n```"
+
+
 # Of others on the same data, where it is known: the figure, and who says so.
 PUBLISHED = {
     "wnut17": "on its test part: 41.9 (the shared task's best, Derczynski et al. 2017), BERTweet "
@@ -242,9 +256,8 @@ def page(results: dict) -> str:
 
 def fill_in(readme: str, results: dict) -> str:
     """README with its blocks made anew."""
-    blocks = {
-        "main job": main_job(results), "uses": uses(results), "reading order": reading_order()
-    }  # fmt: skip
+    blocks = {"main job": main_job(results), "ladder": ladder(results), "uses": uses(results),
+              "reading order": reading_order()}  # fmt: skip
     for name, body in blocks.items():
         block = f"<!-- block: {name} -->\n"
         readme = re.sub(
@@ -256,7 +269,23 @@ def fill_in(readme: str, results: dict) -> str:
     return readme
 
 
+BLOCK = re.compile(r"<!-- block: .*?<!-- end -->|^```.*?^```$", re.DOTALL | re.MULTILINE)
+
+
+def with_blocks_of(readme: str, translated: str) -> str:
+    """A translation of README, with README's commands and figures in their order."""
+    blocks, places = BLOCK.findall(readme), BLOCK.findall(translated)
+    first = [[block.splitlines()[0] for block in found] for found in (blocks, places)]
+    if first[0] != first[1]:
+        raise ValueError(f"README.zh.md needs a place for each of README's blocks, {first[0]}; it "
+                         f"has {first[1]}")  # fmt: skip
+    following = iter(blocks)
+    return BLOCK.sub(lambda _: next(following), translated)
+
+
 if __name__ == "__main__":
-    found, path = load(), ROOT / "README.md"
+    found, path, translated = load(), ROOT / "README.md", ROOT / "README.zh.md"
     path.write_text(fill_in(path.read_text(encoding="utf-8"), found), encoding="utf-8")
+    both = (each.read_text(encoding="utf-8") for each in (path, translated))
+    translated.write_text(with_blocks_of(*both), encoding="utf-8")
     PAGE.write_text(page(found), encoding="utf-8")

@@ -11,6 +11,7 @@ import torch
 from minilm import objectives, reference
 from minilm.config import ModelConfig, UserError
 from minilm.heads import Classifier, classification_nll
+from tests.book import without_autograd
 from tests.book.small import PAD, SPECIAL, make_model, random_tokens
 
 B, T, C = 2, 6, 3
@@ -240,3 +241,8 @@ def test_another_net_is_refused_instead_of_computed_in_silence():
     ):  # fmt: skip
         with pytest.raises(UserError, match=named):
             reference.transformer(parameters, config, TOKENS, VISIBLE)
+
+
+def test_without_autograd_a_plain_update_learns_the_default_model_from_these_gradients():
+    losses = list(without_autograd.train(steps=10, length=32))
+    assert losses[0] == pytest.approx(np.log(512), abs=0.2) and losses[-1] < losses[0] - 0.4

@@ -61,46 +61,26 @@ def test_a_place_among_processes_that_cannot_be_is_said(monkeypatch, rank, world
         choose_machine("cpu", "float32")
 
 
-def slow_at(monkeypatch, gflops):
-    """Let a clock say that products run at so many GFLOP/s for each dtype; returns the seconds of
-    each product, and on how many threads it ran."""
-    done, now = [], [0.0]
-
-    class Matrix:
-        def __init__(self, size, _, dtype, device):
-            self.seconds = 2 * size**3 / (1e9 * gflops[dtype])
-
-        def __matmul__(self, _):
-            now[0] += self.seconds
-            done.append((self.seconds, torch.get_num_threads()))
-
-    monkeypatch.setattr(device.torch, "ones", Matrix)
-    monkeypatch.setattr(device.time, "perf_counter", lambda: now[0])
-    return done
-
-
-@pytest.mark.parametrize("fast, chosen", [(1, float32), (110, float32), (400, bfloat16)])
-def test_bfloat16_is_chosen_where_it_is_faster_and_measured_briefly_on_one_thread(
-    monkeypatch, fast, chosen
+@pytest.mark.parametrize("ratio, chosen", [(0.01, float32), (1.1, float32), (4.0, bfloat16)])
+def test_bfloat16_is_chosen_where_it_is_faster_as_measured_on_one_thread(
+    monkeypatch, ratio, chosen
 ):
     # Many processors emulate bfloat16 a hundred times slower than they multiply float32; and two
     # threads on a busy machine wait for each other, which once made bfloat16 look faster.
-    threads = torch.get_num_threads()
+    seen, threads = [], torch.get_num_threads()
+    rate = lambda dtype, _: seen.append(torch.get_num_threads()) or {bfloat16: ratio}.get(dtype, 1)
+    monkeypatch.setattr(device, "matrix_rate", rate)
     torch.set_num_threads(2)
     try:
-        done = slow_at(monkeypatch, {float32: 100, bfloat16: fast})
         assert choose_machine("cpu").dtype == choose_precision("auto", CPU)[0] == chosen
-        assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 2 and {*seen} == {1}
     finally:
         torch.set_num_threads(threads)
-    assert sum(seconds for seconds, _ in done) < 1 and {threads for _, threads in done} == {1}
     assert choose_precision("bfloat16", CPU) == (bfloat16, "bfloat16, as asked,")
 
 
-def test_the_matrix_rate_is_that_of_the_first_product_long_enough_to_be_timed(monkeypatch):
-    done = slow_at(monkeypatch, {float32: 50})
-    assert matrix_rate(float32, CPU) == pytest.approx(50e9)
-    assert done[-1][0] > 0.01 > done[-4][0]
+def test_the_matrix_rate_is_one_that_a_processor_can_have():
+    assert 1e8 < matrix_rate(float32, CPU) < 1e15
 
 
 @pytest.mark.parametrize("code, own, spin, block", [
