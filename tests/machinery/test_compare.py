@@ -109,7 +109,7 @@ def test_an_arm_is_a_line_of_flags_and_what_is_compared_is_declared_beforehand()
         "tiny",
         3,
         "small",
-        24,
+        16,
     )
     assert list(arms_of(CompareOptions())) == plan.DEFAULT
     assert list(arms_of(CompareOptions(factors=True))) == plan.FACTORS
