@@ -186,19 +186,26 @@ def _answers(row: dict, place: str) -> tuple[list, int | None]:
     """All that is right, and where the first of it begins (-1: nothing is; None: not said)."""
     listed = lambda value: value if isinstance(value, list) else [value]
     answers, others = row.get("answers"), []
+    if isinstance(answers, str) and answers.strip()[:1] in ("[", "{"):  # a cell of a .csv
+        try:
+            answers = json.loads(answers)
+        except ValueError:
+            answers = [[]]  # which is refused below
     if isinstance(answers, list) and all(isinstance(answer, dict) for answer in answers):  # SQuAD
         names = ("text", "answer_start")
         answers = {name: [answer.get(name) for answer in answers] for name in names}
     if "answer" in row:
-        others = answers["text"] if isinstance(answers, dict) else answers or []
+        others = listed((answers["text"] if isinstance(answers, dict) else answers) or [])
         answers = {"text": row["answer"], "answer_start": row.get("answer_start")}
+    elif isinstance(answers, list):
+        answers = {"text": answers, "answer_start": row.get("answer_start", [None] * len(answers))}
     if not isinstance(answers, dict) or "text" not in answers:
         raise UserError(
             f"{place}: no 'answer', nor 'answers' of 'text' and 'answer_start': rename "
             f"a column; {PREDICT}"
         )
     texts, starts = listed(answers["text"]), listed(answers.get("answer_start"))
-    if len(texts) != len(starts) or not all(isinstance(text, str) for text in listed(others)):
+    if len(texts) != len(starts) or any(isinstance(text, list | dict) for text in texts + others):
         raise UserError(f"{place}: 'answers' is no list of texts with as many places: mend the row")
     if not texts or str(row.get("is_impossible")).lower() == "true":
         return [], -1

@@ -15,7 +15,7 @@ TAGGED = {  # name: content, word/tag of each sentence
                     "\n\nRome I-loc", "In/O New/B-loc York/I-loc #fun/O|Hi/O|Rome/B-loc"),
     "blanks.conll": ("7\u00a0300 B-n\na\u3000b\u2009c O\nd\u0085\u2028\x0b\x0ce O\n",
                      "7\u00a0300/B-n a\u3000b\u2009c/O d\u0085\u2028\x0b\x0ce/O"),
-    "2003.txt": ("-DOCSTART- -X- -X- O\n\nOslo NNP B-NP I-loc\n# NN I-NP O\n",
+    "2003.txt": ("-DOCSTART- -X- -X- O\n\n# id = O\nOslo NNP B-NP I-loc\n# NN I-NP O\n",
                  "Oslo/B-loc #/O"),
     "germeval.tsv": ("#\thttp://x.example [1 O]\n1\tDer\tO\tO\n2\tSC\tB-org\tO\n3\tJena\tI-org\t"
                      "B-loc\n\n1\tJa\tO\tO\n", "Der/O SC/B-org Jena/I-org|Ja/O"),
@@ -38,7 +38,7 @@ TAGGED = {  # name: content, word/tag of each sentence
     "lengths.jsonl": ('{"words": ["a"], "tags": []}', "line 1: .*lists of one length"),
     "kind.jsonl": ('{"words": ["a"], "tags": ["person"]}', "'person' is not O"),
 }  # fmt: skip
-BIRDS = "É: the red hen saw the red cat 🐈 and the red owl."  # "red" at 7, 23 and 41
+BIRDS = "É: the red hen saw the red cat 🐈🐈🐈🐈 by a red owl."  # "red" at 7, 23 and 41
 AT, ROW = 41, {"context": BIRDS, "question": "What has the owl?"}
 SAID = {"answer": "red", "answer_start": AT}
 BOTH = {"text": ["red", "red owl"], "answer_start": [AT, 41]}
@@ -51,10 +51,12 @@ RIGHT = (
         (SAID | {"answer_start": len(BIRDS[:AT].encode("utf-16-le")) // 2}, ["red"], AT),
         (SAID | {"answer_start": 39}, ["red"], AT),  # an editor counted otherwise
         (SAID | {"answers": ["red", "red owl"]}, ["red", "red owl"], AT),
+        (SAID | {"answers": '["red", "red owl"]'}, ["red", "red owl"], AT),  # in a .csv
         ({"answer": "owl"}, ["owl"], 45),
         ({"answer": "owl", "answer_start": 999}, ["owl"], 45),
         ({"answer": "owl", "answer_start": None}, ["owl"], 45),
         ({"answers": BOTH}, ["red", "red owl"], AT),
+        ({"answers": ["red"], "answer_start": [41]}, ["red"], AT),
         ({"answers": [{"text": "red", "answer_start": 41.0}, {"text": "owl"}]}, ["red", "owl"], AT),
         ({"answers": {"text": [], "answer_start": []}}, [""], -1),
         ({"answers": []}, [""], -1),
@@ -68,8 +70,10 @@ WRONG = [
     (SAID | {"answer_start": 999}, "does not say where"), ({"answer": "fox"}, "'fox' is 0 times"),
     (SAID | {"answer_start": 41.5}, "41.5, no place"), (SAID | {"answer_start": -7}, "no place"),
     (SAID | {"answer_start": True}, "no place"), (SAID | {"answer_start": "there"}, "no place"),
-    (SAID | {"answer_start": [1, 41]}, "as many places"), (SAID | {"answers": 5}, "no list"),
-    ({"answers": BOTH | {"text": ["red"]}}, "as many places"), ({}, "rename a column"),
+    (SAID | {"answer_start": [1, 41]}, "as many places"), (SAID | {"answers": 5}, "but int"),
+    ({"answers": BOTH | {"text": ["red"]}}, "as many places"),
+    ({"answers": {"text": [["red"]], "answer_start": [41]}}, "no list"),
+    (SAID | {"answers": "{'text': array(['red'])}"}, "no list"), ({}, "rename a column"),
     ({"answer": None}, "no text but NoneType"), (SAID | {"question": 1}, "no text but int"),
 ]  # fmt: skip
 PAIRED = [  # files, their pairs, how many with a blank side are said
@@ -116,7 +120,7 @@ def test_a_word_and_its_tag_are_what_the_author_meant(tmp_path, name):
 def test_an_answer_stands_where_its_row_says_in_every_layout(tmp_path, said, answers, start):
     [found] = read_questions(write(tmp_path / "a.jsonl", json.dumps(ROW | said)))
     assert (found.context, list(found.answers), found.start) == (BIRDS, answers, start)
-    if isinstance(said.get("answers"), list) and "answer" not in said:
+    if isinstance(said.get("answers"), list) and not {"answer", "answer_start"} & {*said}:
         squad = {"data": [{"paragraphs": [{"context": BIRDS, "qas": [ROW | said]}]}]}
         assert read_questions(write(tmp_path / "a.json", json.dumps(squad))) == [found]
     [asked] = read_questions(write(tmp_path / "b.jsonl", json.dumps(ROW)), answered=False)
