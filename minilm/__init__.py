@@ -29,13 +29,14 @@ def load(run: str, device: str = "auto"):
     >>> load("runs/pretrain-1"), load("runs/finetune-1")
     (LanguageModel('runs/pretrain-1'), Classifier('runs/finetune-1'))
     """
-    from minilm.cli import api
+    from minilm.cli.api import Classifier, FineTuned, LanguageModel
+    from minilm.huggingface.folders import pretrained_run
 
-    config = api.pretrained_run(run).config
+    config = (opened := pretrained_run(run)).config
     if config["kind"] == "pretrain":
-        return api.LanguageModel(run, device)
+        return LanguageModel(str(opened.folder), device)
     labels = config["flags"].get("task", "classify") == "classify"
-    return (api.Classifier if labels else api.FineTuned)(run, device)
+    return (Classifier if labels else FineTuned)(str(opened.folder), device)
 
 
 def pretrain(**flags):
@@ -60,4 +61,5 @@ def _train(kind: str, flags: dict):
     if unknown := flags.keys() - options.__dataclass_fields__.keys():
         raise UserError(f"{min(unknown)} is no flag of train_{kind}.py: see its --help")
     (config := options(**flags)).given = frozenset(flags)
-    return load(getattr(importlib.import_module(f"train_{kind}"), kind)(config).folder)
+    train = getattr(importlib.import_module(f"train_{kind}"), kind)
+    return load(train(config).folder, config.device)

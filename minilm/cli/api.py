@@ -1,26 +1,34 @@
 """Trained models as Python objects: what `minilm.load` returns. A test runs the examples."""
 
 import codecs
+import copy
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+import minilm
 from minilm import generate, heads, metrics, objectives
+from minilm.cli.estimator import Model, at_least, listed
 from minilm.cli.options import FinetuneConfig, saved_options
 from minilm.config import UserError
+from minilm.corpora.tables import write_rows
 from minilm.corpora.tokens import prepare
 from minilm.data import evaluation_windows, frame, in_chunks, pad
-from minilm.huggingface.folders import pretrained_run
-from minilm.io.terminal import printable
-from minilm.runs.device import choose_machine
 from minilm.tasks import TASKS
 from minilm.tasks.task import by_length
 from minilm.view.recording import recorded, token_name
 
 BATCH = 32  # rows computed at a time
+LEARNT = (  # the flags of a fine-tuning that say how is learnt, not from what
+    "pretrained", "from_scratch", "pooling", "attention", "freeze", "layer_decay", "max_length",
+    "epochs", "batch_size", "accumulate", "learning_rate", "optimizer", "weight_decay", "dropout",
+    "patience", "precision", "compile", "seed",
+)  # fmt: skip
 
 
 class Score(NamedTuple):
@@ -29,41 +37,6 @@ class Score(NamedTuple):
     nats: float  # a token
     perplexity: float  # e to the nats
     tokens: int  # that were predicted
-
-
-class Model:
-    """What all share. As scikit-learn's estimators do, they keep their arguments as they were
-    given, so that `clone` works."""
-
-    def __init__(self, run: str, device: str = "auto"):
-        self.run, self.device = run, device
-        self._machine, self.opened = choose_machine(device, "float32"), pretrained_run(run)
-        self.tokenizer, self.config = self.opened.tokenizer, self.opened.config
-
-    def __repr__(self):
-        return f"{type(self).__name__}({str(self.run)!r})"
-
-    def fit(self, texts=None, labels=None):
-        """Return self: weights change in `minilm.pretrain` and `minilm.finetune` only."""
-        return self
-
-    def get_params(self, deep: bool = True) -> dict:
-        """The arguments of the constructor."""
-        return dict(run=self.run, device=self.device)
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
-
-    def __sklearn_tags__(self):
-        from sklearn.utils import Tags, TargetTags
-
-        return Tags(estimator_type=None, target_tags=TargetTags(required=False))
-
-    def _listed(self, texts: Sequence) -> Sequence:
-        """The texts. Raises UserError for a single one, whose characters would be taken."""
-        if isinstance(texts, str):
-            raise UserError("give a list of texts, not a single one: [text]")
-        return texts
 
 
 class LanguageModel(Model):
@@ -95,11 +68,16 @@ class LanguageModel(Model):
         if self.objective == "masked":
             raise UserError(f"{self.run} has learnt to fill in masks only: use fill, or a run of "
                             f"--objective causal or hybrid")  # fmt: skip
+        self._predicts()
+        at_least(0, tokens=tokens, seed=seed)
+        at_least(1, top_k=1 if top_k is None else top_k)
         how = dict(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-        ids, special = self.tokenizer.encode(prompt), self.tokenizer.special
-        drawn = generate.sample(self.model, ids, tokens, special, **how)
-        parts = (self.tokenizer.decode_bytes([token]) for token in drawn)
+        ids, bytes_of = self._ids(prompt), self.tokenizer.decode_bytes
+        drawn = generate.sample(self.model, ids, tokens, self.tokenizer.special, **how)
+        parts = (bytes_of([token]) for token in drawn)
         pieces = codecs.iterdecode(parts, "utf-8", "replace")  # a token may end in a character
+        if bytes_of(ids[-1:]).endswith(b" ") and not prompt.endswith(" "):  # some vocabularies have
+            pieces = (" " * (i == 0) + piece for i, piece in enumerate(pieces))  # words end in it
         return pieces if stream else "".join(pieces)
 
     def fill(self, text: str, top: int = 5) -> list[list[tuple[str, float]]]:
@@ -110,12 +88,14 @@ class LanguageModel(Model):
         >>> 0 < p <= 1
         True
         """
+        self._predicts()
+        at_least(1, top=top)
         own = re.escape(getattr(self.tokenizer, "mask_token", None) or "<mask>")
         # A token holds the space before it, " good": so what a mask stands for does, too.
-        parts = re.split(f" *(?:<mask>|{own})", text)
+        parts = re.split(f" *(?:<mask>|{own})", text) if isinstance(text, str) else [text]
+        ids = [np.append(self._ids(part), self._mask) for part in parts]
         if len(parts) == 1:
             raise UserError('there is no <mask> in the text: write one, "The film was <mask>."')
-        ids = [np.append(self.tokenizer.encode(part), self._mask) for part in parts]
         tokens, most = np.concatenate(ids)[:-1], self.max_length - 2
         if (n := len(tokens)) > most:
             raise UserError(f"the text has {n} tokens, {self.run} sees {most}: shorten it")
@@ -129,13 +109,19 @@ class LanguageModel(Model):
             raise UserError(f"{self.run} has no <mask>: use generate, or score with causal=True")
         return self.tokenizer.special.mask
 
+    def _predicts(self) -> None:
+        if not getattr(self.model.config, "head", True):
+            raise UserError(f"{self.run} came without what predicts tokens: use encode, or "
+                            f"fine-tune it")  # fmt: skip
+
     def score(self, text: str, causal: bool | None = None) -> Score:
         """How well the run predicts each token of a text: from what stands before it (causal), or
         from all the rest, itself masked (causal=False: pseudo-perplexity; Salazar et al. 2020,
         arXiv 1910.14659). None: causal unless the run has learnt masks only. A text longer than the
         window is cut into windows."""
+        self._predicts()
         causal = self.objective != "masked" if causal is None else causal
-        ids = self.tokenizer.encode(text)
+        ids = self._ids(text)
         if not len(ids):
             raise UserError("the text has no token to predict")
         tokens = np.append(self.tokenizer.special.bos, ids).astype(np.int64)
@@ -162,7 +148,7 @@ class LanguageModel(Model):
 
     def _framed(self, text: str) -> np.ndarray:
         """Its tokens between <doc> and <doc>; of too long ones head and tail."""
-        return frame(self.tokenizer.encode(text), self.max_length, self.tokenizer.special)
+        return frame(self._ids(text), self.max_length, self.tokenizer.special)
 
     def encode(
         self, texts: Sequence[str], layer: int = -1, pooling: str | None = "mean",
@@ -176,11 +162,11 @@ class LanguageModel(Model):
         True
         """
         n, poolings = self.model.config.n_layers, ("mean", "last", "first", None)
-        if not -n - 1 <= layer <= n or pooling not in poolings:
+        if layer not in range(-n - 1, n + 1) or pooling not in poolings:
             raise UserError(f"layer {layer}, pooling {pooling!r}: choose a layer from 0 to {n} or "
                             f"-1, and mean, last, first or None")  # fmt: skip
         causal = self.causal if causal is None else causal
-        frames = [self._framed(text) for text in self._listed(texts)]
+        frames = [self._framed(text) for text in listed(texts)]
         found: list = [None] * len(frames)
         for rows in by_length(frames, BATCH):
             batch = pad([frames[i] for i in rows], self.tokenizer.special.pad, most=self.max_length)
@@ -195,7 +181,12 @@ class LanguageModel(Model):
         D = self.model.config.d_model
         return np.array(found, np.float32).reshape(-1, D) if pooling else found
 
-    transform = encode  # a step of a scikit-learn Pipeline: make_pipeline(lm, LogisticRegression())
+    # A step of a scikit-learn Pipeline: make_pipeline(lm, LogisticRegression()).
+    transform = encode
+
+    def fit(self, texts=None, labels=None) -> "LanguageModel":
+        """Return self: there is nothing to learn before `transform`."""
+        return self
 
     def attention(self, text: str, causal: bool | None = None) -> tuple[np.ndarray, list[str]]:
         """The attention weights of every layer and head, (L, H, T, T) float32: row t is how
@@ -214,12 +205,13 @@ class LanguageModel(Model):
         of the text that it was trained on. Raises UserError for a file to `test` on."""
         if test:
             raise UserError(f"{self.run} learnt no labels to --test: give it a text with --data")
+        self._predicts()
         flags, tokenizer = self.config["flags"], self.tokenizer
-        if not (names := [data] if data else flags.get("data")):
+        if not (names := [str(data)] if data else flags.get("data")):
             raise UserError(f"{self.run} was imported without its text: name one with --data")
         own = map(flags.get, ("text_column", "encoding", "document_separator"))
-        how = (columns["text_column"], columns["encoding"]) if data else own
-        text = prepare(names, tokenizer.vocab_size, tokenizer, *how)
+        given = columns.get("text_column") or "text", columns.get("encoding") or "utf-8"
+        text = prepare(names, tokenizer.vocab_size, tokenizer, *(given if data else own))
         windows = in_chunks(evaluation_windows(text.valid, self.max_length), BATCH)
         batches = (
             objectives.evaluation_batches(self.objective, rows, i, tokenizer.special, self.shift)
@@ -243,26 +235,26 @@ class FineTuned(Model):
     def predict(self, texts: Sequence) -> Sequence:
         """For each text its words and their tags, [(word, tag), ...]; for each pair (context,
         question) its (answer, start, probability); or for each text its translation."""
-        return self.task.predict(self.model, self._listed(texts))
+        return self.task.predict(self.model, listed(texts, self.task.config.task == "answer"))
 
     def evaluate(self, data: str | None = None, test: str | None = None, **columns) -> None:
-        """Print how good it is: on the corpus `data`, on the file `test`, read by these columns, or
-        else on its own data."""
-        task, config = self.task, self.task.config
-        if test:
-            vars(config).update(columns)
-        elif data:
+        """Print how good it is: on the corpus `data`, on the file `test`, or else on its own data;
+        read by these columns (None: those that it was trained with)."""
+        task = copy.copy(self.task)
+        task.config = config = copy.copy(task.config)
+        vars(config).update({name: value for name, value in columns.items() if value})
+        if data and not test:
             config.data, config.train = data, None
         task.load_tested(test)
         row = task.test(self.model)
         print(f"{task.part} part of {test or config.train or config.data}:")
-        print(printable(task.report(row)))
+        print(task.report(row))
         for key, heading, form in task.columns:
             print(f"  {heading:16} {form.format(row[key])}")
 
 
 class Classifier(FineTuned):
-    """A run that labels texts; as scikit-learn's classifiers, it can end a Pipeline.
+    """A run that labels texts; an estimator of scikit-learn's, whose `fit` fine-tunes anew.
 
     >>> clf = load("runs/finetune-1")
     >>> texts = ["a text", "another", ""]
@@ -270,17 +262,39 @@ class Classifier(FineTuned):
     ((3,), True)
     """
 
-    @property
-    def classes_(self) -> np.ndarray:
-        """The labels, (C,)."""
-        return np.array(self.task.classes)
+    def __init__(self, run: str, device: str = "auto"):
+        super().__init__(run, device)
+        self.classes_ = np.array(self.task.classes)  # the labels, (C,)
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
         """P(label | text), (N, C) float32, the labels in the order of `classes_`."""
         return super().predict(texts)
 
-    probabilities = predict_proba
-
     def predict(self, texts: Sequence[str]) -> np.ndarray:
         """The likeliest label of each text, (N,)."""
         return self.classes_[self.predict_proba(texts).argmax(1)]
+
+    def score(self, texts: Sequence[str], labels: Sequence, sample_weight=None) -> float:
+        """The share of texts whose label is the likeliest: accuracy."""
+        labels = np.asarray(labels).astype(self.classes_.dtype.type)
+        return float(np.average(self.predict(texts) == labels, weights=sample_weight))
+
+    def fit(self, texts: Sequence[str], labels: Sequence) -> "Classifier":
+        """Learn from these texts and labels instead: the pretrained weights of this run are
+        fine-tuned anew, with its flags, in a folder that is not kept: `cross_val_score` never tests
+        on what was learnt from. Returns self, with these weights and labels. Raises UserError where
+        texts and labels are not as many, or too few."""
+        texts = listed(texts)
+        classes, numbers = np.unique(np.asarray(labels), return_inverse=True)
+        if len(texts) != len(numbers):
+            raise UserError(f"{len(texts)} texts and {len(numbers)} labels: give one for each")
+        rows = (dict(text=text, label=f"{i:09}") for text, i in zip(texts, numbers, strict=True))
+        flags = {k: v for k, v in self.config["flags"].items() if k in LEARNT}
+        with tempfile.TemporaryDirectory() as folder:
+            write_rows(file := Path(folder, "train.jsonl"), rows)
+            flags |= dict(train=file, run=Path(folder, "run"), device=self.device)
+            trained = minilm.finetune(baselines="none", **flags)
+        self.model, self.task = trained.model, trained.task
+        self.classes_ = classes[[int(name) for name in self.task.classes]]
+        self.task.classes = [str(label) for label in self.classes_]
+        return self

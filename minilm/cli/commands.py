@@ -5,7 +5,6 @@ it takes: those before the * in their place, those after it as flags. It imports
 itself, for torch takes seconds to load.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import os
@@ -18,7 +17,7 @@ from minilm.cli.flags import Flags, entry_point, flag, flags_of, parse_flags
 from minilm.cli.options import DEVICES, PretrainConfig
 from minilm.compare.plan import CompareOptions
 from minilm.config import SIZES, UserError
-from minilm.io.terminal import escaped, printable
+from minilm.io.terminal import escaped, note
 from train_finetune import finetune
 from train_pretrain import pretrain
 
@@ -42,6 +41,7 @@ ABOUT = {  # the parameters of the functions below
     "text_column": dict(help="the column that holds the text"),
     "label_column": dict(help="the column that holds the label"),
     "encoding": dict(help="of files"),
+    "live": dict(help="a page in which the run's own weights answer as one types, in one file"),
     "open": dict(help="open it in a browser"),
     "device": dict(help="where to compute", choices=DEVICES),
     "exercise": dict(help="a function of the book: model.attention, heads.Tagger.forward"),
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def run_command(argv: list[str]) -> None:
     """Call what has the command's name in COMMANDS. Raises UserError where nothing has."""
-    about = {name: " ".join(command.__doc__.split()) for name, command in COMMANDS.items()}
+    about = {name: " ".join((f.__doc__ or "").split()) for name, f in COMMANDS.items()}
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help"):
         print("usage: python -m minilm COMMAND ... (COMMAND --help says what it takes)\n")
@@ -85,12 +85,11 @@ def generate(
     """Continue a text, token by token."""
     model = _load(run, device, "generate")
     if (n := len(model.tokenizer.encode(prompt))) > model.max_length - 1:
-        print(f"note: of the prompt's {n} tokens the last {model.max_length - 1} are seen",
-              file=sys.stderr)  # fmt: skip
+        note(f"note: of the prompt's {n} tokens the last {model.max_length - 1} are seen")
     how = dict(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     pieces = model.generate(prompt, tokens, **how, stream=True)
     for piece in itertools.chain([prompt], pieces):
-        print(printable(piece), end="", flush=True)
+        print(piece, end="", flush=True)
     print()
 
 
@@ -100,7 +99,7 @@ def fill(run: str, text: str, *, top: int = 5, device: str = "auto") -> None:
     for i, candidates in enumerate(model.fill(text, top), 1):
         print(f"mask {i}")
         for token, p in candidates:
-            print(f"  {p:6.1%}  {printable(token)!r}")
+            print(f"  {p:6.1%}  {token!r}")
 
 
 def predict(
@@ -119,7 +118,7 @@ def predict(
     if not file:
         what = (text, question) if task.config.task == "answer" else text
         [(shown, _)] = task.tell(model.model, [what])
-        return print(printable(shown))
+        return print(shown)
     texts = task.texts_in(file, text_column, encoding)
     out = out or file.with_name(file.name + ".predicted.jsonl")
     write_rows(out, (row for _, row in task.tell(model.model, texts)))
@@ -127,8 +126,8 @@ def predict(
 
 
 def evaluate(
-    run: str, *, data: str | None = None, test: str | None = None, text_column: str = "text",
-    label_column: str = "label", encoding: str = "utf-8", device: str = "auto",
+    run: str, *, data: str | None = None, test: str | None = None, text_column: str | None = None,
+    label_column: str | None = None, encoding: str | None = None, device: str = "auto",
 ) -> None:  # fmt: skip
     """Measure a run: a fine-tuned one on test texts, a language model on the validation part of a
     text; unless said otherwise, those of the data it was trained on."""
@@ -166,48 +165,21 @@ def tokenize(run: str, text: str | None = None, *, file: Path | None = None) -> 
     colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for i, piece in enumerate(pieces):
         shown, colour = escaped(text_of(piece)), 42 + i % 5  # the background; the text is black
-        print(f"\x1b[30;{colour}m{shown}\x1b[0m" if colours else f"[{shown}]", end="")
+        shown = f"\x1b[30;{colour}m{shown}\x1b[0m" if colours else f"[{shown}]"
+        print(shown, end="", file=getattr(sys.stdout, "drawn", None))
     print(f"\n{len(ids):,} tokens, {sum(map(len, pieces)):,} bytes")
     for i, piece in zip(ids, pieces, strict=True):
         print(f"{i:7}  {piece.hex(' '):24}  {quoted(piece)}")
 
 
-def chat(
-    run: str, *, tokens: int = 100, temperature: float = 0.8, seed: int = 0, device: str = "auto"
-) -> None:
-    """Type a text, see how the model continues it; /fill fills masks, /seed changes the draws."""
-    model, text = _load(run, device, "generate"), ""
-    help = "an empty line goes on; /fill TEXT with <mask>; /seed N; /quit"
-    print(help)
-    with contextlib.suppress(EOFError):
-        while (line := input("> ")) != "/quit":
-            command, _, rest = line.partition(" ")
-            try:
-                if command == "/seed":
-                    seed = int(rest)
-                elif command == "/fill":
-                    for candidates in model.fill(rest):
-                        print("", *(f"{printable(t)!r} {p:.1%}" for t, p in candidates), sep="  ")
-                elif command.startswith("/"):
-                    print(help)
-                else:
-                    text = line or text
-                    how = dict(temperature=temperature, seed=seed, stream=True)
-                    for piece in model.generate(text, tokens, **how):
-                        print(printable(piece), end="", flush=True)
-                        text += piece
-                    print()
-                    seed += 1  # the same line again continues differently
-            except (UserError, ValueError) as error:
-                print(printable(str(error)))
-    print()
-
-
-def view(run: str, *, text: str | None = None, open: bool = False, device: str = "auto") -> None:
-    """Write a page to look at: a run's curves and samples, and a text inside the model."""
+def view(
+    run: str, *, text: str | None = None, live: bool = False, open: bool = False,
+    device: str = "auto",
+) -> None:  # fmt: skip
+    """Write a page to look at: a run's curves and samples, or a text inside the model."""
     from minilm.view import command
 
-    command.view(run, text, open, device)
+    command.view(run, text, live, open, device)
 
 
 def compare(options: CompareOptions) -> None:
@@ -293,7 +265,7 @@ def _load(run: str, device: str, method: str):
 COMMANDS = {
     command.__name__.rstrip("_"): command
     for command in (
-        pretrain, finetune, generate, fill, predict, evaluate, tokenize, chat, view, compare,
+        pretrain, finetune, generate, fill, predict, evaluate, tokenize, view, compare,
         estimate, trace, learn, fetch, import_, export,
     )
 }  # fmt: skip

@@ -14,12 +14,13 @@ import sys
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 from minilm.config import UserError
-from minilm.io.terminal import printable
+from minilm.io.terminal import Escaping, printable
 
-KINDS = {list[str]: list, float: float | int, float | None: float | int | None}
+NEEDED = ("numpy", "torch", "tqdm")
 
 
 def flag(default, help, low: float = 0, high: float = 2**40, group=None, kw_only=True, **options):
@@ -36,6 +37,26 @@ def flag_name(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def fitting(value, kind):
+    """The value as a field of this kind holds it: NumPy's numbers as Python's, a path as text or a
+    text as a path, one text as a list of one. Raises TypeError where it does not fit."""
+    if getattr(value, "shape", None) == ():  # NumPy's
+        value = value.item()
+    if kind == list[str]:
+        several = isinstance(value, list | tuple)
+        return [fitting(item, str) for item in (value if several else [value])]
+    kinds = typing.get_args(kind) or (kind,)  # int | None -> int, None
+    if Path in kinds and isinstance(value, str):
+        return Path(value)
+    if Path not in kinds and isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, (*kinds, int) if float in kinds else kinds) or (
+        isinstance(value, bool) and bool not in kinds
+    ):
+        raise TypeError
+    return value
+
+
 @dataclass
 class Flags:
     """What a command takes. Raises UserError for a value that a flag does not take."""
@@ -45,8 +66,10 @@ class Flags:
     def __post_init__(self):
         for f in dataclasses.fields(self):
             value, name = getattr(self, f.name), flag_name(f.name)
-            if not isinstance(value, KINDS.get(f.type, f.type)):
-                raise UserError(f"{name} cannot be {value!r:.50}")
+            try:
+                setattr(self, f.name, value := fitting(value, f.type))
+            except TypeError:
+                raise UserError(f"{name} cannot be {value!r:.50}") from None
             choices = f.metadata["options"].get("choices", [value])
             if value is not None and value not in choices:
                 raise UserError(f"{name} {value}: choose from {', '.join(choices)}")
@@ -89,7 +112,7 @@ def parse_flags(options_class, description: str, argv=None, prog: str | None = N
         if f.default_factory is not dataclasses.MISSING:
             default, how["nargs"] = " ".join(f.default_factory()), "+"
         if not f.kw_only:
-            name, how["metavar"] = f.name, f.name.upper()
+            name, how["metavar"], how["type"] = f.name, f.name.upper(), kind
             how["nargs"] = None if default is dataclasses.MISSING else "?"
         elif kind is bool:
             how["action"] = "store_true" if f.type is bool else argparse.BooleanOptionalAction
@@ -134,8 +157,10 @@ def entry_point(main: Callable[[], None]) -> None:
         signal.signal(signal.SIGINT, interrupted)
     closed = open(os.devnull, "w")  # noqa: SIM115
     sys.stdout, sys.stderr = sys.stdout or closed, sys.stderr or closed
-    if hasattr(sys.stdout, "reconfigure"):  # a character the terminal cannot show is no error
-        sys.stdout.reconfigure(errors="replace")
+    if hasattr(out := sys.stdout, "reconfigure"):  # a character it cannot show is no error
+        out.reconfigure(errors="replace")
+    if out.isatty():  # what models and files contribute cannot command a terminal
+        sys.stdout = Escaping(out)
     said, status = "", 0
     try:
         main()
@@ -144,6 +169,10 @@ def entry_point(main: Callable[[], None]) -> None:
         said, status = str(error), error.status
     except KeyboardInterrupt:
         said, status = "stopped by Ctrl-C", 128 + signal.SIGINT
+    except ModuleNotFoundError as error:
+        if error.name not in NEEDED:
+            raise
+        said, status = f"{error.name} is missing: pip install {' '.join(NEEDED)}", UserError.status
     except BrokenPipeError:  # the reader of our output, such as `head`, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a name too long, a disk that fails: the system says what and where
@@ -155,6 +184,7 @@ def entry_point(main: Callable[[], None]) -> None:
         status = UserError.status
     finally:
         signal.signal(signal.SIGTERM, before)
+        sys.stdout = out
         if signal.getsignal(signal.SIGINT) is interrupted:
             signal.signal(signal.SIGINT, usual)
     if status:

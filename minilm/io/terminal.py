@@ -4,8 +4,6 @@ import re
 import sys
 from typing import TextIO
 
-from tqdm import tqdm
-
 # Control characters but tab and line feed; marks that turn the direction of writing; half pairs,
 # which no encoding takes.
 _UNSAFE = re.compile(
@@ -30,6 +28,8 @@ def printable(text: str, stream: TextIO | None = None) -> str:
 
 def note(message: str) -> None:
     """Tell the person at the terminal something on standard error, without disturbing a bar."""
+    from tqdm import tqdm
+
     tqdm.write(printable(message, sys.stderr), file=sys.stderr)
 
 

@@ -1,8 +1,13 @@
-// Added to a page by test_view.py: walks every control, as a person would, and prints sums of what
-// the page shows then, to be held against PyTorch's numbers.
+// Run in a page by test_view.py: walks every control, as a person would, and returns sums of what the
+// page shows then, to be held against PyTorch's numbers.
+(async () => {
+const settled = async () => { // a recorded page answers at once
+  while (data.weights && !document.body.dataset.answered) await new Promise((go) => setTimeout(go, 5));
+};
+await settled();
 const number = (text) => parseFloat(text) || 0;
 const shown = (selector, root = document) => [...root.querySelectorAll(selector)];
-const columnsOf = (id) => views.map((_, v) => document.getElementById(id).children[v]);
+const { views } = data, columnsOf = (id) => views.map((_, v) => document.getElementById(id).children[v]);
 const press = (key) => document.dispatchEvent(new KeyboardEvent("keydown", { key }));
 const pointAt = (button) =>
   button.dispatchEvent(new PointerEvent("pointerenter", { pointerType: "mouse" }));
@@ -31,22 +36,26 @@ columnsOf("attention").forEach((column, v) => {
     for (let i = 0; i < T * T; i++) out.pixels[v] += (h + 1) * (i % T + 1) * pixels[4 * i + 3] / 255;
   });
 });
-first.slice(1, -1).forEach((button, i) => { // hide each: it is pointed at then, too
-  button.click();
+const tokenAt = (i) => shown(".token", columnsOf("tokens")[0]).at(i);
+for (let t = 1; t < T - 1; t++) { // hide each: it is pointed at then, too
+  tokenAt(t).click();
+  await settled();
   columnsOf("tokens").forEach((column, v) => (out.hidden[v] += sumOf(column)));
   columnsOf("attention").forEach((column, v) => (out.hiddenAttention[v] += sumOf(column)));
-  button.click();
-});
-for (const mark of [first.at(-1), first[0]]) { // <doc> cannot be hidden
-  mark.click();
+}
+for (const mark of [-1, 0]) { // <doc> cannot be hidden
+  tokenAt(mark).click();
+  await settled();
   out.keys.push(state.hidden);
 }
 press("ArrowRight"); press("h");
+await settled();
 out.keys.push(state.at, state.hidden);
 press("Escape"); press("ArrowLeft"); press("ArrowLeft");
+await settled();
 out.keys.push(state.at, state.hidden);
 out.requests = performance.getEntriesByType("resource").length;
 out.hacked = String(window.hacked);
 out.text = shown(".token", columnsOf("tokens")[0]).map((token) => token.textContent);
-document.body.append(Object.assign(document.createElement("pre"), {
-  id: "result", textContent: JSON.stringify(out) }));
+return out;
+})()

@@ -1,9 +1,12 @@
 """minilm.load: what it returns is what the book computes."""
 
 import doctest
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +26,13 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("api")
     for i, objective in enumerate(("hybrid", "causal", "masked"), 1):
         pretrained(folder / f"runs/pretrain-{i}", objective)
-    finetuned(folder / "runs/finetune-1")
+    finetuned(
+        folder / "runs/finetune-1",
+        pretrained=str(folder / "runs/pretrain-1"),
+        epochs=20,
+        learning_rate=1e-2,
+        precision="float32",
+    )
     return folder
 
 
@@ -161,20 +170,88 @@ def test_probabilities_are_the_classifiers_and_the_label_the_likeliest(clf):
     assert clf.predict([]).shape == (0,)
 
 
-def test_both_kinds_work_in_pipelines_of_scikit_learn(folder, lm, clf):
-    pytest.importorskip("sklearn")
-    from sklearn.base import clone
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import FunctionTransformer
+# Of scikit-learn's own checks. The others hand over numbers in two dimensions, where texts are
+# taken; or want a constructor that only keeps its arguments, and takes any (ours opens the run, so
+# that a wrong one is told at once), or has defaults for all (a run has none).
+APPLY = ("check_estimator_cloneable", "check_estimator_repr", "check_estimator_tags_renamed",
+         "check_valid_tag_types", "check_mixin_order", "check_get_params_invariance")  # fmt: skip
 
-    texts, labels = ["the array", "an error", "the arrays", "errors"] * 3, [0, 1, 0, 1] * 3
-    probe = make_pipeline(clone(lm), LogisticRegression(C=100)).fit(texts, labels)
-    assert probe.score(texts, labels) == 1
-    strip = FunctionTransformer(lambda texts: [text.strip() for text in texts])
-    stripped = make_pipeline(strip, clf).fit(texts)
-    assert stripped.predict([" the array "]) == clf.predict(["the array"])
-    assert np.array_equal(stripped.predict_proba(texts), clf.predict_proba(texts))
+
+def test_both_kinds_are_estimators_of_scikit_learn(folder, lm, clf, monkeypatch):
+    pytest.importorskip("sklearn")
+    from sklearn.base import clone, is_classifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import get_scorer
+    from sklearn.model_selection import GridSearchCV, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.utils import estimator_checks as checks
+    from sklearn.utils import get_tags
+
+    for model in (lm, clf):
+        for check in APPLY:
+            getattr(checks, check)(type(model).__name__, model)
+        assert clone(model).get_params() == model.get_params() == model.set_params().get_params()
+        with pytest.raises(TypeError):
+            model.set_params(epochs=3)
+    assert is_classifier(clf) and not is_classifier(lm) and get_tags(clf).target_tags.required
+    monkeypatch.chdir(folder)
+    texts = [f"{end} of the array {i}" for i in range(12) for end in ("Return", "Raise")]
+    labels = [7, 10] * 12
+    probe = make_pipeline(clone(lm), LogisticRegression(C=100))
+    asked = {"languagemodel__run": ["runs/pretrain-1", "runs/pretrain-2"]}
+    assert GridSearchCV(probe, asked, cv=2).fit(texts, labels).best_score_ > 0.9
+    # A fold's classifier has learnt from the other folds, and only from them.
+    own = clone(clf)
+    assert cross_val_score(own, texts, labels, cv=2, scoring="roc_auc").min() > 0.9
+    assert own.predict(texts[:1])[0] in clf.classes_  # the one that was cloned is as it was
+    assert own.fit(texts, labels) is own and own.classes_.tolist() == [7, 10]
+    assert own.score(texts, labels) == get_scorer("accuracy")(own, texts, labels) > 0.9
+    assert own.score(texts, labels, sample_weight=[1, 0] * 12) == 1.0
+    copied = pickle.loads(pickle.dumps(own))
+    assert np.array_equal(copied.predict_proba(texts), own.predict_proba(texts))
+    with pytest.raises(UserError, match="24 texts and 23 labels"):
+        own.fit(texts, labels[1:])
+
+
+def test_a_pickled_model_takes_its_weights_along(lm, clf, tmp_path, monkeypatch):
+    pickled = pickle.dumps([lm, clf])
+    monkeypatch.chdir(tmp_path)
+    again, classifier = pickle.loads(pickled)
+    assert np.array_equal(again.encode(["an array"]), lm.encode(["an array"]))
+    assert again.generate("the", tokens=5) == lm.generate("the", tokens=5)
+    assert np.array_equal(classifier.predict_proba(["a"]), clf.predict_proba(["a"]))
+
+
+def test_a_model_trains_outside_of_the_main_thread(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    Path("own.txt").write_text("the array of the index\n" * 60)
+    how = dict(data=Path("own.txt"), steps=np.int64(2), learning_rate=np.float32(1e-3), d_model=16,
+               n_layers=1, n_heads=2, vocab_size=262, max_length=8, batch_size=2, evaluations=1,
+               device="cpu", precision="float32", run=Path("threaded"))  # fmt: skip
+    with ThreadPoolExecutor(1) as pool:
+        lm = pool.submit(minilm.pretrain, **how).result()
+    assert lm.config["flags"]["data"] == ["own.txt"] and lm.config["flags"]["steps"] == 2
+
+
+def test_evaluating_changes_no_model_and_takes_files(folder, lm, clf, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("Return the array of the elements.\n" * 90)
+    lm.evaluate(tmp_path / "a.txt")
+    assert "a.txt, losses in nats" in capsys.readouterr().out
+    (tmp_path / "a.csv").write_text("said,kind\nan array,docs\na mail,mail\n")
+    clf.evaluate(test=str(tmp_path / "a.csv"), text_column="said", label_column="kind")
+    assert "2 texts" in capsys.readouterr().out and clf.task.config.text_column == "text"
+
+
+def test_weights_without_a_head_for_tokens_predict_none(folder):
+    bare = minilm.load(folder / "runs/pretrain-3", device="cpu")
+    bare.model.config = SimpleNamespace(**vars(bare.model.config), head=False)
+    for ask in (bare.fill, bare.score, bare.evaluate):
+        with pytest.raises(UserError, match="without what predicts tokens"):
+            ask(*["the <mask>"] * (ask != bare.evaluate))
+    assert bare.encode(["the"]).shape == (1, 16)
+
+
+TABLE = type("DataFrame", (dict,), dict(columns=["text"]))
 
 
 @pytest.mark.parametrize(
@@ -190,6 +267,15 @@ def test_both_kinds_work_in_pipelines_of_scikit_learn(folder, lm, clf):
         (lambda lm, clf: clf.predict("one text"), "give a list of texts"),
         (lambda lm, clf: minilm.pretrain(stepz=3), "stepz is no flag of train_pretrain.py"),
         (lambda lm, clf: minilm.finetune(epochs="3"), "--epochs cannot be '3'"),
+        (lambda lm, clf: minilm.finetune(epochs=True), "--epochs cannot be True"),
+        (lambda lm, clf: lm.encode(TABLE(text=[1])), "not a DataFrame: [text], or of a table one"),
+        (lambda lm, clf: clf.predict(np.array([["a"], ["b"]])), 'column, df["text"]'),
+        (lambda lm, clf: clf.predict(["a", None]), "item 1 is None, no text"),
+        (lambda lm, clf: lm.encode(["a", float("nan")]), "item 1 is nan, no text"),
+        (lambda lm, clf: lm.fill(7), "give a text, not 7"),
+        (lambda lm, clf: lm.fill("<mask>", top=-1), "top is -1: give a whole number from 1"),
+        (lambda lm, clf: lm.generate("a", seed=-1), "seed is -1: give a whole number from 0"),
+        (lambda lm, clf: lm.evaluate(test="a.csv"), "learnt no labels"),
     ],
 )
 def test_what_cannot_be_is_one_line(lm, clf, call, message):

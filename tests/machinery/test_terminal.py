@@ -1,10 +1,12 @@
-"""What models and files contribute cannot command a terminal; tokenize and chat say what is so."""
+"""What models and files contribute cannot command a terminal; tokenize says what is so."""
 
 import io
+import sys
 
 import pytest
 
 from minilm.cli import commands
+from minilm.cli.flags import entry_point
 from minilm.config import UserError
 from minilm.io import terminal
 from tests.machinery.small import finetuned, pretrained
@@ -50,7 +52,7 @@ def test_tokens_have_colours_on_a_terminal_and_cannot_bring_their_own(run, monke
     monkeypatch.setenv("NO_COLOR", "1")
     if not no_color:
         monkeypatch.delenv("NO_COLOR")
-    commands.tokenize(run, "the \x1b[2J array")
+    commands.main(["tokenize", run, "the \x1b[2J array"])
     assert ("\x1b[30;4" in out.getvalue()) != no_color and "\x1b[2J" not in out.getvalue()
 
 
@@ -65,26 +67,29 @@ def test_tokenize_counts_a_file(run, tmp_path, capsys):
         commands.tokenize(run)
 
 
-def test_chat_continues_fills_and_changes_the_draws(run, monkeypatch, capsys):
-    lines = iter(["Return the", "/seed 5", "Return the", "/seed 0", "Return the", "",
-                  "/fill the <mask>", "/fill no mask", "/seed x", "/what"])  # fmt: skip
+def test_whatever_is_printed_is_escaped_at_the_edge_once(monkeypatch):
+    """Names of tensors, labels, files: no message has to think of it."""
+    monkeypatch.setattr("sys.stdout", out := Terminal())
+    monkeypatch.setattr("sys.stderr", err := Terminal())
 
-    def read(prompt):
-        if (line := next(lines, None)) is None:
-            raise EOFError
-        print(f"@@{line}")
-        return line
+    def command():
+        print("a label:", ATTACKS[0], "é\n")
+        terminal.note(f"a tensor: {ATTACKS[1]}")
+        raise UserError(f"a file: {ATTACKS[2]}")
 
-    monkeypatch.setattr("builtins.input", read)
-    commands.chat(run, tokens=8, device="cpu")
-    help, *parts = capsys.readouterr().out.split("@@")
-    answers = [part.partition("\n")[2].strip("\n") for part in parts]
-    assert answers[0] == answers[4] != answers[2]  # the same seed, the same continuation
-    assert answers[5] and answers[5] != answers[4]  # an empty line goes on
-    assert answers[6].count("%") == 5 and "there is no <mask>" in answers[7]
-    assert "invalid literal" in answers[8] and answers[9] == help.strip()
+    with pytest.raises(SystemExit) as ended:
+        entry_point(command)
+    assert (
+        out.getvalue() == "a label: \\x1b[2J é\n\n" and sys.stdout is out and ended.value.code == 2
+    )
+    assert err.getvalue() == "a tensor: \\x1b]0;t\\x07\nerror: a file: \\x9b31m\n"
+    monkeypatch.setattr("sys.stdout", out := io.StringIO())
+    entry_point(lambda: print(ATTACKS[0]))
+    assert out.getvalue() == ATTACKS[0] + "\n"
 
 
-def test_a_classifier_cannot_chat(tmp_path):
+def test_what_a_run_is_not_made_for_is_one_line(tmp_path):
+    tuned = str(finetuned(tmp_path / "run").folder)
     with pytest.raises(UserError, match="is a finetune run, which cannot do that"):
-        commands.run_command(["chat", str(finetuned(tmp_path / "run").folder), "--device", "cpu"])
+        commands.run_command(["generate", tuned, "--device", "cpu"])
+    commands.run_command(["predict", tuned, "a text", "--device", "cpu"])

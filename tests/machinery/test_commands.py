@@ -1,0 +1,148 @@
+"""Every command with every flag once, as a person types it, and each succeeds."""
+
+import dataclasses
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minilm.cli import commands
+from minilm.cli.flags import Flags, flag_name, flags_of
+from tests.machinery.small import finetuned, pretrained
+
+TINY = "--d-model 8 --n-layers 1 --n-heads 2 --d-ff 16 --vocab-size 262 --max-length 16"
+FAST = "--batch-size 2 --accumulate 2 --device cpu --precision float32 --no-compile --seed 3"
+RATE = "--learning-rate 1e-3 --optimizer adamw --weight-decay 0 --dropout 0.1"
+LEARN = f"--pretrained base {FAST} {RATE} --max-length 20 --epochs 1 --baselines none"
+# Of each command the lines that hold all its flags: a new flag wants a place in one of them. In the
+# folder are runs: base, labels, bert; and files. What takes minutes or a network is in ELSEWHERE.
+LINES = {
+    "pretrain": [
+        f"--data own.csv --text-column said --encoding utf-16 {TINY} {FAST} {RATE} --size tiny "
+        f"--steps 2 --evaluations 1 --objective hybrid --family ours --mask-rate 0.4 --shift 1 "
+        f"--run new",
+        "--resume --run new",
+        f"--data own.txt --document-separator END --init base {FAST} --minutes 0.01 "
+        f"--objective causal --corrupt --target-share 0.5 --max-tokens 1000 --run on",
+    ],
+    "finetune": [
+        f"--task classify --train own.jsonl --valid own.jsonl --test own.jsonl --text-column said "
+        f"--label-column kind --encoding utf-8 --pooling last --attention causal --freeze "
+        f"--layer-decay 0.9 --patience 2 {LEARN} --run c",
+        "--resume --run c",
+        f"--train own.jsonl --text-column said --label-column kind --labels 12 --balanced --search "
+        f"--from-scratch {LEARN} --run s",
+        f"--task tag --data wnut17 --positions own {LEARN} --run t",
+        f"--task translate --train own.jsonl --source-column said --target-column kind --beam 2 "
+        f"{LEARN} --run x",
+    ],
+    "generate": ["base 'the array' --tokens 3 --temperature 0.5 --top-k 9 --top-p 0.9 --seed 4 "
+                 "--device cpu"],
+    "fill": ["base 'the <mask>.' --top 2 --device cpu"],
+    "predict": ["labels 'the array' --device cpu",
+                "labels --file own.csv --out o.jsonl --text-column said --encoding utf-16",
+                "answers 'a text' --question 'which one?'"],
+    "evaluate": ["base --data own.csv --text-column said --encoding utf-16 --device cpu",
+                 "labels --test own.jsonl --text-column said --label-column kind"],
+    "tokenize": ["base 'the array'", "base --file own.txt"],
+    "view": ["base --text 'the array' --open --device cpu", "base --live"],
+    "estimate": [f"--all {TINY} {FAST} --steps 9"],
+    "fetch": ["tinyshakespeare"],
+    "import": ["bert imported"],
+    "export": ["base exported", "labels exported-too"],
+}  # fmt: skip
+ELSEWHERE = {"compare": "test_compare.py", "learn": "test_learn.py", "trace": "test_learn.py"}
+SAME = {"estimate": "pretrain"}  # takes the flags of the other, which writes nothing with them
+
+
+def fields_of(name):
+    """The flags and arguments of a command."""
+    command = commands.COMMANDS[name]
+    kind = next(iter(command.__annotations__.values()))
+    flags = isinstance(kind, type) and issubclass(kind, Flags)
+    return dataclasses.fields(kind if flags else flags_of(command, commands.ABOUT))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Runs and files; made once."""
+    folder = tmp_path_factory.mktemp("commands")
+    base = pretrained(folder / "base", texts=["Return the array END of it."] * 40)
+    kept = base.config
+    kept["flags"]["data"] = ["own.txt"]
+    (folder / "base/config.json").write_text(json.dumps(kept))
+    finetuned(folder / "labels")
+    finetuned(folder / "answers", (), task="answer")
+    said = [f"Return the array {i}" for i in range(30)]
+    (folder / "own.txt").write_text(" END ".join(said))
+    (folder / "own.csv").write_text("said\n" + "\n".join(said), encoding="utf-16")
+    rows = [dict(said=text, kind=("docs", "mail")[i % 2]) for i, text in enumerate(said)]
+    tagged = [dict(words=text.split(), tags=["O", "O", "B-thing", "O"]) for text in said]
+    (folder / "data/wnut17").mkdir(parents=True)
+    for name, lines in (("own", rows), ("data/wnut17/train", tagged)):
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / f"{name}.jsonl").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_command_does_what_is_typed(name, world, monkeypatch, capsys):
+    if name in ("import", "export"):
+        pytest.importorskip("safetensors")
+        pytest.importorskip("tokenizers")
+    monkeypatch.chdir(world)
+    monkeypatch.setattr("webbrowser.open", lambda url: None)
+    monkeypatch.setattr("minilm.corpora.fetch.fetch", lambda name: None)
+    if name == "import":
+        bert(world / "bert")
+    for line in LINES[name]:
+        try:
+            commands.main([name, *shlex.split(line)])
+        except SystemExit as ended:
+            pytest.fail(f"{name} {line}: status {ended.code}, {capsys.readouterr().err}")
+
+
+def bert(folder):
+    """A folder of Hugging Face's."""
+    import safetensors.torch
+
+    from minilm.huggingface.families import FAMILIES, BertConfig
+    from minilm.huggingface.weights import to_theirs, write_shape
+    from tests.machinery.small_hf import foreign
+
+    shape = BertConfig(40, 16, 8, 1, 2, 8)
+    weights = to_theirs("bert", FAMILIES["bert"][0](shape).state_dict(), shape)
+    folder.mkdir()
+    foreign(folder, "bert", [*"abcdefghij"])
+    (folder / "config.json").write_text(json.dumps(write_shape("bert", shape)))
+    safetensors.torch.save_file(weights, folder / "model.safetensors")
+
+
+def test_every_flag_of_every_command_is_in_a_line():
+    for name in commands.COMMANDS.keys() - ELSEWHERE.keys():
+        typed = shlex.split(" ".join(LINES[name] + LINES.get(SAME.get(name), [])))
+        for field in fields_of(name):
+            flag = flag_name(field.name)
+            is_there = not field.kw_only or {flag, flag.replace("--", "--no-", 1)} & {*typed}
+            assert is_there, f"{name} {flag}"
+    for name, file in ELSEWHERE.items():
+        assert name not in commands.COMMANDS or name in Path(__file__).with_name(file).read_text()
+
+
+def test_a_shell_starts_them(world):
+    """As a process: the text is escaped nowhere, the status is 0; without docstrings, too; and
+    without torch one line says what to install."""
+    how = dict(cwd=world, capture_output=True, text=True)
+    root = str(Path(commands.__file__).parents[2])
+    start = f"import sys; sys.path.insert(0, {root!r}); "
+    run = "from minilm.cli.commands import main; main(sys.argv[1:])"
+    line = ["tokenize", "base", "the array"]
+    shown = subprocess.run([sys.executable, "-OO", "-c", start + run, *line], **how)
+    assert shown.returncode == 0 and "9 bytes" in shown.stdout, shown.stderr
+    none = start + "sys.modules['torch'] = None; " + run
+    told = subprocess.run([sys.executable, "-c", none, *line], **how)
+    assert told.returncode == 2 and told.stderr.startswith("error: torch is missing: pip install")
+    assert told.stderr.count("\n") == 1
