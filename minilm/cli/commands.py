@@ -1,6 +1,6 @@
 """What trained weights can do, and what training them will cost.
 
-Each function here is a command, as are the two scripts and `compare`, and its parameters are what
+Each function here is a command, as are the two scripts, and its parameters are what
 it takes: those before the * in their place, those after it as flags. It imports what it needs
 itself, for torch takes seconds to load.
 """
@@ -9,12 +9,13 @@ import dataclasses
 import itertools
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import minilm
 from minilm.cli.flags import Flags, entry_point, flag, flags_of, parse_flags
 from minilm.cli.options import DEVICES, PretrainConfig
-from minilm.compare import compare
+from minilm.compare.plan import CompareOptions
 from minilm.config import SIZES, UserError
 from minilm.io.terminal import escaped, note
 from train_finetune import finetune
@@ -179,6 +180,16 @@ def view(
     from minilm.view import command
 
     command.view(run, text, live, open, device)
+
+
+def compare(options: CompareOptions) -> None:
+    """Compare ways to pretrain: the same text and budget for each, several seeds, intervals, and
+    baselines that might win. Without flags: objectives, in a quarter of an hour."""
+    if not find_spec("scipy"):
+        raise UserError("a comparison needs more: pip install scipy")
+    from minilm.compare import experiment, report
+
+    report.write(experiment.compare(options, pretrain=pretrain, finetune=finetune))
 
 
 @dataclasses.dataclass

@@ -194,7 +194,8 @@ def search(config, what: list[tuple[float, str]], run: Run, train) -> tuple:
 
 
 def conclude_finetuning(run: Run, config, spent: dict, task, rows: dict[str, dict]) -> None:
-    """Print what each classifier does on the test texts, and write result.json."""
+    """Print what each classifier does on the test texts, and write result.json: of labels also
+    which texts were right, 1 or 0."""
     first = next(iter(rows.values()))
     used, _, summary = loop.summary(run)
     print(f"{summary}\n{task.part} part, of the first row in detail:")
@@ -207,19 +208,18 @@ def conclude_finetuning(run: Run, config, spent: dict, task, rows: dict[str, dic
         cells = [f"{form.format(row[key]):>{len(head)}}" for key, head, form in task.columns]
         print(f"{name:{width}}", *cells, sep="  ")
         numbers[name] = {key: value for key, value in row.items() if isinstance(value, int | float)}
+    right = {name: row["right"].tolist() for name, row in rows.items() if "right" in row}
     run.finish(dict(
         part=task.part, texts=len(task.examples[task.part]), rows=numbers, step=used.step,
-        learning_rate=config.learning_rate, optimizer=config.optimizer, **spent,
+        learning_rate=config.learning_rate, optimizer=config.optimizer, **spent, right=right,
     ))  # fmt: skip
     mistakes = f"; with its mistakes: python -m minilm view {run.folder}"
     print(f"page: {write_run_page(run)}" + mistakes * (config.task == "classify"))
     print(f"next: python -m minilm predict {run.folder} {task.example}")
 
 
-def estimate(config) -> None:
-    """Train on random tokens for a few seconds, and print what `config` would take. Raises
-    UserError where it needs more memory than there is."""
-    machine = choose_machine(config.device, config.precision)
+def random_training(config, machine: Machine) -> Pretraining:
+    """What the options train, on random tokens. Raises UserError where it does not fit here."""
     _, config = with_first_weights(config, machine)
     shape = shape_of(config, config.vocab_size, config.max_length)
     require_memory(shape, machine)
@@ -228,6 +228,14 @@ def estimate(config) -> None:
     tokens = np.random.default_rng(0).choice(ordinary, 2**20)
     windows = Windows(tokens.astype(np.uint16), config.max_length, 0)
     model = make_model(shape, config.seed, config.family)
-    training = Pretraining(model, config, windows, tokenizer, machine)
+    return Pretraining(model, config, windows, tokenizer, machine)
+
+
+def estimate(config) -> None:
+    """Train on random tokens for a few seconds, and print what `config` would take. Raises
+    UserError where it needs more memory than there is."""
+    machine = choose_machine(config.device, config.precision)
+    training = random_training(config, machine)
     _, planned = measure(training, config.minutes)
+    config = training.config
     print(f"{config.size}, {config.objective}, {machine.why}\n{planned}", flush=True)

@@ -1,248 +1,269 @@
-"""A comparison from beginning to end. Its folder, besides report.html:
+"""A comparison from beginning to end: it calls the two scripts. Its folder, besides the report:
 
-config.json   what was asked, and the plan: learning rates, steps of each arm
-pretrain/     a run for each arm and seed, as train_pretrain.py makes them
-jobs/         what each job found, per pair and text, for any other analysis
+config.json         what was asked, and the plan: arms, differences, predictions
+labelled/           what fine-tunings learn from and are tested on
+pretrain/, sweep/   a run for each arm and seed, as train_pretrain.py makes them
+finetune/           a run for each of these and each draw of labels: result.json says what was right
+jobs/               what each pretrained model answered
+output.txt          what the scripts printed
 """
 
+import contextlib
+import dataclasses
 import functools
-import itertools
 import json
 import signal
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 from tqdm import tqdm
 
-from minilm import corpora
-from minilm.cli.options import saved_options
-from minilm.cli.scripts import checksum, fitting_length, open_run, write_down
-from minilm.compare import arms, labels, outcomes
-from minilm.compare.plan import BAG, Arm, CompareOptions, arm
-from minilm.config import SIZES, ModelConfig, UserError
-from minilm.corpora.files import normalised
-from minilm.corpora.splits import divide, load
+from minilm.cli import scripts
+from minilm.cli.options import FinetuneConfig, PretrainConfig, saved_options
+from minilm.compare import outcomes, plan
+from minilm.compare.plan import CompareOptions
+from minilm.config import UserError
+from minilm.corpora.splits import load
 from minilm.corpora.tokens import prepare
-from minilm.io.durable import write_file
-from minilm.runs.device import Machine
+from minilm.io.durable import damage, read_bounded, write_file
+from minilm.runs import checkpoint
 from minilm.runs.loop import Stopped
-from minilm.runs.run import Run, newest_run
+from minilm.runs.pretraining import measured, one_of_each_kind
+from minilm.runs.run import Run, make_model, newest_run
 
-RATES = Path(__file__).with_name("rates.json")  # both scripts' defaults; --sweep finds others
-FACTORS = (0.5, 1.0, 2.0, 4.0)  # of the size's learning rate, tried by --sweep
-FINETUNING = (0.0015, 0.003, 0.006, 0.012, 0.024)  # learning rates tried by --sweep
-SWEEP_SEEDS = (1_000_001, 1_000_002)  # that no comparison uses
-CURVE = (100, 1000)  # numbers of labels for the frozen features, besides --labels
-BAR = "{desc} |{bar}| {n:.1f} of {total} jobs, {elapsed}"
+A_FINETUNING = 3600  # texts that one with few labels reads, about
+BAR = "{desc} |{bar}| {percentage:.0f} %, {remaining} left"  # by what went before
 
 
 class Experiment:
-    """The jobs of a comparison: each leaves a small JSON file, which a second call reads instead of
-    doing the job again. One without a machine only reads."""
+    """The jobs of a comparison. What is finished is not made again, what was interrupted goes on.
+    calls: the scripts by name, pretrain and finetune; without them only what is there is read."""
 
-    def __init__(self, options: CompareOptions, folder: Path, machine: Machine | None = None):
-        self.options, self.folder, self.machine = options, folder, machine
-        self.bar, self.arms = tqdm(disable=True), [arm(name) for name in options.arms]
+    def __init__(self, options: CompareOptions, folder: Path, facts: dict, calls=None):
+        self.options, self.folder, self.plan, self.calls = options, folder, facts, calls
+        self.arms, self.device = facts["arms"], "cpu"
+        self.expected, self.bar = {}, tqdm(disable=True)  # seconds, by folder
         self.seeds = range(options.seed, options.seed + options.seeds)
-        self.plan = Run(folder).config["plan"] if (folder / "config.json").exists() else {}
+        self.trained = [name for name, flags in self.arms.items() if flags is not None]
+        self.draws = [*map(str, range(options.finetunings)), *["tags"] * facts["tags"]]
 
-    def prepare(self, run: Run) -> None:
-        """Texts, labels, learning rates and budgets; written down, or held against what was."""
-        options, size, machine = self.options, SIZES[self.options.size], self.machine
-        source = pretraining_data(options.data, self.folder), size["vocab_size"]
-        self.text = text = prepare(*source, run.tokenizer if options.resume else None)
-        tokenizer, length = text.tokenizer, fitting_length(size["max_length"], text)
-        width = (size[name] for name in ("d_model", "n_layers", "n_heads", "d_ff"))
-        self.shape = ModelConfig(tokenizer.vocab_size, length, *width)
-        most = min(options.max_length or length, length)
-        self.task = labels.FewLabels(options.data, tokenizer, most, options.rows, machine)
-        train, test = self.task.examples["train"], self.task.data["test"]
-        fits = range(len(self.task.classes) + 1, len(train) + 1)
-        self.sizes = [options.labels, *(n for n in CURVE if n in fits and n != options.labels)]
-        self.grammar = outcomes.read_blimp(options.blimp, tokenizer, length)
-        self.swaps = outcomes.make_swaps(text.valid, options.pairs, tokenizer.special)
+    def folder_of(self, kind: str, name: str, *number) -> Path:
+        """The run of an arm: pretrain, seed; finetune, seed, draw; sweep, times its rate."""
+        if kind == "pretrain" and name not in self.trained:  # the one that has its shape
+            name = self.trained[0]
+        return self.folder / kind / "-".join(map(str, (name, *number)))
+
+    def begin(self, machine) -> None:
+        """Say how long it will take, and show it: what a step of each arm takes is measured."""
+        found, times, a_token, self.device = {}, {}, 0.0, machine.device
         (self.folder / "jobs").mkdir(exist_ok=True)
-        if not options.resume:
-            steps, batch_size = options.pace()
-            found = self.sweep(steps) if options.sweep else json.loads(RATES.read_text())["chosen"]
-            lengths = [len(row.tokens) for row in test]
-            self.plan = dict(
-                rates=found, steps=arms.budgets(self, self.arms, steps, options.budget),
-                batch_size=batch_size, machine=machine.why, train_tokens=len(text.train),
-                valid_tokens=len(text.valid), unigram=text.unigram_entropy,
-                classes=self.task.classes, rows=len(test), pairs=len(self.swaps.windows),
-                mean_length=float(np.mean(lengths)), longest=most,
-                row=next((i for i, n in enumerate(lengths) if 14 < n < 30), 0),
-                share_cut=float(np.mean([row.cut for row in test])),
-                grammar=[name for name, *_ in self.grammar], model=asdict(self.shape),
-                command=" ".join(sys.argv[1:]),
-            )  # fmt: skip
-        facts = dict(kind="compare", family="ours", plan=self.plan)
-        read = checksum(text.train), checksum(train)
-        write_down(run, options, self.shape, tokenizer, machine, read, **facts)
+        for name in self.trained:
+            training = scripts.random_training(self.config(name), machine)
+            rounds = one_of_each_kind(training.batch, training.plan.steps // 2)
+            _, seconds, tokens, _ = measured(training, rounds, seconds=0.5)
+            times[name] = 1.1 * seconds * training.plan.steps  # evaluations, too
+            a_token = max(a_token, seconds / tokens)
+            for factor in plan.SWEEP * self.options.sweep:
+                found[self.folder_of("sweep", name, factor)] = times[name]
+        texts = A_FINETUNING + self.plan["rows"] / 3  # a test is a third of the work
+        a_finetuning = 2 + a_token * texts * self.plan["length"]
+        for name in self.arms:
+            for seed in self.seeds:
+                drawn = (self.folder_of("finetune", name, seed, draw) for draw in self.draws)
+                found |= dict.fromkeys(drawn, a_finetuning)
+                if name in times:
+                    found[self.folder_of("pretrain", name, seed)] = times[name]
+        self.expected = {at: s for at, s in found.items() if not (at / "result.json").exists()}
+        total = sum(self.expected.values())
+        print(f"{self.folder}: {len(self.expected)} jobs, about {total / 60:.0f} minutes; "
+              f"a pretraining: {', '.join(f'{name} {s:.0f} s' for name, s in times.items())}; "
+              f"a fine-tuning: {a_finetuning:.0f} s", flush=True)  # fmt: skip
+        self.bar = tqdm(total=total, bar_format=BAR, smoothing=0, disable=None, leave=False)
 
-    def begin(self, jobs: int) -> None:
-        """Show a bar for so many jobs."""
-        self.bar.close()
-        self.bar = tqdm(total=jobs, bar_format=BAR, disable=None, leave=False)
-
-    def job(self, of: str, seed: int, what: str, do):
-        """What do(advance) finds, or found before. advance(share): so much of it is done."""
-        path = self.folder / "jobs" / f"{what}-{of}-{seed}.json".replace(" ", "-")
-        words, began, before = f"{of}, seed {seed}: {what}", time.perf_counter(), self.bar.n
-        advance = lambda share: self.bar.update(before + share - self.bar.n)
-        if not path.exists():
-            if not self.machine:
-                raise UserError(f"{path} is missing: the comparison is not finished: --resume it")
-            self.bar.set_description_str(words)
-            write_file(path, json.dumps(do(advance)).encode())
-            if self.bar.disable:  # no terminal: a line a job
-                print(f"{words}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    @contextlib.contextmanager
+    def during(self, folder: Path, words: str):
+        """Within this context a job is done, whose output goes into a file. Gives the function that
+        moves the bar to a share of it."""
+        began, done, expected = time.perf_counter(), self.bar.n, self.expected.get(folder, 0.0)
+        advance = lambda share: self.bar.update(done + share * expected - self.bar.n)
+        self.bar.set_description_str(words)
+        with (
+            open(self.folder / "output.txt", "a", encoding="utf-8") as file,
+            contextlib.redirect_stdout(file),
+            contextlib.redirect_stderr(file),
+        ):
+            yield advance
         advance(1.0)
-        return json.loads(path.read_text(encoding="utf-8"))
+        if self.bar.disable and expected:  # no terminal: a line a job
+            print(f"{words}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
 
-    def carry_out(self) -> None:
-        """Every job, one seed after the other, so that what is there can be looked at early."""
-        each_has = 3 + self.options.finetunings + bool(self.grammar)
-        pretrained = sum(each.objective is not None for each in self.arms)
-        self.begin(len(self.seeds) * (1 + pretrained + each_has * len(self.arms)))
-        for seed in self.seeds:
-            self.baseline(seed)
-            for each in self.arms:
-                self.measure(each, seed)
+    def measure(self, name: str, seed: int) -> dict:
+        """All that is found of one pretraining: {"pretraining", "swapped", and by draw of the
+        labels, or "tags": what fine-tuning left}."""
+        found = dict(pretraining=self.pretrain(name, seed), swapped=self.ask(name, seed))
+        return found | {draw: self.finetune(name, seed, draw) for draw in self.draws}
 
-    def measure(self, each: Arm, seed: int) -> dict:
-        """Do what there is to do with one pretraining. Returns what was found."""
-        job, found, plan = functools.partial(self.job, each.name, seed), {}, self.plan
-        folder, draws = self.folder / "pretrain" / f"{each.name}-{seed}", self.draws(seed)
-        model = functools.cache(lambda: arms.pretrained(self, each, seed, folder))
-        if each.objective:
-            how = plan["steps"][each.name], plan["rates"]["pretraining"][each.objective], folder
-            do = lambda advance: arms.pretrain(self, each, seed, *how, advance)
-            found["pretraining"] = job("pretraining", do)
-        do = lambda _: outcomes.swapped(model(), each, self.swaps, self.text.tokenizer.special)
-        found["swapped"] = job("swapped neighbours", do)
-        do = lambda draw: functools.partial(self.finetune, model, each, draw)
-        found["labels"] = [job(f"fine-tuning {i}", do(draw)) for i, draw in enumerate(draws, 1)]
-        do = lambda _: self.task.frozen(model(), self.sizes, draws[0])
-        found["frozen"] = job("frozen features", do)
-        found["inside"] = job("samples and attention", lambda _: self.inside(model(), each, seed))
-        if plan["grammar"]:
-            do = lambda _: outcomes.minimal_pairs(model(), each, self.grammar, self.text.tokenizer)
-            found["grammar"] = job("minimal pairs", do)
+    def kept(self, path: Path, words: str, make, **shape) -> dict:
+        """What a job left in a file of JSON, whose values are of these types. make(advance): do the
+        job, where it is not there, or damaged. Raises UserError where that cannot be done."""
+        try:
+            return read(path, **shape)
+        except UserError as error:
+            if not self.calls:
+                raise UserError(f"{error}: go on with --resume, which makes it anew") from None
+        with self.during(path.parent, words) as advance:
+            make(advance)
+        return read(path, **shape)
+
+    def run(self, which: str, folder: Path, config, **shape) -> dict:
+        """The result.json of a run of a script; config(run=, resume=): its options."""
+        there = (folder / "config.json").exists()
+        make = lambda advance: self.calls[which](config(run=str(folder), resume=there), advance)
+        return self.kept(folder / "result.json", f"{which} {folder.name}", make, **shape)
+
+    def config(self, name: str, **more):
+        """How an arm is pretrained."""
+        return plan.config_of(self.arms, name, self.options, **more)
+
+    def rates(self, name: str) -> dict[float, float]:
+        """{learning rate: validation loss at the end} of an arm's sweep."""
+        own, found = self.config(name).with_defaults().learning_rate, {}
+        for factor in plan.SWEEP:
+            rate, folder = float(f"{own * factor:.3g}"), self.folder_of("sweep", name, factor)
+            how = dict(seed=plan.SWEEP_SEED, learning_rate=rate)
+            config = functools.partial(self.config, name, **how)
+            losses = self.run("pretrain", folder, config, losses=dict)["losses"]
+            found[rate] = float(np.mean([v for k, v in losses.items() if k.endswith("_loss")]))
         return found
 
-    def draws(self, seed: int) -> list[int]:
-        """The seeds of the label samples of a pretraining: the same for every arm."""
-        return [1000 * seed + i for i in range(self.options.finetunings)]
+    def pretrain(self, name: str, seed: int) -> dict | None:
+        """The result.json of a pretraining, its flags, its learning curve; of scratch nothing."""
+        if name not in self.trained:
+            return None
+        folder, how = self.folder_of("pretrain", name, seed), dict(seed=seed)
+        if self.options.sweep:
+            found = self.rates(name)
+            how["learning_rate"] = min(found, key=found.get)
+        config, run = functools.partial(self.config, name, **how), Run(folder)
+        shape = dict(tokens=int, targets=int, seconds=float, flops_per_second=float)
+        result = self.run("pretrain", folder, config, **shape)
+        facts, curve = run.of_kind("pretrain"), [x for x in run.metrics() if "score" in x]
+        known = {key: facts.get(key) for key in ("flags", "train_tokens", "unigram_entropy")}
+        return result | known | {"curve": curve}
 
-    def baseline(self, seed: int) -> dict:
-        """The same of the bag of tokens, whose only features are the tokens. Which of two
-        neighbours comes first it can only guess: both windows have the same tokens."""
+    def ask(self, name: str, seed: int) -> dict:
+        """What a model answers: {attention: 1 for each pair whose right order is likelier}."""
+        run, trained = Run(self.folder_of("pretrain", name, seed)), name in self.trained
+        path = self.folder / "jobs" / f"{name}-{seed}.json"
 
-        def do(_) -> dict:
-            draws, bag = self.draws(seed), self.task.bag_of_tokens
-            found = [bag(self.sizes[0], draw) for draw in draws]
-            others = {n: bag(n, draws[0])["right"] for n in self.sizes[1:]}
-            return {"labels": found, "swapped": {"guessed": [0.5] * len(self.swaps.windows)},
-                    "frozen": {"layers": [found[0]["right"]], "sizes": others}}  # fmt: skip
+        def make(_) -> None:
+            config, tokenizer = saved_options(PretrainConfig, run.config["flags"]), run.tokenizer
+            reads = plan.READS[config.objective] if trained else ["causal"]
+            new = lambda: make_model(run.model_config(), seed, config.family)
+            model = (run.transformer() if trained else new()).to(self.device)
+            text = text_of(config, tokenizer if config.init else None)
+            swaps = outcomes.make_swaps(text.valid, self.options.pairs, tokenizer.special)
+            found = outcomes.swapped(model, reads, config.shift, swaps, tokenizer.special)
+            write_file(path, json.dumps({"swapped": found}).encode())
 
-        return self.job(BAG, seed, "labels", do)
+        return self.kept(path, f"questions to {path.stem}", make, swapped=dict)["swapped"]
 
-    def finetune(self, model, each: Arm, draw: int, advance) -> dict:
-        """`FewLabels.results` of a fine-tuning; of the first also what deleting tokens does."""
-        rate, task = self.plan["rates"]["finetuning"][each.objective or "scratch"], self.task
-        classifier = task.finetune(model(), self.options.labels, draw, rate, advance)
-        found = task.results(task.solve(classifier, task.data["test"], None))
-        if draw == self.draws(self.seeds[0])[0]:
-            found["deletion"] = task.deletion(classifier, self.plan["row"])
-        if set(task.classes) == labels.SENTIMENT:
-            found["her_minus_his"] = task.her_minus_his(classifier)
+    def finetune(self, name: str, seed: int, draw: str) -> dict:
+        """The result.json of a fine-tuning on few labels; draw "tags": of tags for words."""
+        folder, tags = self.folder_of("finetune", name, seed, draw), draw == "tags"
+        bag = name == self.trained[0] and not tags
+        labelled = self.folder / "labelled" / ("tag" if tags else "classify")
+        files = {file.stem: str(file) for file in labelled.glob("*.jsonl")}
+        same = {key: getattr(self.options, key)
+                for key in ("labels", "max_length", "device", "precision", "compile")}  # fmt: skip
+        config = functools.partial(
+            FinetuneConfig, **files, **same, task=labelled.name,
+            pretrained=str(self.folder_of("pretrain", name, seed)),
+            from_scratch=name not in self.trained, baselines="bag" if bag else "none",
+            seed=1000 * seed + (0 if tags else int(draw)),
+        )  # fmt: skip
+        found = self.run("finetune", folder, config, right=dict, rows=dict)
+        if self.calls:  # its weights have done their work
+            checkpoint.delete_after(folder, -1)
         return found
 
-    def inside(self, model, each: Arm, seed: int) -> dict:
-        """How far attention reaches; of the first seed also what it writes and fills in."""
-        reach = functools.partial(outcomes.attention_distance, model, self.text.valid)
-        found = {"distance": {how: reach(how == "causal") for how in each.reads}}
-        if seed == self.seeds[0]:
-            tokens = self.task.data["test"][self.plan["row"]].tokens[1:-1].astype(np.int64)
-            found |= outcomes.samples(model, each, tokens, self.text.tokenizer)
-        return found
 
-    def sweep(self, steps: int) -> dict:
-        """Learning rates for this data and size, in rates.json: the lowest validation loss after
-        whole pretrainings, the fewest validation texts wrong after fine-tunings of the best."""
-        base = SIZES[self.options.size]["learning_rate"]
-        names = dict.fromkeys(each.objective or "scratch" for each in self.arms)
-        tables, chosen = ({"pretraining": {}, "finetuning": {}} for _ in range(2))
-        run = lambda name, rate, seed: self.folder / "sweep" / f"{name}-{rate}-{seed}"
-
-        def loss(name: str, rate: float, seed: int, advance) -> float:
-            how = arm(name), seed, steps, rate, run(name, rate, seed), advance
-            return arms.pretrain(self, *how)["curve"][-1]["score"]
-
-        def error(name: str, rate: float, seed: int, advance) -> float:
-            best = run(name, chosen["pretraining"].get(name), seed)
-            model, task = arms.pretrained(self, arm(name), seed, best), self.task
-            classifier = task.finetune(model, self.options.labels, seed, rate, advance)
-            found = task.results(task.solve(classifier, task.data["valid"], None), "valid")
-            return found["right"].count(False) / len(found["right"])
-
-        rates = [round(base * factor, 6) for factor in FACTORS]
-        kinds = {"pretraining": (rates, loss), "finetuning": (FINETUNING, error)}
-        self.begin(len(names) * (len(FACTORS) + len(FINETUNING)) * len(SWEEP_SEEDS))
-        for name, (kind, (rates, score)) in itertools.product(names, kinds.items()):
-            if (name, kind) == ("scratch", "pretraining"):
-                continue
-            table = tables[kind][name] = {rate: [] for rate in rates}
-            for rate, seed in itertools.product(rates, SWEEP_SEEDS):
-                do = functools.partial(score, name, rate, seed)
-                table[rate].append(self.job(f"{name} {rate}", seed, f"sweep {kind}", do))
-            chosen[kind][name] = min(rates, key=lambda rate, table=table: np.mean(table[rate]))
-        found = dict(command="python -m minilm " + " ".join(sys.argv[1:]), chosen=chosen, **tables)
-        write_file(self.folder / "rates.json", json.dumps(found, indent=1).encode())
-        return chosen
-
-
-def compare(options: CompareOptions) -> Experiment:
-    """Do a comparison, or what is left of it; with --report only find it."""
+def compare(options: CompareOptions, **calls) -> Experiment:
+    """Do a comparison, or what is left of it, by calls of the scripts (pretrain, finetune); with
+    --report only find it."""
     if options.report:
         run = Run(options.run or newest_run("compare"))
-        flags = run.of_kind("compare")["flags"]
-        return Experiment(saved_options(CompareOptions, flags), run.folder)
-    run, options, machine = open_run(options, "compare")
-    if machine.world > 1:
-        raise UserError("a comparison runs in one process: start it without torchrun")
-    experiment = Experiment(options, run.folder, machine)
-    try:
-        experiment.prepare(run)
-        print(f"comparison: {run.folder}, {', '.join(options.arms)}; {machine.why}", flush=True)
-        experiment.carry_out()
-    except (Stopped, KeyboardInterrupt) as stopped:  # what goes on is all of it, not one run
-        done = len(list(run.folder.glob("jobs/*.json")))
-        stop = Stopped(getattr(stopped, "number", signal.SIGINT), done, run.folder)
-        if not (run.folder / "config.json").exists():  # nothing but a sweep's jobs is there yet
-            stop.args = (f"stopped: {done} jobs are saved, go on with the same command",)
-        raise stop from None
-    finally:
-        experiment.bar.close()
-        run.release()
+        facts = run.of_kind("compare")
+        with damage(f"{run.folder / 'config.json'} is damaged: use another run"):
+            options = saved_options(CompareOptions, facts["flags"])
+            return Experiment(options, run.folder, facts["plan"])
+    arms = plan.arms_of(options)
+    run, options, machine = scripts.open_run(options, "compare")
+    with run, contextlib.ExitStack() as at_the_end:
+        if machine.world > 1:
+            raise UserError("a comparison runs in one process: start it without torchrun")
+        precision = "float32" if machine.dtype.itemsize == 4 else "bfloat16"
+        options = dataclasses.replace(options, precision=precision)
+        if options.resume:
+            facts = run.of_kind("compare")["plan"]
+        else:
+            facts = dict(labelled(options, run.folder), arms=arms, machine=machine.why,
+                         command=" ".join(sys.argv[1:]),
+                         questions=plan.questions(list(arms), options))  # fmt: skip
+        experiment = Experiment(options, run.folder, facts, calls)
+        init, config = scripts.with_first_weights(experiment.config(experiment.trained[0]), machine)
+        text = text_of(config, init and init.tokenizer)
+        shape = scripts.shape_of(config, text.tokenizer.vocab_size, config.max_length)
+        what = dict(kind="compare", family=config.family, plan=facts)
+        scripts.write_down(run, options, shape, text.tokenizer, machine, text.train, **what)
+        try:
+            experiment.begin(machine)
+            at_the_end.callback(experiment.bar.close)
+            for seed in experiment.seeds:  # one after the other: to be looked at early
+                for name in sorted(
+                    experiment.arms, key=lambda name: name not in experiment.trained
+                ):
+                    experiment.measure(name, seed)
+        except (Stopped, KeyboardInterrupt) as stopped:  # what goes on is all of it, not one run
+            stop = Stopped(getattr(stopped, "number", signal.SIGINT), 0, run.folder)
+            stop.args = (f"stopped: go on with --run {run.folder} --resume",)
+            raise stop from None
     return experiment
 
 
-def pretraining_data(name: str, folder: Path) -> list[str]:
-    """What to pretrain on: a corpus without the texts that its labels are validated or tested on.
-    (python-docs leaves them out by itself.)"""
-    if name.startswith("python-docs"):
-        return ["python-docs"]
-    path = folder / "texts.jsonl"
-    parts = divide(load(SimpleNamespace(task="classify", data=name, train=None)))
-    held_out = {normalised(e.text) for part in ("valid", "test") for e in parts.get(part, ())}
-    if not path.exists():
-        kept = (text for text in corpora.documents([name]) if normalised(text) not in held_out)
-        write_file(path, "\n".join(json.dumps({"text": text}) for text in kept).encode())
-    return [str(path)]
+def labelled(options: CompareOptions, folder: Path) -> dict:
+    """Write the labelled parts into the folder. Returns what the plan says of them. Raises
+    UserError where the corpus has no labels, or nothing to test on."""
+    facts = dict(tags=options.data == "python-docs")
+    for task, data in dict(tag="python-docs-tags", classify=options.data).items():
+        if task == "tag" and not facts["tags"]:
+            continue
+        parts = load(FinetuneConfig(task=task, data=data))
+        if "test" not in parts:
+            raise UserError(f"--data {data} has no texts to test on: choose another corpus")
+        parts["test"] = parts["test"][: options.rows]
+        for part, examples in parts.items():
+            (place := folder / "labelled" / task).mkdir(parents=True, exist_ok=True)
+            lines = "\n".join(json.dumps(example._asdict()) for example in examples)
+            write_file(place / f"{part}.jsonl", lines.encode())
+    texts, most = parts["test"], options.max_length or 1e9
+    length = min(float(np.mean([len(example.text) / 4 for example in texts])), most)  # in tokens
+    classes = len({example.label for example in parts["train"]})
+    return facts | dict(rows=len(texts), classes=classes, length=length)
+
+
+def text_of(config, tokenizer=None):
+    """The text that options pretrain on, as tokens, of the tokenizer or one that is learnt."""
+    columns = config.text_column, config.encoding, config.document_separator
+    return prepare(config.data, config.vocab_size, tokenizer, *columns)
+
+
+def read(path: Path, **shape: type) -> dict:
+    """A file of JSON. Raises UserError where its values are not of these types, or not there."""
+    with damage(f"{path} is damaged"):
+        found = dict(json.loads(read_bounded(path)))
+        if wrong := [name for name, kind in shape.items() if not isinstance(found.get(name), kind)]:
+            raise ValueError(f"{wrong[0]} is missing, or no {shape[wrong[0]].__name__}")
+    return found

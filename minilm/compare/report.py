@@ -1,21 +1,26 @@
-"""What came out, for people: `report.html`, drawn from the results of the jobs and nothing else.
+"""What came out, for people: `report.html`, drawn from what the jobs left and nothing else; and for
+programs: `findings.json`, and `outcomes.csv`, a line for each seed and text.
 
 What is computed stands here, what is said about it in `template.html`.
 """
 
+import csv
+import io
+import json
 from pathlib import Path
 
 import numpy as np
 
 from minilm import __version__
-from minilm.compare.labels import SENTIMENT
-from minilm.compare.plan import BAG, BUDGETS, LEVEL, declared
-from minilm.compare.statistics import Verdict, estimates, over_seeds, verdicts
+from minilm.compare.plan import BAG, LEVEL, SCRATCH, Question
+from minilm.compare.statistics import Estimate, estimates, verdicts
 from minilm.io.durable import write_file
 from minilm.view import charts
 from minilm.view.pages import text_of
 
-COLOURS = {"causal": 0, "masked": 1, "hybrid": 2, "scratch": 3, BAG: 7}
+COLOURS = {"causal": 0, "masked": 1, "hybrid": 2, SCRATCH: 3, BAG: 7}
+SPENT = {"tokens": "tokens read", "passes": "times the text was read", "targets": "targets",
+         "flops": "FLOPs", "seconds": "seconds"}  # fmt: skip
 
 
 def write(experiment) -> None:
@@ -23,113 +28,134 @@ def write(experiment) -> None:
     from jinja2 import Environment, FileSystemLoader
     from markupsafe import Markup
 
-    files, path = FileSystemLoader(Path(__file__).parent), experiment.folder / "report.html"
+    found = Findings(experiment)
+    files, folder = FileSystemLoader(Path(__file__).parent), experiment.folder
     escaping = Environment(autoescape=True, loader=files, trim_blocks=True, lstrip_blocks=True)
-    page = escaping.get_template("template.html").render(Findings(experiment).context())
-    write_file(path, page.encode("utf-8", "replace"))
+    page = escaping.get_template("template.html").render(found.context())
+    write_file(folder / "report.html", page.encode("utf-8", "replace"))
+    write_file(folder / "findings.json", json.dumps(found.summary(), indent=1).encode())
+    write_file(folder / "outcomes.csv", found.rows().encode())
     answer = page.partition("</h1>")[2].partition("<h2>")[0].strip().split("</p>")
-    print("\n".join(Markup(line).striptags() for line in answer) + f"the report: {path}")
+    print("\n".join(Markup(line).striptags() for line in answer))
+    print(f"the report: {folder / 'report.html'}; each seed and text: {folder / 'outcomes.csv'}")
 
 
 class Findings:
     """The tables of a comparison, the verdicts, and what is drawn of them."""
 
     def __init__(self, experiment):
-        self.options, self.plan, self.seeds = experiment.options, experiment.plan, experiment.seeds
-        self.arms = {each.name: each for each in experiment.arms}
-        self.trained = [name for name, each in self.arms.items() if each.objective]
-        others = (name for name in self.arms if name not in COLOURS)
-        self.colour = COLOURS | {name: 4 + i % 3 for i, name in enumerate(others)}
-        self.of = {name: [experiment.measure(each, seed) for seed in self.seeds]
-                   for name, each in self.arms.items()}  # fmt: skip
-        self.all = self.of | {BAG: [experiment.baseline(seed) for seed in self.seeds]}
-        first_way = lambda one: next(iter(one["swapped"].values()))
-        self.tables = {"swapped": table(self.all, first_way),  # {arm: (S, N)}
-                       "labels": over_runs(self.all, lambda run: run["right"])}  # fmt: skip
-        self.tables["swapped"][BAG] = self.tables["swapped"][BAG][:1]  # its guesses have no seeds
-        self.verdicts = verdicts(self.tables, declared(self.options.arms), LEVEL)
+        self.experiment, self.options, self.plan = experiment, experiment.options, experiment.plan
+        self.arms, self.trained, self.seeds = experiment.arms, experiment.trained, experiment.seeds
+        others = [name for name in self.arms if name not in COLOURS]
+        self.colour = {name: COLOURS.get(name.split("-")[0], 4 + i % 3)
+                       for i, name in enumerate(others)} | COLOURS  # fmt: skip
+        self.of = {name: [experiment.measure(name, seed) for seed in self.seeds]
+                   for name in self.arms}  # fmt: skip
+        drawn = [draw for draw in experiment.draws if draw != "tags"]
+        right = lambda one, row="these weights": np.mean(
+            [one[draw]["right"][row] for draw in drawn], axis=0
+        )
+        swapped = lambda one: next(iter(one["swapped"].values()))
+        pairs = min(len(swapped(one)) for ones in self.of.values() for one in ones)
+        bag = [right(one, "a bag of tokens") for one in self.of[self.trained[0]]]
+        self.tables = {  # {outcome: {arm: (S, N)}}; the bag's guesses at pairs have no seeds
+            "swapped": self.each(lambda one: swapped(one)[:pairs])
+            | {BAG: np.full((1, pairs), 0.5)},
+            "labels": self.each(right) | {BAG: np.array(bag)},
+        }
+        questions = [Question(*question) for question in self.plan["questions"]]
+        self.verdicts = verdicts(self.tables, {q.name: q.weights for q in questions}, LEVEL)
         self.levels = {outcome: estimates(found) for outcome, found in self.tables.items()}
+        self.predictions = [(q.predicted[v.outcome], v) for v in self.verdicts for q in questions
+                            if q.name == v.name and v.outcome in q.predicted]  # fmt: skip
+        self.tags = {}
+        if self.plan["tags"]:
+            f1 = self.each(lambda one: one["tags"]["rows"]["these weights"]["f1"])
+            self.tags = {name: Estimate(float(a.mean()), (float(a.min()), float(a.max())))
+                         for name, a in f1.items()}  # fmt: skip
+        self.spent = {name: [spent(one["pretraining"]) for one in self.of[name]]
+                      for name in self.trained}  # fmt: skip
+        flags = lambda name: self.of[name][0]["pretraining"]["flags"]
+        tried = lambda name: experiment.rates(name) if self.options.sweep else {}
+        self.rates = {name: (flags(name)["learning_rate"], tried(name)) for name in self.trained}
 
-    def dots(self, title: str, note: str, found: dict, mark: float, unit: str = " %") -> str:
-        """`charts.intervals` in per cent, of shares or (marked at 0) differences, on a scale of
-        round numbers that holds all. found: {name: Estimate or Verdict}; a name may go on after a
-        comma."""
-        rows, ends, least = [], [mark], -100 if mark == 0 else 0
+    def each(self, value) -> dict[str, np.ndarray]:
+        """{arm: (S, ...)} of what value(one) takes from one pretraining."""
+        return {name: np.array([value(one) for one in ones]) for name, ones in self.of.items()}
+
+    def summary(self) -> dict:
+        """All figures, as JSON."""
+        by_name = lambda of: {name: e._asdict() for name, e in of.items()}
+        return dict(
+            version=__version__, plan=self.plan, options=vars(self.options),
+            tags=by_name(self.tags),
+            levels={outcome: by_name(found) for outcome, found in self.levels.items()},
+            verdicts=[v._asdict() | {"estimate": v.estimate._asdict(), "words": str(v)}
+                      for v in self.verdicts],
+            predictions=[dict(name=v.name, outcome=v.outcome, why=why, came_true=came_true(v))
+                         for why, v in self.predictions],
+            spent=self.spent, rates={name: [rate, [*map(list, tried.items())]]
+                                     for name, (rate, tried) in self.rates.items()},
+        )  # fmt: skip
+
+    def rows(self) -> str:
+        """All outcomes as CSV: right is a mean over fine-tunings; a tie of a pair is 0.5."""
+        writer = csv.writer(file := io.StringIO(), lineterminator="\n")
+        writer.writerow(("outcome", "arm", "seed", "text", "right"))
+        for outcome, of in self.tables.items():
+            for arm, found in of.items():
+                for seed, values in zip(self.seeds, found, strict=False):
+                    writer.writerows((outcome, arm, seed, i, v) for i, v in enumerate(values))
+        return file.getvalue()
+
+    def dots(self, title: str, note: str, found: dict, mark: float | None, said=None) -> str:
+        """`charts.intervals` in per cent of shares or (marked at 0) differences {name: Estimate},
+        on a scale of round numbers that holds all; said: {name: what stands beside it}."""
+        rows, ends, least = [], [100 * (mark or 0.0)], -100 if mark == 0 else 0
         for name, e in found.items():
-            words, e = (str(e), e.estimate) if isinstance(e, Verdict) else ("", e)
             interval = e.interval and np.clip(100 * np.array(e.interval), least, 100).tolist()
             colour = self.colour.get(name.split(",")[0], 7)
+            words = (said or {}).get(name, "")
             rows.append(charts.Row(name, 100 * e.mean, interval, colour, words))
             ends += interval or [100 * e.mean]
         low, high = 10 * float(np.floor(min(ends) / 10)), 10 * float(np.ceil(max(ends) / 10))
+        unit, mark = " %" * (mark != 0), mark and 100 * mark
         return charts.intervals(title, note, rows, low, max(high, low + 10), mark, unit)
 
-    def lines(self, points, scale: float = 1.0, of: dict | None = None) -> list:
-        """Lines of `charts.curves` for the arms that have points, [(x, y)] of one pretraining: the
-        means over the seeds. scale 100: per cent."""
+    def curve(self, loss: str) -> list:
+        """A line for each arm that has this loss: the means over the seeds, by tokens."""
         lines = []
-        for name, ones in (of or self.of).items():
-            at = []
-            for pairs in zip(*map(points, ones), strict=True):  # a place on x, for each seed
-                x, e = np.mean([x for x, _ in pairs]), over_seeds([y for _, y in pairs])
-                ends = [scale * b for b in e.interval or ()]
-                at.append((x, scale * e.mean, *ends))
-            if at:
-                lines.append(charts.Line(name, at, self.colour.get(name, 7)))
+        for name in self.trained:
+            points = [one["pretraining"]["curve"] for one in self.of[name]]
+            if loss in points[0][0]:
+                mean = lambda key, at: float(np.mean([point[key] for point in at]))
+                at = [(mean("tokens", p), mean(loss, p)) for p in zip(*points, strict=True)]
+                lines.append(charts.Line(name, at, self.colour[name]))
         return lines
-
-    def removed(self, name: str) -> str:
-        """The tokens of a text, shaded by what deleting them does."""
-        found = self.of[name][0]["labels"][0]["deletion"]
-        most = max(map(abs, found["falls"]), default=0) or 1.0
-        pairs = zip(found["tokens"], found["falls"], strict=True)
-        return charts.tokens([(t, fall / most, f"{fall:+.3f}") for t, fall in pairs])
 
     def context(self) -> dict:
         """All that the template shows."""
-        n, budget = self.options.labels, self.options.budget
-        first = {name: ones[0] for name, ones in self.of.items()}
-        differences: dict = {outcome: {} for outcome in self.tables}
-        for v in self.verdicts:
-            differences[v.outcome][f"{v.a}, less {v.b}"] = v
-        ways = {f"{name}, read as {way}": np.array([one["swapped"][way] for one in ones])
-                for name, ones in self.of.items() for way in self.arms[name].reads}  # fmt: skip
-        sure = over_runs(self.all, lambda run: np.subtract(run["confidence"], run["right"]))
-        fairness, grammar, kinds = {}, {}, np.array(self.plan["grammar"])
-        if set(self.plan["classes"]) == SENTIMENT:
-            fairness = over_runs(self.of, lambda run: run["her_minus_his"])
-        for kind in dict.fromkeys(self.plan["grammar"]):
-            right = table(self.of, lambda one, k=kind: np.array(one["grammar"])[kinds == k])
-            grammar[kind] = estimates(right)
-
-        def by_labels(one: dict) -> list[tuple[int, float]]:
-            """The share right by the last layer's features, for each number of labels."""
-            right = {n: one["frozen"]["layers"][-1], **one["frozen"]["sizes"]}
-            return sorted((int(n), np.mean(values)) for n, values in right.items())
-
-        curve = lambda one: one["pretraining"]["curve"] if "pretraining" in one else []
-        along = lambda value: lambda one: [(p[budget], p[value]) for p in curve(one) if value in p]
-        by_layer = lambda one: enumerate(map(np.mean, one["frozen"]["layers"]))
-        far = lambda way: lambda one: enumerate(one["inside"]["distance"].get(way, ())[:-1], 1)
+        both, first = ("swapped", "labels"), {n: self.of[n][0]["pretraining"] for n in self.trained}
+        of = lambda outcome: [v for v in self.verdicts if v.outcome == outcome]
         return vars(self) | dict(
-            bag=BAG, level=LEVEL, first=first, differences=differences, ways=estimates(ways),
-            sure=estimates(sure), fairness=estimates(fairness), grammar=grammar, dots=self.dots,
-            curves=charts.curves, removed=self.removed, number=charts.number,
-            learning=self.lines(along("swapped"), 100), by_layer=self.lines(by_layer, 100),
-            by_labels=self.lines(by_labels, 100, self.all),
-            distance={way: self.lines(far(way)) for way in ("causal", "masked")},
-            losses={way: self.lines(along(f"{way}_loss")) for way in ("causal", "masked")},
-            spent={name: {key: over_seeds([one["pretraining"][key] for one in self.of[name]])
-                          for key in BUDGETS} for name in self.trained},
-            style=text_of("style.css"), version=__version__,
+            bag=BAG, level=LEVEL, first=first, version=__version__, style=text_of("style.css"),
+            differences={o: {v.name: v.estimate for v in of(o)} for o in both},
+            said={o: {v.name: str(v) for v in of(o)} for o in both}, came_true=came_true,
+            losses={loss: self.curve(f"{loss}_loss") for loss in ("causal", "masked")},
+            dots=self.dots, curves=charts.curves, number=charts.number, currencies=SPENT,
+            unigram=first[self.trained[0]]["unigram_entropy"],
         )  # fmt: skip
 
 
-def table(of: dict, value) -> dict[str, np.ndarray]:
-    """{arm: (S, ...)} of what value(one) takes from one pretraining."""
-    return {name: np.array([value(one) for one in ones]) for name, ones in of.items()}
+def came_true(verdict) -> str:
+    """Of a difference that was predicted to be above 0."""
+    if not verdict.real:
+        return "undecided" if verdict.real is False else "no verdict"
+    return "came true" if verdict.estimate.mean > 0 else "the opposite is true"
 
 
-def over_runs(of: dict, value) -> dict[str, np.ndarray]:
-    """{arm: (S, N)} of a value per text, the mean over the fine-tunings of a pretraining."""
-    return table(of, lambda one: np.mean([value(run) for run in one["labels"]], axis=0))
+def spent(pretraining: dict) -> dict[str, float]:
+    """What one pretraining took."""
+    found = {key: pretraining[key] for key in ("tokens", "targets", "seconds")}
+    flops = pretraining["flops_per_second"] * pretraining["seconds"]
+    return found | {"passes": found["tokens"] / pretraining["train_tokens"], "flops": flops}

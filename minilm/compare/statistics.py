@@ -9,13 +9,15 @@ Other seeds would have given another mean, and so would other rows. With S seeds
 
     error² = (σ²_seed + σ²_noise / N) / S + σ²_row / N  =  (MS_seed + MS_row - MS_noise) / (S N)
 
-where MS are the mean squares of a two-way analysis of variance. A difference of two arms is such a
+where MS are the mean squares of a two-way analysis of variance. A difference of arms is such a
 table too, paired by seed and row. On the safe side of the formula:
 
 - MS_noise is not subtracted, so the rows alone keep an interval from vanishing where seeds agree.
-- Three seeds know their own variance badly, and by chance it comes out far too small. So MS_seed of
-  a difference is never taken for less than MS_noise times the mean of MS_seed / MS_noise over all
-  differences that are asked for; and that mean, from A arms, has (A - 1)(S - 1) degrees of freedom.
+- Three seeds know their own variance badly, and by chance it comes out far too small: above all
+  that of an arm whose seeds vary far more than the others', which they do in every outcome. So
+  MS_seed / MS_noise of a difference is never taken for less than its mean over the outcomes, nor
+  for less than the mean over all differences and outcomes. That mean, from A arms and K outcomes of
+  the same pretrainings, is given (K + 1) / 2 · (A - 1)(S - 1) degrees of freedom.
 - The degrees of freedom of the sum are Satterthwaite's (1946).
 
 `tests/machinery/test_compare_statistics.py` proves by simulation what comes of it.
@@ -38,11 +40,10 @@ class Estimate(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """One declared comparison: arm a minus arm b in an outcome, corrected for all of its family."""
+    """One declared difference of arms in an outcome, corrected for all of its family."""
 
     outcome: str
-    a: str
-    b: str
+    name: str
     estimate: Estimate
     corrected: float | None = None  # p after Holm's correction
     real: bool | None = None  # None: no verdict under three seeds
@@ -54,28 +55,40 @@ class Verdict(NamedTuple):
         return f"real, {p}" if self.real else f"undecided, {p}"
 
 
-def crossed(tables: np.ndarray, arms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The means, half their 95 % intervals, and p (two-sided), (..., M) each, of a family of M
-    tables (..., M, S, N) that compares so many arms with seeds, by Student's t."""
+def crossed(tables: Sequence[np.ndarray], arms: int) -> np.ndarray:
+    """The means, half their 95 % intervals, and p (two-sided), (3, K, ..., M), by Student's t, of
+    the same M differences in K outcomes (..., M, S, N), which compare so many arms with seeds."""
     from scipy.stats import t
 
-    S, N = tables.shape[-2:]
-    mean = tables.mean((-2, -1))
-    seed = N * ((tables.mean(-1) - mean[..., None]) ** 2).sum(-1)
-    row = S * ((tables.mean(-2) - mean[..., None]) ** 2).sum(-1)
-    noise = ((tables - mean[..., None, None]) ** 2).sum((-2, -1)) - seed - row
-    noise = np.maximum(noise, 0) / ((S - 1) * max(N - 1, 1))
+    parts = [_mean_squares(table) for table in tables]  # of each outcome, each (..., M)
+    S = tables[0].shape[-2]
+    own = np.stack([np.where(noise > 1e-9, seed / np.maximum(noise, 1e-9), 0.0)
+                    for _, seed, _, noise in parts])  # (K, ..., M)  # fmt: skip
+    least = np.maximum(own.mean((0, -1)), 1.0)[..., None]  # (..., 1)
+    ratio = np.maximum(own.mean(0), least)  # (..., M)
+    few = (len(tables) + 1) / 2 * max(arms - 1, 1) * (S - 1)
+    found = []
+    for table, (mean, seed, row, noise) in zip(tables, parts, strict=True):
+        N = table.shape[-1]
+        seed = np.maximum(seed, ratio * noise)
+        freedom = (seed + row) ** 2 / (seed**2 / few + row**2 / max(N - 1, 1))
+        error = np.sqrt((seed + row) / (S * N))
+        found.append((mean, t.ppf(0.975, freedom) * error, 2 * t.sf(np.abs(mean) / error, freedom)))
+    return np.stack(found, axis=1)
+
+
+def _mean_squares(table: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The mean, MS_seed, MS_row and MS_noise, (..., M) each, of M differences (..., M, S, N)."""
+    S, N = table.shape[-2:]
+    mean = table.mean((-2, -1))
+    seed = N * ((table.mean(-1) - mean[..., None]) ** 2).sum(-1)
+    row = S * ((table.mean(-2) - mean[..., None]) ** 2).sum(-1)
+    noise = ((table - mean[..., None, None]) ** 2).sum((-2, -1)) - seed - row
     # Rows that all agree still leave room for one in N that differs, by the largest value here.
-    largest = np.abs(tables).max((-3, -2, -1))[..., None]  # (..., 1)
+    largest = np.abs(table).max((-3, -2, -1))[..., None]  # (..., 1)
     least = np.where(largest > 0, largest, 1.0) ** 2 / N
-    seed, row = seed / (S - 1), np.maximum(row / max(N - 1, 1), least)
-    ratios = np.where(noise > 1e-9, seed / np.maximum(noise, 1e-9), 0.0)
-    ratio = ratios.sum(-1) / np.maximum((noise > 1e-9).sum(-1), 1)  # (...)
-    seed = np.maximum(seed, np.maximum(ratio, 1.0)[..., None] * noise)
-    few = max(arms - 1, 1) * (S - 1)
-    freedom = (seed + row) ** 2 / (seed**2 / few + row**2 / max(N - 1, 1))
-    error = np.sqrt((seed + row) / (S * N))
-    return mean, t.ppf(0.975, freedom) * error, 2 * t.sf(np.abs(mean) / error, freedom)
+    noise = np.maximum(noise, 0) / ((S - 1) * max(N - 1, 1))
+    return mean, seed / (S - 1), np.maximum(row / max(N - 1, 1), least), noise
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -90,43 +103,41 @@ def holm(p: np.ndarray) -> np.ndarray:
     return np.take_along_axis(np.minimum(stepped, 1.0), np.argsort(order, axis=-1), -1)
 
 
-def estimates(tables: dict, arms: int | None = None) -> dict:
-    """{name: Estimate} of a family of tables {name: (S, N)} that compares so many arms (default:
-    each is one); of a table with fewer than three seeds only the mean."""
+def estimates(tables: dict[str, np.ndarray]) -> dict[str, Estimate]:
+    """Of tables {name: (S, N)}; of fewer than three seeds only the mean."""
     found = {name: Estimate(float(table.mean())) for name, table in tables.items()}
-    seeded = {name: table for name, table in tables.items() if len(table) >= FEWEST_SEEDS}
-    if seeded:
+    if seeded := {name: t for name, t in tables.items() if len(t) >= FEWEST_SEEDS}:
         stacked = np.stack([table.astype(float) for table in seeded.values()])  # (M, S, N)
-        values = (array.tolist() for array in crossed(stacked, arms or len(seeded)))
-        for name, mean, half, p in zip(seeded, *values, strict=True):
-            found[name] = Estimate(mean, (mean - half, mean + half), p)
+        found |= _named(seeded, crossed([stacked], len(seeded))[:, 0])
     return found
 
 
+def _named(names, values: np.ndarray) -> dict[str, Estimate]:
+    """Of the means, half intervals and p, (3, M)."""
+    return {name: Estimate(mean, (mean - half, mean + half), p)
+            for name, (mean, half, p) in zip(names, values.T.tolist(), strict=True)}  # fmt: skip
+
+
 def verdicts(
-    outcomes: dict[str, dict[str, np.ndarray]], pairs: list[tuple[str, str]], level: float
+    outcomes: dict[str, dict[str, np.ndarray]], asked: dict[str, dict[str, float]], level: float
 ) -> list[Verdict]:
-    """All declared comparisons of all outcomes, {outcome: {arm: (S, N)}}, as one family. A baseline
-    without seeds is (1, N) and is compared with each seed of the other."""
-    found = {}
-    for outcome, of_arms in outcomes.items():
-        S = max(map(len, of_arms.values()))
-        full = {a: np.broadcast_to(t, (S, t.shape[1])).astype(float) for a, t in of_arms.items()}
-        asked = {(outcome, a, b): full[a] - full[b] for a, b in pairs if {a, b} <= full.keys()}
-        found |= estimates(asked, sum(len(table) > 1 for table in of_arms.values()))
-    if any(e.p is None for e in found.values()):
-        return [Verdict(*key, e) for key, e in found.items()]
-    corrected = holm(np.array([e.p for e in found.values()])).tolist()
-    return [Verdict(*key, e, p, p <= level)
-            for (key, e), p in zip(found.items(), corrected, strict=True)]  # fmt: skip
-
-
-def over_seeds(values: Sequence[float]) -> Estimate:
-    """The mean of one value a seed, with Student's interval."""
-    from scipy.stats import t
-
-    n, mean = len(values), float(np.mean(values))
-    if n < FEWEST_SEEDS:
-        return Estimate(mean)
-    half = float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5)
-    return Estimate(mean, (mean - half, mean + half))
+    """All declared differences {name: {arm: weight}} in all outcomes, {outcome: {arm: (S, N)}}, as
+    one family; those of arms that are not there are left out. A baseline without seeds is
+    (1, N) and is compared with each seed of the others."""
+    first = next(iter(outcomes.values()))
+    asked = {name: weights for name, weights in asked.items() if weights.keys() <= first.keys()}
+    S, arms = max(map(len, first.values())), sum(len(table) > 1 for table in first.values())
+    stacked = []  # of each outcome, (M, S, N)
+    for of in outcomes.values():
+        full = {arm: np.broadcast_to(t, (S, t.shape[1])).astype(float) for arm, t in of.items()}
+        stacked.append(np.stack([sum(w * full[arm] for arm, w in weights.items())
+                                 for weights in asked.values()]))  # fmt: skip
+    if S < FEWEST_SEEDS:
+        return [Verdict(outcome, name, Estimate(float(table.mean())))
+                for outcome, tables in zip(outcomes, stacked, strict=True)
+                for name, table in zip(asked, tables, strict=True)]  # fmt: skip
+    values = crossed(stacked, arms)  # (3, K, M)
+    found = [(outcome, *item) for k, outcome in enumerate(outcomes)
+             for item in _named(asked, values[:, k]).items()]  # fmt: skip
+    corrected = holm(values[2].ravel()).tolist()
+    return [Verdict(*one, p, p <= level) for one, p in zip(found, corrected, strict=True)]

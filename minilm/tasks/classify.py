@@ -69,6 +69,7 @@ class Classify(Task):
         loss = float(-log_p[np.arange(len(labels)), labels].mean())
         return dict(loss=loss, accuracy=metrics.accuracy(confusion),
                     macro_f1=metrics.macro_f1(confusion), confusion=confusion,
+                    right=(log_p.argmax(1) == labels).astype(int),
                     calibration_error=metrics.calibration_error(np.exp(log_p), labels))  # fmt: skip
 
     def report(self, row: dict) -> str:

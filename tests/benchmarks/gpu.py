@@ -20,10 +20,11 @@ from minilm.config import SIZES, ModelConfig
 from minilm.data import Windows
 from minilm.runs import checkpoint
 from minilm.runs.device import choose_machine, matrix_rate
-from minilm.runs.loop import steps
+from minilm.runs.loop import prefetched
 from minilm.runs.pretraining import Pretraining, training_flops
 from minilm.runs.run import Run, make_model
 from minilm.tokenizer import Tokenizer
+from minilm.training import train
 
 TOY = "TOY" in os.environ
 RUNS = Path("runs", "gpu")
@@ -74,11 +75,11 @@ def step_speed(size: str, optimizer: str, objective: str = "causal", batch: int 
     ordinary = np.arange(3, config.vocab_size)
     tokenizer.special = tokenizer.special._replace(ordinary=ordinary)
     text = np.random.default_rng(0).integers(3, config.vocab_size, 2**22).astype(np.uint16)
-    model = make_model(ModelConfig(**_shape(size))).to(machine.device)
+    model = make_model(ModelConfig(**_shape(size)))
     training = Pretraining(model, config, Windows(text, config.max_length, 0), tokenizer, machine)
-    read = dict(tokens=0, targets=0)
-    loop = steps(model, training.loss, training.batch, training.optimizers, training.plan,
-                 machine, 0, read)  # fmt: skip
+    on_device = lambda step: [machine.tensors(arrays) for arrays in training.batch(step)]
+    rule = training.loss, prefetched(on_device), training.optimizers, training.plan
+    loop = train(model, *rule, check=False)
     first, seconds = timed(lambda: next(loop), machine.device)
     tokens = config.batch_size * config.max_length
     targets = tokens if objective == "causal" else tokens * 0.22

@@ -9,7 +9,8 @@ from minilm.cli.options import FinetuneConfig, PretrainConfig
 from minilm.config import ModelConfig
 from minilm.model import Transformer
 from minilm.runs import checkpoint
-from minilm.runs.run import Run, with_head
+from minilm.runs.run import Run
+from minilm.tasks.task import with_head
 from minilm.tokenizer import Tokenizer
 
 TEXTS = ["Return the array of the elements.", "Raise an error for the index of an array."] * 4

@@ -1,24 +1,24 @@
 """A whole comparison, of toy size: what is asked, what is done, what is kept, and what is drawn."""
 
+import csv
 import json
 import re
 import subprocess
 import sys
-from types import SimpleNamespace
-from unittest.mock import Mock
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from minilm import compare, corpora
-from minilm.compare import arms, experiment, labels, outcomes, plan, report
-from minilm.compare.plan import BAG, CompareOptions, arm, declared
-from minilm.config import SIZES, ModelConfig, NonFiniteError, UserError
+from minilm import corpora
+from minilm.cli import scripts
+from minilm.compare import experiment, outcomes, plan, report
+from minilm.compare.plan import BAG, CompareOptions, arms_of, config_of, questions
+from minilm.config import SIZES, ModelConfig, UserError
 from minilm.corpora import splits
 from minilm.corpora.files import Example
-from minilm.corpora.tokens import PreparedText
-from minilm.data import draws, frame
+from minilm.corpora.tokens import evenly
 from minilm.fast.bpe import FastTokenizer
 from minilm.model import Transformer
 from minilm.objectives import IGNORE
@@ -26,113 +26,139 @@ from minilm.runs.device import Machine
 from minilm.runs.loop import Stopped
 from minilm.view import charts
 from minilm.view.pages import text_of
+from train_finetune import finetune
+from train_pretrain import pretrain
 
-for library in ("scipy", "sklearn", "jinja2"):
-    pytest.importorskip(library)
+pytest.importorskip("scipy")
 
 EVIL = "<script>alert(1)</script> & <b>"
-TOY = dict(d_model=32, n_layers=2, n_heads=2, d_ff=64, vocab_size=400, max_length=32,
-           batch_size=16, steps=24, learning_rate=0.02)  # fmt: skip
+TOY = dict(d_model=32, n_layers=1, n_heads=2, d_ff=64, vocab_size=400, max_length=32,
+           batch_size=16, steps=16, learning_rate=0.03)  # fmt: skip
+OWN = "small: --objective masked --vocab-size 300 --d-model 16"
 
 
 def sentences(n, seed):
-    """Texts with an order to learn and a topic to label; some would like to run in a page."""
+    """Texts with an order to learn and a topic to label."""
     rng = np.random.default_rng(seed)
     words = {"pos": ["cat", "dog", "horse", "cow"], "neg": ["saw", "hammer", "drill", "file"]}
     for i in range(n):
         topic = ("pos", "neg")[i % 2]
         a, b = rng.choice(words[topic], 2)
         kind = rng.choice(["old", "new", "big"])
-        text = f"The {kind} {a} number {i} is near the {b} of the house."
-        yield Example(text + f" {EVIL}" * (i % 20 == 0), topic)
+        text = f"The {kind} {a} number {i} is near the {b} of the house, which is red."
+        yield Example(text, topic)
 
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """A folder with corpora and sizes in which a comparison takes seconds; and the options."""
+    """A folder with a corpus and a size in which a comparison takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("compare"))
-        parts = dict(train=list(sentences(240, 1)), valid=list(sentences(20, 2)),
-                     test=list(sentences(40, 3)))  # fmt: skip
-        patch.setitem(splits.NAMED["classify"], "python-docs", lambda: parts)
-        patch.setitem(corpora._DOCUMENTS, "python-docs",
-                      lambda: (e.text for e in [*sentences(900, 4), *parts["train"]]))  # fmt: skip
-        patch.setattr("minilm.corpora.python_docs.version", lambda: "toy")
+        parts = dict(train=list(sentences(200, 1)), test=list(sentences(40, 3)))
+        patch.setitem(splits.NAMED["classify"], "sms-spam", lambda: parts)
+        patch.setitem(corpora._DOCUMENTS, "sms-spam", lambda: (e.text for e in sentences(900, 4)))
         patch.setitem(SIZES, "tiny", TOY)
-        pair = {"sentence_good": "The old cat is near.", "sentence_bad": "The is old cat near."}
-        experiment.Path("order.jsonl").write_text(json.dumps(pair) + "\n")
-        patch.setattr(labels, "TEXTS", 64)
-        patch.setattr(labels, "PASSES", 1)
-        patch.setattr(experiment, "CURVE", (20,))
-        patch.setattr(experiment, "FACTORS", (1.0,))
-        patch.setattr(experiment, "FINETUNING", (0.003, 0.01))
+        patch.setattr("minilm.tasks.task.LEAST_STEPS", 4)
         yield
 
 
 def options(**changes):
     """Of a toy comparison on the CPU."""
-    given = dict(seeds=3, steps=24, batch_size=16, labels=40, finetunings=2, pairs=60, rows=40,
-                 device="cpu", precision="float32", run="runs/toy", blimp=".")  # fmt: skip
+    given = dict(data="sms-spam", seeds=3, steps=16, batch_size=16, labels=20, finetunings=1,
+                 pairs=60, rows=40, device="cpu", precision="float32", run="toy",
+                 arms=["scratch", "causal"], arm=[OWN])  # fmt: skip
     return CompareOptions(**given | changes)
+
+
+def resumed(**what):
+    """What `compare --run toy --resume`, or --report, is given."""
+    again = CompareOptions(run="toy", **what)
+    again.given = frozenset({"run", *what})
+    return again
 
 
 @pytest.fixture(scope="module")
 def finished(toy):
-    """The folder of a comparison that was stopped in the middle and went on."""
-    real, count = arms.pretrain, []
+    """A comparison that was stopped in the middle of a run, and went on."""
+    count = []
 
-    def interrupted(*arguments):
-        count.append(1)
-        if len(count) == 3:
-            raise KeyboardInterrupt
-        return real(*arguments)
+    def interrupted(config, advance):
+        def stop(share):
+            advance(share)
+            if len(count) == 3 and share > 0.4:
+                raise KeyboardInterrupt
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arms, "pretrain", interrupted)
-        with pytest.raises(Stopped, match="--resume"):
-            compare.compare(options())
-        resume = options(resume=True)
-        resume.given = frozenset({"run", "resume"})
-        compare.compare(resume)
-    assert len(count) == 10  # three arms of three seeds, one of them twice
-    return experiment.Experiment(options(), experiment.Path("runs/toy"))
+        count.append(config.run)
+        return pretrain(config, stop)
 
-
-def test_the_pairs_and_the_arms_are_declared_beforehand():
-    names = ["scratch", "causal", "masked", "hybrid"]
-    asked = declared(names)
-    assert len(asked) == 9 and ("masked", "hybrid") in asked and ("hybrid", BAG) in asked
-    assert arm("hybrid-0.25").objective == "hybrid" and arm("hybrid").shift == 1
-    with pytest.raises(UserError, match="hybrid-SHARE"):
-        arm("hybrid-2")
-    with pytest.raises(UserError, match="choose from"):
-        CompareOptions(arms=["causal", "cleverest"])
-    assert CompareOptions(steps=8).pace() == (6, 16)  # evaluated at six places
+    with pytest.raises(Stopped, match="--run toy --resume"):
+        experiment.compare(options(), pretrain=interrupted, finetune=finetune)
+    found = experiment.compare(resumed(resume=True), pretrain=interrupted, finetune=finetune)
+    assert len(count) == 7 and len(set(count)) == 6  # two arms of three seeds, one of them twice
+    report.write(found)
+    return found
 
 
-def test_arms_see_the_same_windows_and_mask_the_same_positions():
-    tokenizer = FastTokenizer([])
-    windows = np.random.default_rng(0).integers(3, 259, (8, 33))
-    rate = lambda step: plan.MASK_RATE * (1 - 0.5 * step / 20)
-    batches = {
-        name: [arms.arm_batch(arm(name), windows, rate(i), draws(5, i, "masks"), tokenizer.special)
-               for i in range(20)]
-        for name in ("causal", "masked", "hybrid", "hybrid-1", "hybrid-0", "causal-then-masked",
-                     "sparse-causal")
-    }  # fmt: skip
-    for step in range(20):
-        hidden = batches["masked"][step].targets
-        for name in ("hybrid", "hybrid-1", "causal-then-masked"):
-            batch = batches[name][step]
-            expected = batches["causal"][step].targets if batch.causal else hidden
-            assert (batch.targets == expected).all()
-    causal = {name: [batch.causal for batch in of_name] for name, of_name in batches.items()}
-    assert not any(causal["hybrid-1"]) and all(causal["hybrid-0"])
-    assert 4 < sum(causal["hybrid"]) < 16
-    assert causal["causal-then-masked"] == [True] * 10 + [False] * 10
-    for name in ("sparse-causal", "masked"):
-        share = np.mean([batch.targets != IGNORE for batch in batches[name]])
-        assert abs(share - arm(name).target_share) < 0.03
+def test_an_arm_is_a_line_of_flags_and_what_is_compared_is_declared_beforehand():
+    asked = options(arm=["muon: --optimizer muon --steps 6", "b: --size small"])
+    arms = arms_of(asked)
+    assert list(arms) == ["scratch", "causal", "muon", "b"]
+    muon, small = (config_of(arms, name, asked, seed=3) for name in ("muon", "b"))
+    assert (muon.steps, muon.size, muon.seed, small.size, small.steps) == (
+        6,
+        "tiny",
+        3,
+        "small",
+        16,
+    )
+    assert list(arms_of(CompareOptions())) == plan.DEFAULT
+    assert list(arms_of(CompareOptions(factors=True))) == plan.FACTORS
+    names = [question.name for question in questions(["scratch", "causal", "b"], options())]
+    assert names == ["causal, less scratch", f"causal, less {BAG}", "b, less scratch",
+                     f"b, less {BAG}", "causal, less b"]  # fmt: skip
+    for line, said in (
+        ("muon --optimizer", "NAME: FLAGS"),
+        ("a: --optimiser muon", "--optimizer"),
+        ("a: --seed 3", "leave out --seed"),
+        ("causal: --steps 2", "new name"),
+    ):
+        with pytest.raises(UserError, match=said):
+            arms_of(options(arm=[line]))
+    for wrong, said in ((["cleverest"], "choose from"), (["scratch"], "without pretraining")):
+        with pytest.raises(UserError, match=said):
+            arms_of(options(arms=wrong, arm=[]))
+
+
+def test_a_grid_reads_the_same_number_of_tokens_from_ever_less_text():
+    asked = CompareOptions(grid=True, steps=100, batch_size=8)
+    arms = arms_of(asked)
+    assert len(arms) == 18 and {"causal-1", "masked-16-half", "hybrid-4"} <= arms.keys()
+    configs = {name: config_of(arms, name, asked).with_defaults() for name in arms}
+    tokens = 100 * 8 * SIZES["tiny"]["max_length"]
+    assert configs["masked-4"].max_tokens == tokens // 4
+    assert configs["masked-4-half"].d_model == configs["masked-4"].d_model // 2
+    declared = questions(list(arms), asked)
+    assert all(question.weights.keys() <= arms.keys() for question in declared)
+    assert all(sum(question.weights.values()) == 0 for question in declared)
+    assert [len(q.predicted) for q in declared if q.weights.get("masked-16") == 1.0] == [2]
+    text = evenly(np.arange(100_000), 10_000)
+    assert len(text) == len(set(text)) == 10_000 and text[0] == 0 and text[-1] > 95_000
+
+
+def test_by_its_flags_each_factor_changes_one_thing_in_what_a_step_reads():
+    asked = CompareOptions(factors=True, steps=10, batch_size=4)
+    arms, steps = arms_of(asked), {}
+    for name in plan.FACTORS[1:5]:
+        machine = Machine(torch.device("cpu"))
+        (batch,) = scripts.random_training(config_of(arms, name, asked), machine).batch(3)
+        inputs, index, targets, causal = batch
+        n = len(targets) if index is None else (targets != IGNORE).sum()  # the rest fills up
+        steps[name] = inputs, index, targets, causal
+        assert n == inputs.size if name == "causal" else 0.2 < n / inputs.size < 0.3  # 0.3 x 0.85
+    same = lambda a, b: [np.array_equal(*pair) for pair in zip(steps[a], steps[b], strict=True)]
+    assert same("causal", "fewer-targets") == [True, False, False, True]
+    assert same("fewer-targets", "corrupted") == [False, True, True, True]
+    assert same("corrupted", "both-sides") == [True, True, True, False]
 
 
 def test_swapped_neighbours_are_the_same_tokens_and_an_oracle_knows_which_are_original():
@@ -143,10 +169,9 @@ def test_swapped_neighbours_are_the_same_tokens_and_an_oracle_knows_which_are_or
     assert (np.sort(swaps.windows) == np.sort(swaps.exchanged)).all()
     assert ((swaps.windows != swaps.exchanged).sum(1) == 2).all()
     model = Oracle(swaps.windows)
-    for name in ("causal", "masked", "hybrid"):
-        model.shift = arm(name).shift
-        right = outcomes.swapped(model, arm(name), swaps, tokenizer.special)
-        assert all(set(found) == {1.0} for found in right.values()), name
+    for reads, model.shift in ((["causal"], 0), (["masked"], 0), (["causal", "masked"], 1)):
+        right = outcomes.swapped(model, reads, model.shift, swaps, tokenizer.special)
+        assert list(right) == reads and all(set(found) == {1.0} for found in right.values())
 
 
 class Oracle(Transformer):
@@ -168,169 +193,78 @@ class Oracle(Transformer):
         return torch.zeros(len(hidden), 259).scatter(1, hidden, 10.0)
 
 
-def test_minimal_pairs_are_read_scored_and_refused_in_one_line(tmp_path):
-    row = {"sentence_good": "The cats sleep.", "sentence_bad": "The cats sleeps.",
-           "linguistics_term": "subject_verb"}  # fmt: skip
-    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
-    tokenizer, folder = FastTokenizer([]), str(tmp_path)
-    pairs = outcomes.read_blimp(folder, tokenizer, 64)
-    name, *sides = pairs[0]
-    assert name == "subject verb" and len(pairs) == 1
-    assert [tokenizer.decode(side[1:-1]) for side in sides] == [
-        "The cats sleep.",
-        "The cats sleeps.",
-    ]
-    model = Transformer(ModelConfig(259, 64, 8, 1, 1, 8), seed=3)
-    for name in ("causal", "masked", "hybrid"):
-        assert outcomes.minimal_pairs(model, arm(name), pairs, tokenizer)[0] in (0.0, 1.0)
-    (tmp_path / "a.jsonl").write_text("{}\n")
-    with pytest.raises(UserError, match="line 1"):
-        outcomes.read_blimp(folder, tokenizer, 64)
-    with pytest.raises(UserError, match=r"no \.jsonl"):
-        outcomes.read_blimp(str(tmp_path / "none"), tokenizer, 64)
-    assert outcomes.read_blimp(None, tokenizer, 64) == []
+def test_a_comparison_goes_on_where_it_stopped_and_keeps_which_texts_were_right(finished):
+    for name in finished.arms:
+        for seed in finished.seeds:
+            found = finished.measure(name, seed)
+            assert 20 < len(next(iter(found["swapped"].values()))) <= 60
+            assert [len(found[draw]["right"]["these weights"]) for draw in "0"] == [40]
+            assert (found["pretraining"] is None) == (name == "scratch")
+    ones = [finished.measure("causal", seed) for seed in finished.seeds]
+    assert len({one["pretraining"]["losses"]["causal_loss"] for one in ones}) == 3
+    right = [one["swapped"]["causal"] for one in ones]
+    assert np.mean(right) > 0.7  # word order can be learnt
+    whole = finished.folder / "pretrain" / "whole"  # the same bits as without the stop
+    stopped = finished.folder_of("pretrain", "causal", 1)
+    pretrain(finished.config("causal", seed=1, run=str(whole)))
+    same = [json.loads((run / "result.json").read_text())["losses"] for run in (whole, stopped)]
+    assert same[0] == same[1]
 
 
-def test_a_pseudo_log_likelihood_hides_the_rest_of_the_word():
-    tokenizer, seen = FastTokenizer([]), []
-
-    class Watched(Transformer):
-        def forward(self, tokens, causal, is_real=None, cache=None):
-            seen.extend(tokens.tolist())
-            return super().forward(tokens, causal, is_real, cache)
-
-    text = frame(tokenizer.encode("ab c"), 16, tokenizer.special)
-    outcomes.pseudo_log_likelihood(Watched(ModelConfig(259, 16, 8, 1, 1, 8)), [text], tokenizer, 0)
-    _, a, b, blank, c, _ = text.tolist()
-    assert seen == [[2, 1, 1, blank, c, 2], [2, a, 1, blank, c, 2], [2, a, b, 1, c, 2],
-                    [2, a, b, blank, 1, 2]]  # fmt: skip
+def test_what_is_kept_is_read_with_a_check_and_made_anew_where_it_is_damaged(finished, monkeypatch):
+    path = finished.folder / "jobs" / "causal-0.json"
+    good = path.read_bytes()
+    for damaged in (b"", b"[]", b'{"swapped": 3}'):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"causal-0.json is damaged .*--resume"):
+            report.Findings(experiment.compare(resumed(report=True)))
+    experiment.compare(resumed(resume=True), pretrain=None, finetune=None)
+    assert path.read_bytes() == good
 
 
-@pytest.fixture
-def bench(toy):
-    """What pretrainings share in an experiment."""
-    tokens = np.random.default_rng(0).integers(3, 259, 4000).astype(np.uint16)
-    text = PreparedText(FastTokenizer([]), tokens, tokens[:500], 5.0)
-    swaps = outcomes.make_swaps(tokens, 10, text.tokenizer.special)
-    return SimpleNamespace(
-        text=text,
-        shape=ModelConfig(259, 32, 32, 2, 2, 64),
-        swaps=swaps,
-        options=options(batch_size=4),
-        machine=Machine(torch.device("cpu")),
+def test_the_report_says_what_the_jobs_say_and_nothing_in_it_can_run(finished, capsys):
+    before = (finished.folder / "report.html").read_text()
+    report.write(experiment.compare(resumed(report=True)))
+    page = (finished.folder / "report.html").read_text()
+    assert page == before and "Word order" in capsys.readouterr().out
+    assert "<script" not in page and "continued:" in page and "filled in:" in page
+    assert page.count("<svg") == page.count("</svg>") > 10 and "nan" not in page.lower()
+    found = report.Findings(finished)
+    runs = [finished.measure("causal", 1)[draw]["right"]["these weights"] for draw in "0"]
+    assert np.allclose(found.tables["labels"]["causal"][1], np.mean(runs, axis=0))
+    assert len(found.verdicts) == 10 and all(v.real is not None for v in found.verdicts)
+    with open(finished.folder / "outcomes.csv") as file:
+        rows = [
+            row
+            for row in csv.DictReader(file)
+            if (row["outcome"], row["arm"], row["seed"]) == ("labels", "causal", "1")
+        ]
+    assert [float(row["right"]) for row in rows] == np.mean(runs, axis=0).tolist()
+    summary = json.loads((finished.folder / "findings.json").read_text())
+    seconds = [one["seconds"] for one in summary["spent"]["causal"]]
+    assert f"({charts.number(min(seconds))} to {charts.number(max(seconds))})" in page  # a range
+    assert summary["levels"]["labels"]["causal"]["mean"] == np.mean(
+        found.tables["labels"]["causal"]
     )
 
 
-def test_a_pretraining_that_diverges_says_where(bench, tmp_path, monkeypatch):
-    monkeypatch.setattr(arms, "swapped", lambda *_: {"causal": [np.nan]})
-    with pytest.raises(NonFiniteError, match="after step 2: the validation score"):
-        arms.pretrain(bench, arm("causal"), 0, 12, 0.01, tmp_path / "run", lambda share: None)
+def test_a_sweep_gives_each_arm_its_own_rate(toy):
+    asked = options(sweep=True, seeds=1, finetunings=1, arms=["causal"], arm=[], run="swept")
+    found = experiment.compare(asked, pretrain=pretrain, finetune=finetune)
+    tried = found.rates("causal")
+    assert list(tried) == [0.015, 0.03, 0.06]
+    assert found.pretrain("causal", 0)["flags"]["learning_rate"] == min(tried, key=tried.get)
+    report.write(found)
+    assert "fewer than three seeds" in (found.folder / "report.html").read_text()
 
 
-def test_equal_budgets_are_equal(bench):
-    every = [arm(name) for name in ("scratch", "causal", "masked", "sparse-causal")]
-    steps = {kind: arms.budgets(bench, every, 600, kind)
-             for kind in ("tokens", "targets", "flops", "seconds")}  # fmt: skip
-    assert steps["tokens"] == dict.fromkeys(("causal", "masked", "sparse-causal"), 600)
-    assert abs(steps["targets"]["masked"] * arm("masked").target_share - 600) < 3
-    assert abs(steps["targets"]["sparse-causal"] * plan.SPARSE - 600) < 1
-    assert 600 < steps["flops"]["masked"] < 2 * 600
-    assert steps["seconds"]["causal"] % plan.PLACES == 0 and steps["seconds"]["causal"] > 0
-
-
-def test_a_comparison_keeps_every_outcome_per_item_and_goes_on_where_it_stopped(finished):
-    for each in finished.arms:
-        for seed in finished.seeds:
-            found = finished.measure(each, seed)
-            assert len(found["swapped"][each.reads[0]]) == finished.plan["pairs"] > 20
-            assert [len(run["right"]) for run in found["labels"]] == [40, 40]
-            assert len(found["grammar"]) == 1 and len(found["labels"][0]["her_minus_his"]) == 32
-            assert len(found["frozen"]["layers"]) == 3 and set(found["frozen"]["sizes"]) == {"20"}
-            if each.objective:
-                curve = found["pretraining"]["curve"]
-                assert [line["tokens"] for line in curve] == [i * 4 * 16 * 32 for i in range(1, 7)]
-    learnt = {each.name: np.mean(finished.measure(each, 0)["swapped"][each.reads[0]])
-              for each in finished.arms}  # fmt: skip
-    assert learnt["causal"] > 0.7 > 0.65 > learnt["scratch"]  # word order can be learnt
-    one, other = (finished.measure(finished.arms[1], seed)["labels"][0] for seed in (0, 1))
-    assert one["confidence"] != other["confidence"]
-
-
-def test_the_texts_of_the_labels_that_are_tested_on_are_not_pretrained_on(toy, tmp_path):
-    held = splits.NAMED["classify"]["python-docs"]()
-    twice = [e.text for e in held["test"][:5]] + ["something else"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(splits.NAMED["classify"], "imdb", lambda: held)
-        patch.setitem(corpora._DOCUMENTS, "imdb", lambda: iter(twice))
-        (path,) = experiment.pretraining_data("imdb", tmp_path)
-    assert [json.loads(line)["text"] for line in experiment.Path(path).open()] == ["something else"]
-
-
-def test_the_report_is_drawn_again_without_training_and_nothing_in_it_can_run(finished, capsys):
-    before = (finished.folder / "report.html").read_text()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arms, "pretrain", None)
-        compare.compare(options(report=True))
-    page = (finished.folder / "report.html").read_text()
-    assert page == before
-    assert "<script" not in page and "alert(1)" in page  # the text is there, as text
-    assert "Word order" in capsys.readouterr().out
-    for title in ("Swapped neighbours", "Few labels", "Run card", "How to cite", "Her name for"):
-        assert title in page
-    assert page.count("<svg") == page.count("</svg>") > 20 and "nan" not in page.lower()
-
-
-def test_the_sentences_and_the_rows_are_what_the_jobs_say(finished):
-    found = report.Findings(finished)
-    right = [run["right"] for run in finished.measure(arm("causal"), 1)["labels"]]
-    assert np.allclose(found.tables["labels"]["causal"][1], np.mean(right, axis=0))
-    assert found.tables["swapped"][BAG].shape == (1, finished.plan["pairs"])
-    assert len(found.verdicts) == 18 and all(v.real is not None for v in found.verdicts)
-    low, high = found.levels["labels"]["masked"].interval
-    assert low < np.mean(found.tables["labels"]["masked"]) < high
-    drawn = found.dots("title", "note", {"masked": found.levels["labels"]["masked"]}, 50.0)
-    assert f'class="row c{report.COLOURS["masked"]}"' in drawn and "title" in drawn
-
-
-def test_a_sweep_chooses_rates_with_seeds_of_its_own_and_writes_down_how(toy, monkeypatch):
-    names, folder = ["masked", "scratch"], experiment.Path("runs/swept")
-    asked = options(sweep=True, seeds=1, finetunings=1, arms=names, run=str(folder))
-    with monkeypatch.context() as patch:
-        patch.setattr(labels.FewLabels, "finetune", Mock(side_effect=KeyboardInterrupt))
-        with pytest.raises(Stopped, match="2 jobs are saved, go on with the same command"):
-            compare.compare(asked)
-    compare.compare(asked)
-    found = json.loads((folder / "rates.json").read_text())
-    assert found["chosen"]["pretraining"] == {"masked": 0.02}
-    assert set(found["chosen"]["finetuning"]) == {"scratch", "masked"}
-    assert len(found["finetuning"]["masked"]["0.003"]) == len(experiment.SWEEP_SEEDS)
-    assert "fewer than three seeds" in (folder / "report.html").read_text()
-
-
-def test_deleting_a_token_is_measured_by_what_it_does(toy):
-    tokenizer = FastTokenizer([])
-    task = labels.FewLabels("python-docs", tokenizer, 32, 1, Machine(torch.device("cpu")))
-    task.classes = ["a", "b"]
-    task.data["test"] = [row] = task.encode([Example("one two", "b")])
-    model = Transformer(ModelConfig(259, 32, 8, 1, 1, 8), seed=1)
-    classifier = labels.Classifier(model, 2)
-    torch.nn.init.normal_(classifier.head.weight, generator=torch.Generator().manual_seed(0))
-    found = task.deletion(classifier, 0)
-    both = [row, row._replace(tokens=np.delete(row.tokens, 3))]
-    p = np.exp(task.solve(classifier, both, None))[:, 1]
-    assert found["label"] == "b" and found["tokens"][2] == "e"
-    assert abs(found["falls"][2] - (p[0] - p[1])) < 1e-4
-
-
-def test_attention_distance_of_an_even_attention_is_what_it_is_compared_with():
-    model = Transformer(ModelConfig(259, 32, 8, 2, 2, 8))
-    with torch.no_grad():
-        for block in model.blocks:
-            block.attention.qkv.weight.zero_()
-    tokens = draws(0, 0, "sample").integers(3, 259, 200)
-    for causal in (True, False):
-        *layers, even = outcomes.attention_distance(model, tokens, causal)
-        assert np.allclose(layers, even) and abs(even - (7.75 if causal else 10.66)) < 0.01
+def test_a_prediction_came_true_only_where_the_difference_is_real():
+    verdict = report.verdicts(
+        {"swapped": {"a": np.tile([1.0, 1.0, 0.9], (3, 50)), "b": np.zeros((3, 150))}},
+        {"a, less b": {"a": 1, "b": -1}, "b, less a": {"a": -1, "b": 1}}, 0.05,
+    )  # fmt: skip
+    assert [report.came_true(v) for v in verdict] == ["came true", "the opposite is true"]
+    assert report.came_true(verdict[0]._replace(real=False)) == "undecided"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -350,25 +284,26 @@ def test_every_colour_is_legible_as_text(scheme):
             assert (high + 0.05) / (low + 0.05) >= 4.5, (name, paper)
 
 
+def test_what_a_corpus_and_a_command_line_contribute_stays_text(finished, monkeypatch):
+    found = report.Findings(finished)
+    found.plan["command"] = found.of["causal"][0]["pretraining"]["curve"][-1]["sample"] = EVIL
+    monkeypatch.setattr(report, "Findings", lambda _: found)
+    report.write(finished)
+    page = (finished.folder / "report.html").read_text()
+    assert "<script" not in page and "<b>" not in page and page.count("alert(1)") == 2
+
+
 def test_charts_stay_inside_and_escape():
     evil = charts.Row(EVIL, 120.0, (-50.0, 130.0), 9, EVIL)
     drawn = charts.intervals(EVIL, EVIL, [evil], 0, 100, mark=50, unit=EVIL[:0])
     line = charts.Line(EVIL, [(0, 1.0), (1, 2.0, 0.5, 3.0)], 1)
     drawn += charts.curves(EVIL, EVIL, [line], EVIL, marks=[(EVIL, 2.0)], high=2.0)
-    drawn += charts.tokens([(EVIL, -3.0, EVIL)])
     assert "<script" not in drawn and "<b>" not in drawn
     places = [float(x) for x in re.findall(r'[xyc]+\d?="(-?[\d.]+)%?"', drawn)]
     assert len(places) > 20 and min(places) >= 0 and max(places) <= charts.HEIGHT + 20
 
 
 def test_help_comes_before_torch():
-    code = "import sys, minilm.compare; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
-    here = experiment.Path(compare.__file__).parents[2]
+    code = "import sys, minilm.compare.plan; sys.exit('torch' in sys.modules)"
+    here = Path(plan.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=here).returncode == 0
-
-
-def test_what_is_missing_is_said_in_one_line(monkeypatch):
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(UserError, match="pip install jinja2 scipy"):
-        compare.compare(options(run="runs/never"))
-    assert not experiment.Path("runs/never").exists()
