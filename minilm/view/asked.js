@@ -45,7 +45,7 @@ port.onmessage = ({ data: part }) => {
 function draw() {
   if (data.task === "classify" && answer.p) showLabels();
   else if (answer.views.length) show(redraw);
-  if (answer.translated !== undefined) byId("translation").textContent = answer.translated;
+  if (byId("translation")) byId("translation").textContent = answer.translated;
   sayLeftOut();
   if (all) document.body.dataset.answered = all; // milliseconds: now everything is drawn
   drawing = redraw = false;

@@ -66,7 +66,7 @@ class Live {
     const kept = {}, T = asked.tokens.length, none = () => Array(T).fill(null);
     this.model.forward(this.without(asked), false, { off: asked.off, kept });
     return { surprisal: none(), top: none(), lens: none(), mask: Array(T * T).fill(1),
-             attention: this.packed(kept, T) };
+             attention: this.packed(kept, T), shift: this.data.shift };
   }
 
   // The token at t, from a pass in which it is hidden behind <mask>.

@@ -11,9 +11,12 @@ import pytest
 import torch
 
 import minilm
-from minilm.view import live
+from minilm.config import UserError
+from minilm.generate import sample
+from minilm.tasks.translate import beam_search
+from minilm.view import command, live
 from minilm.view.pages import text_of
-from tests.machinery.small import pretrained
+from tests.machinery.small import finetuned, pretrained
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(not NODE, reason="no node here")
@@ -41,7 +44,7 @@ def lm(request, tmp_path_factory):
 def test_twenty_texts_have_pytorchs_logits_both_ways_and_with_a_cache(lm):
     rng = np.random.default_rng(0)
     tokens = [rng.integers(3, lm.tokenizer.vocab_size, n + 1).tolist() for n in range(20)]
-    found = asked(live.data_of(lm, None, exact=True), tokens=tokens)
+    found = asked(live.data_of(lm, exact=True), tokens=tokens)
     for i, ids in enumerate(tokens):
         both = [lm.model.logits(lm.model(torch.tensor([ids]), way)[0]) for way in (True, False)]
         for logits, own in zip(
@@ -69,5 +72,51 @@ def odd_strings(n: int) -> list[str]:
 
 def test_two_thousand_odd_strings_have_the_tokenizers_tokens(lm):
     texts = odd_strings(2000)
-    found = asked(live.data_of(lm, None), texts=texts)["ids"]
+    found = asked(live.data_of(lm), texts=texts)["ids"]
     assert found == [lm.tokenizer.encode(text).tolist() for text in texts]
+
+
+def test_fifty_greedy_tokens_are_those_of_sample_with_a_cache_and_without(lm):
+    text, special = "Return the", lm.tokenizer.special
+    how = dict(ask="write", text=text, temperature=0, n=50)
+    questions = [how, {**how, "cached": False}, dict(ask="fill", text="Return <mask> array")]
+    *found, [filled] = asked(live.data_of(lm, exact=True), questions=questions)["answers"]
+    ids = sample(lm.model, lm.tokenizer.encode(text), 50, special, temperature=0)
+    ids = list(ids)  # more than the window holds, unless the text ends
+    for parts in found:
+        assert [part["id"] for part in parts] == ids and len(ids) > 5
+    likeliest = lm.fill("Return <mask> array", top=1)[0][0][0]
+    assert filled["filled"] == [likeliest]
+
+
+@torch.inference_mode()
+def test_a_page_labels_translates_and_says_what_it_left_out(tmp_path):
+    clf = minilm.load(str(finetuned(tmp_path / "c", train="none.csv").folder), device="cpu")
+    texts = ["an error", "Return the array of the elements. " * 9, ""]
+    asks = [dict(ask="classify", text=text) for text in texts]
+    found = asked(live.data_of(clf, exact=True), questions=asks)["answers"]
+    for [first, *_], p in zip(found, clf.predict_proba(texts), strict=True):
+        assert first["p"] == pytest.approx(p.tolist(), abs=1e-5)
+    p = clf.predict_proba(["an error", "error"])
+    label = p[0].argmax()
+    assert found[0][1]["effect"] == pytest.approx(float(p[0, label] - p[1, label]), abs=1e-5)
+    assert found[1][0]["leftOut"] > 0 == found[0][0]["leftOut"]
+    run = finetuned(tmp_path / "t", (), task="translate", train="none.csv")
+    model, source = minilm.load(str(run.folder), device="cpu"), "Return the"
+    data = live.data_of(model, exact=True)
+    [[first, *_]] = asked(data, questions=[dict(ask="look", text=source)])["answers"]
+    ids = model.tokenizer.encode(source)
+    how = dict(width=1, most=2 * len(ids) + 30)
+    [target] = beam_search(model.model, ids[None], model.tokenizer.special, **how)
+    assert first["translated"] == model.tokenizer.decode(target)
+
+
+def test_what_no_page_computes_is_one_line(tmp_path, monkeypatch):
+    tagger = finetuned(tmp_path / "a", ("O",), task="tag", train="none.csv", positions="both")
+    for folder, why in (
+        (tagger.folder, "learnt to tag"),
+        (pretrained(tmp_path / "b").folder, "--text"),
+    ):
+        with pytest.raises(UserError, match=why):
+            command.view(str(folder), live=True, device="cpu")
+        monkeypatch.setattr(live, "MOST", 10)

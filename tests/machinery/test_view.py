@@ -53,9 +53,9 @@ def recorded_of(lm, text=TEXT) -> dict:
 def tokens_of(lm, text):
     """The tokens that the page shows, (1, T), and how many of them are a source."""
     special, most, source = lm.tokenizer.special, 24, 0
-    ids = frame(lm.tokenizer.encode(text), most, special).astype(np.int64).tolist()
+    room = most // 2 - 2 if hasattr(lm, "task") else most
+    ids = frame(lm.tokenizer.encode(text)[:room], most, special).astype(np.int64).tolist()
     if hasattr(lm, "task"):  # the likeliest token each time
-        ids = [*ids[: most // 2 - 1], special.eos]
         source = len(ids)
         while len(ids) < most and ids[source:][-1:] != [special.eos]:
             hidden = lm.model(torch.tensor([ids]), True, prefix=torch.tensor([source]))[0, -1]
@@ -79,18 +79,19 @@ def passed(model, tokens, *how, **more):
     )
 
 
-def causal_view(model, tokens, prefix=0):
-    """By plain forward passes: probabilities, attention, sums of surprisal and of a head's rows
-    with each token hidden in turn."""
+def causal_view(model, tokens, prefix=0, computed=False):
+    """By plain forward passes: probabilities, attention, sums of surprisal and a head's rows with
+    each token hidden in turn (the rows of a recording: with nothing hidden)."""
     T, first = tokens.shape[1], max(1, prefix)
     more = dict(prefix=torch.tensor([prefix])) if prefix else {}
     p, weights = passed(model, tokens, True, **more)
-    without = 0.0
+    without, rows = 0.0, weights[-1][1:-1].clone()
     for t in range(1, T - 1):
-        q, _ = passed(model, tokens, True, torch.arange(T)[None] != t, **more)
+        q, w = passed(model, tokens, True, torch.arange(T)[None] != t, **more)
         without += natural(tokens, {i: q[i - 1] for i in range(first, T)})
+        rows[t - 1] = w[-1][t] if computed else rows[t - 1]
     seen = sum(max(t + 1, prefix) for t in range(T))
-    return {t: p[t - 1] for t in range(first, T)}, weights, without, weights[-1][1:-1], seen
+    return {t: p[t - 1] for t in range(first, T)}, weights, without, rows, seen
 
 
 def bidirectional_view(model, tokens, shift, mask, computed):
@@ -122,7 +123,7 @@ def test_every_control_of_the_page_shows_pytorchs_numbers(lm, computed, tmp_path
         monkeypatch.setattr(live, "MOST", 10)
     found = checked(command.write_inside_page(lm, TEXT, exact=True))
     T = tokens.shape[1]
-    views = [causal_view(model, tokens, source)]
+    views = [causal_view(model, tokens, source, computed)]
     if not source:
         views.append(bidirectional_view(model, tokens, shift, lm.tokenizer.special.mask, computed))
     place, heads = torch.arange(1, T + 1), torch.arange(1, 5)[:, None, None]
