@@ -149,7 +149,7 @@ def tokenize(run: str, text: str | None = None, *, file: Path | None = None) -> 
     quoted = lambda piece: repr(text_of(piece)).replace(r"\\", "\\")
     if file:
         tokens, n_bytes, used = 0, 0, set()
-        for document in documents([str(file)]):
+        for _, document in documents([str(file)]):
             ids = tokenizer.encode(document).tolist()
             tokens += len(ids)
             n_bytes += len(document.encode("utf-8", "surrogatepass"))

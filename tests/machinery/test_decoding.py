@@ -35,7 +35,7 @@ def test_cached_decoding_equals_uncached():
 def test_a_beam_as_wide_as_all_texts_finds_the_best_of_them():
     """With few tokens and a short text, every translation can be scored without a cache."""
     few = SPECIAL._replace(ordinary=np.arange(3, 6))
-    for seed in range(4):
+    for seed in range(2):
         model, source = make_model(), random_tokens(1, 3, seed=seed)
         found = {
             p: beam_search(model, source, few, width=30, penalty=p, most=3)[0] for p in (0.0, 4.0)

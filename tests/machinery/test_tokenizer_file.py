@@ -32,11 +32,8 @@ def test_loading_gives_the_same_tokenizer_and_saving_it_the_same_text(tokenizer,
     loaded = load_tokenizer(path)
     assert type(loaded) is FastTokenizer and loaded.merges == tokenizer.merges
     assert loaded.fingerprint == tokenizer.fingerprint and to_json(loaded) == to_json(tokenizer)
-
-
-def test_the_mark_around_a_text_that_an_export_adds_is_no_part_of_the_tokenizer(tokenizer, path):
-    content = json.loads(path.read_text(encoding="utf-8")) | {"post_processor": {"type": "x"}}
-    path.write_text(json.dumps(content))
+    exported = json.loads(path.read_bytes()) | {"post_processor": {"type": "<doc> around a text"}}
+    path.write_text(json.dumps(exported))
     assert load_tokenizer(str(path)).fingerprint == tokenizer.fingerprint
 
 
@@ -80,7 +77,7 @@ def test_only_a_regular_file_of_a_bounded_size_is_read(path, tmp_path):
 
 def test_a_damaged_file_gives_an_error_or_the_same_tokenizer(tokenizer, path):
     whole, rng = path.read_bytes(), random.Random(0)
-    for change in [0, 1, 2, 3] * 60:
+    for change in [0, 1, 2, 3] * 30:
         damaged, at = bytearray(whole), rng.randrange(len(whole))
         if change == 0:  # a bit flipped
             damaged[at] ^= 1 << rng.randrange(8)
