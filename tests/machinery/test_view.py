@@ -180,7 +180,7 @@ def test_the_recorded_lens_ends_as_the_model_does_and_nothing_unseen_is_attended
 def test_no_text_becomes_markup_or_script(tmp_path, monkeypatch):
     pretrained(tmp_path / "run", texts=TEXTS + [HOSTILE] * 3)
     lm = minilm.load(str(tmp_path / "run"), device="cpu")
-    for most in (live.MOST, 10):  # computed, then recorded
+    for most in (10, live.MOST):  # recorded, then computed
         monkeypatch.setattr(live, "MOST", most)
         found = checked(command.write_inside_page(lm, HOSTILE[:60]))
         assert found["hacked"] == "undefined" and found["requests"] == 0
