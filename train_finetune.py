@@ -39,7 +39,7 @@ def finetune(config: FinetuneConfig, advance=None):
         scripts.write_down(run, config, shape, tokenizer, machine, task.examples, **facts)
         print(
             f"{task}\nrun: {run.folder}, weights of {pretrained.folder}, learning rate "
-            f"{config.learning_rate:g}, {task.epochs} epochs, {machine.why}",
+            f"{config.learning_rate:g}, epochs {task.epochs}, {machine.why}",
             flush=True,
         )
 

@@ -140,10 +140,9 @@ class Tagging(Task):
         return "\n".join(lines)
 
     def simpler(self) -> dict[str, list]:
-        train, test = self.examples["train"], self.examples[self.part]
-        linear = linear_tags(train, test, self.classes)
-        usual = frequent_tags(train, test)
-        return {"linear in a word and its neighbours": linear, "a word's usual tag": usual}
+        both = self.examples["train"], self.examples[self.part]
+        return {"linear in a word and its neighbours": linear_tags(*both, self.classes),
+                "a word's usual tag": frequent_tags(*both)}  # fmt: skip
 
     def unlabelled(self, text: str) -> Tagged:
         found = tuple(words(text, ".'-")) or ("",)

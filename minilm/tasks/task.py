@@ -74,10 +74,6 @@ class Task:
         parts, c = splits.load(self.config), self.config
         return splits.divide(parts, c.labels, c.seed, c.balanced), self.classes_of(parts["train"])
 
-    def read_file(self, path: str) -> list:
-        """The examples of a file."""
-        return splits.read(self.config, Path(path))
-
     def load(self, examples: dict[str, list], classes: list[str]) -> None:
         """Take these parts as data, and plan how to learn from them."""
         self.examples, self.classes = examples, classes
@@ -99,7 +95,7 @@ class Task:
 
     def load_tested(self, file: str | None = None) -> None:
         """Take as data only what is tested on: a file, or the run's own part."""
-        self.examples = {"test": self.read_file(file)} if file else self.read()[0]
+        self.examples = {"test": splits.read(self.config, Path(file))} if file else self.read()[0]
         self.load({self.part: self.examples[self.part]}, self.classes)
         if said := self.left_out(self.data[self.part]):
             note(f"{self.part}: {said}")
