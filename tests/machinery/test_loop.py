@@ -17,7 +17,7 @@ from minilm.runs.device import Machine
 from minilm.runs.loop import summary
 from minilm.runs.progress import Progress, curve
 from minilm.runs.run import FORMAT, Run
-from tests.machinery.tiny import Training, saved
+from tests.machinery.tiny import SHAPE, Training, saved
 
 
 def scores(*values):
@@ -59,7 +59,7 @@ def test_early_stopping_waits_for_patience_evaluations_also_after_a_resume(tmp_p
 
 
 def test_the_checkpoint_that_will_be_used_is_reported_with_its_step_and_scores(tmp_path):
-    facts = dict(format=FORMAT, id="a", kind="pretrain", family="ours", model={},
+    facts = dict(format=FORMAT, id="a", kind="pretrain", family="ours", model=vars(SHAPE),
                  flags={"objective": "causal"}, tokenizer="", train_tokens=200)  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(facts))
     run, training = Run(tmp_path), Training(evaluate=scores(3, 2, 2.5, 2.25))
