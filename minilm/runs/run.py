@@ -40,8 +40,10 @@ SHAPE = {field.name: field.type for field in dataclasses.fields(ModelConfig)}
 FORM = dict(id=str, kind=str, family=str, model=SHAPE, flags=dict, tokenizer=str)
 # Imported runs have an objective, and nothing else of these.
 PRETRAINED = dict(objective={"causal", "masked", "hybrid"}, shift={0, 1, None}, size={str, None})
-FORMS = dict(pretrain=dict(flags=PRETRAINED, train_tokens={int, None}, unigram_entropy={float, None}),
-             finetune=dict(flags=dict(max_length=int), classes=[str]))  # fmt: skip
+FORMS = {
+    "pretrain": dict(flags=PRETRAINED, train_tokens={int, None}, unigram_entropy={float, None}),
+    "finetune": dict(flags=dict(max_length=int), classes=[str]),
+}
 
 
 class Run:
