@@ -133,8 +133,9 @@ def poison(training, where, value):
 
 
 @pytest.mark.parametrize("every", [1, 3], ids=["read always", "read seldom"])
-@pytest.mark.parametrize("where, value", [("loss", math.nan), ("gradient", math.inf),
-                                          ("weight", math.nan), ("optimizer", math.inf)])  # fmt: skip
+@pytest.mark.parametrize("where, value", [
+    ("loss", math.nan), ("gradient", math.inf), ("weight", math.nan), ("optimizer", math.inf),
+])  # fmt: skip
 def test_what_is_not_finite_reaches_no_file(tmp_path, monkeypatch, where, value, every):
     monkeypatch.setattr(loop, "READ_EVERY", {"cpu": every} if every > 1 else {})
     training = Training(steps=12, every=4, optimizer="adamw")
