@@ -51,7 +51,11 @@ def make_run(folder, family, objective=None, tokenizer=TOKENIZER, **tuned):
     facts = dict(
         kind="pretrain", family=family, model=asdict(shape), flags=dict(objective=objective)
     )
-    facts |= dict(kind="finetune", flags=tuned, classes=["a", "b", "c"]) if tuned else {}
+    facts |= (
+        dict(kind="finetune", flags=tuned | dict(max_length=30), classes=["a", "b", "c"])
+        if tuned
+        else {}
+    )
     folder.mkdir()
     run = Run(folder)
     run.create(facts, tokenizer)
