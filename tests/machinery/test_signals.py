@@ -48,7 +48,7 @@ def interrupt_and_go_on(folder, kind, number, rng):
     process, lines = start(kind, folder, LONG), folder / "metrics.jsonl"
     until = rng.randrange(1, 50)
     while not (lines.exists() and lines.read_bytes().count(b"\n") >= until):
-        time.sleep(0.001)
+        time.sleep(0.01)
         assert process.is_alive(), folder.with_suffix(".log").read_text()
     time.sleep(rng.uniform(0, 0.02))
     os.kill(process.pid, number)
