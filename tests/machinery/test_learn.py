@@ -12,7 +12,7 @@ import torch
 from minilm.config import UserError
 from minilm.data import frame
 from minilm.learn import book, exercises
-from minilm.learn.exercises import PATH
+from minilm.learn.exercises import PATH, learn
 from minilm.learn.trace import trace
 from minilm.objectives import token_nll
 from minilm.tokenizer import Tokenizer
@@ -68,11 +68,6 @@ def checkout(tmp_path, monkeypatch):
         monkeypatch.setattr(exercises, name, value)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def learn(name=None, **what):
-    asked = dict(check=False, hint=False, solution=False, bug=None, page=None, again=False)
-    exercises.learn(name, **asked | what)
 
 
 def written():
@@ -157,8 +152,8 @@ def test_a_change_is_planted_another_each_time_or_all_bodies_of_a_page_are_missi
 def test_what_cannot_be_is_one_line_that_says_what_to_do(checkout):
     learn("page.double")
     answer("return (")
-    for what, said in ((dict(check=True), r"page.py:\d+: "), (dict(name="double"), "page.double"),
-                       (dict(bug="pag"), "choose from page"),
+    for what, said in ((dict(check=True), r"page.py:\d+: "), (dict(bug="pag"), "choose from page"),
+                       (dict(exercise="double"), "page.double"),
                        (dict(check=True, hint=True), "choose one")):  # fmt: skip
         with pytest.raises(UserError, match=said):
             learn(**what)
