@@ -1,6 +1,5 @@
 """A Hugging Face folder becomes a run and a run becomes a folder: both compute the same."""
 
-import json
 import os
 import re
 import shutil
@@ -16,13 +15,13 @@ from minilm.config import UserError
 from minilm.data import frame
 from minilm.generate import sample
 from minilm.heads import Classifier
-from minilm.huggingface.families import FAMILIES, GPT2Config
+from minilm.huggingface.families import FAMILIES
 from minilm.huggingface.folders import export_run, import_folder, pretrained_run
-from minilm.huggingface.weights import to_theirs, write_shape
 from minilm.runs import checkpoint
 from minilm.runs.run import Run
 from minilm.tokenizer import Tokenizer
-from tests.machinery.small_hf import foreign, small_model
+from tests.machinery.small import stirred
+from tests.machinery.small_hf import folder_of_gpt2, foreign, small_model
 
 safetensors = pytest.importorskip("safetensors.torch")
 TEXT = "kaba lodir mifen nug reba soba kadir"
@@ -32,22 +31,13 @@ BATCH = torch.stack([TOKENS, torch.cat([TOKENS[:9], torch.zeros(len(TOKENS) - 9)
 IS_REAL = BATCH != 0
 
 
-def shaken(module):
-    """The module with all its weights random, so that none hides an error."""
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in module.named_parameters():
-        gain = parameter.dim() == 1 and name.endswith("weight")
-        parameter.data.normal_(float(gain), 0.3, generator=generator)
-    return module.eval()
-
-
 def make_run(folder, family, objective=None, tokenizer=TOKENIZER, **tuned):
     """A run with random weights: pretrained, or fine-tuned with `pooling` and `attention`."""
     made, shape = FAMILIES[family]
     shape = shape(tokenizer.vocab_size, 30, 24, 4, 4, 40)
     if family == "modernbert":
         shape = replace(shape, local_window=4)  # so that it matters in a short text
-    model = shaken(Classifier(made(shape), 3, tuned["pooling"]) if tuned else made(shape))
+    model = stirred(Classifier(made(shape), 3, tuned["pooling"]) if tuned else made(shape)).eval()
     facts = dict(
         kind="pretrain", family=family, model=asdict(shape), flags=dict(objective=objective)
     )
@@ -175,19 +165,6 @@ def test_what_is_there_is_not_written_over_and_what_has_no_type_is_said(tmp_path
         with pytest.raises(UserError, match=r"^[^\n]*--pooling mean[^\n]*$"):
             export_run(tuned, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def folder_of_gpt2(folder, change=lambda config, tensors: None, rows=257):
-    """A folder of type gpt2, changed in some way; its embedding may have more rows than tokens."""
-    shape = GPT2Config(rows, 20, 24, 2, 3, 40)
-    model = shaken(FAMILIES["gpt2"][0](shape))
-    config, tensors = write_shape("gpt2", shape), to_theirs("gpt2", model.state_dict(), shape)
-    change(config, tensors)
-    folder.mkdir(exist_ok=True)
-    foreign(folder, "gpt2")
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    safetensors.save_file(tensors, folder / "model.safetensors")
-    return model
 
 
 E, NAME = "transformer.wte.weight", "transformer.adapter"
