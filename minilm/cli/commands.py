@@ -213,7 +213,9 @@ def trace(run: str, text: str, *, device: str = "auto") -> None:
     """Print one text's way through the model, step by step, with each step's function."""
     from minilm.learn import trace
 
-    trace.trace(_load(run, device, "generate"), text)
+    model = _load(run, device, "must_predict")
+    model.must_predict()
+    trace.trace(model, text)
 
 
 def fetch(name: str) -> None:

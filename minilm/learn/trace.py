@@ -24,7 +24,6 @@ def trace(model, text: str) -> None:
     tokenizer, special = model.tokenizer, model.tokenizer.special
     if not len(ids := tokenizer.encode(text)) or special.mask is None:
         raise UserError(f"{model.run} has no <mask>, or the text no token: give another")
-    model.must_predict()
     print(f"(of a tensor position {ROW} is shown, its first {FEW} numbers)")
     if isinstance(tokenizer, Tokenizer):
         show("pieces", "tokenizer.count_pieces", map(repr, PIECE.findall(text)))

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -113,7 +114,7 @@ def test_every_flag_of_every_command_is_in_a_line():
     learn = Path(__file__).with_name("test_learn.py").read_text("utf-8")  # where these are typed
     for name, command in commands.COMMANDS.items():
         lines = LINES.get(name, [learn]) + LINES.get(SAME.get(name), [])
-        typed = {word.strip("'\"()") for line in lines for word in line.split()}
+        typed = {*re.findall(r"--[\w-]+", " ".join(lines))}
         for field in dataclasses.fields(flags_of(command, commands.ABOUT)):
             flag = flag_name(field.name)
             is_there = not field.kw_only or {flag, flag.replace("--", "--no-", 1)} & typed

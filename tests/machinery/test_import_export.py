@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from minilm.cli.commands import run_command
 from minilm.config import UserError
 from minilm.data import frame
 from minilm.generate import sample
@@ -255,6 +256,12 @@ def test_the_encoder_of_any_of_their_classes_is_imported_and_what_is_left_out_sa
     expected = theirs.base_model(input_ids=x).last_hidden_state
     found = run.transformer().eval()(x, causal=kind == "gpt2")
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    for look in ("view", str(run.folder), "--text", "a text"), ("trace", str(run.folder), "a text"):
+        if "nothing that predicts" in said:
+            with pytest.raises(UserError, match="without what predicts tokens"):
+                run_command([*look, "--device", "cpu"])
+        elif look[0] == "view":  # what trace shows is masked, too, which this vocabulary cannot be
+            run_command([*look, "--device", "cpu"])
     export_run(run, tmp_path / "out")
     again = transformers.AutoModel.from_pretrained(tmp_path / "out").eval()
     torch.testing.assert_close(again(input_ids=x).last_hidden_state, expected, rtol=0, atol=1e-4)
