@@ -216,7 +216,7 @@ function show(redraw) {
 function sayLeftOut() {
   const { leftOut = 0, wordsLeftOut = 0 } = answer;
   byId("left-out").textContent = [
-    leftOut > 0 && `The text was cut: ${leftOut} more tokens are not ${data.classes ? "read" : "shown"}.`,
+    leftOut > 0 && `The text was cut: ${leftOut} more tokens are not ${data.task === "classify" ? "read" : "shown"}.`,
     wordsLeftOut > 0 && `${wordsLeftOut} more words are read, but not left out in turn.`,
   ].filter(Boolean).join(" ");
 }

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from minilm.config import UserError
 from minilm.data import evaluation_windows
+from minilm.io.terminal import escaped
 from minilm.metrics import evaluate_language_model
 from minilm.objectives import evaluation_batches
 from minilm.tokenizer import PATTERN
@@ -50,7 +51,8 @@ def data_of(model, corpus=None, exact: bool = False) -> dict:
         views=[dict(name=name, trained=objective in by) for name, by in views.items()],
         weights={name: packed(W, exact) for name, W in weights.items()},
         unigrams=corpus and packed(torch.from_numpy(counts / counts.sum()), exact=True),
-        classes=config.get("classes"), pooling=config["flags"].get("pooling", "mean"),
+        classes=[escaped(name) for name in config.get("classes", ())],
+        pooling=config["flags"].get("pooling", "mean"),
         causal=config["flags"].get("attention") == "causal",
         change=0.0 if exact else change(model, corpus and corpus.valid),
     )  # fmt: skip
