@@ -13,32 +13,14 @@ from minilm.huggingface.weights import TYPES, normalised, read_shape, to_ours, w
 from tests.machinery.small import stirred
 from tests.machinery.small_hf import CAUSAL, config_of, small_model
 
-DIRECTIONS = [*CAUSAL.items(), ("bert", True)]
-each_direction = pytest.mark.parametrize(("kind", "causal"), DIRECTIONS)
 each_family = pytest.mark.parametrize("family", FAMILIES)
 TOKENS = torch.randint(3, 50, (3, 15), generator=torch.Generator().manual_seed(2))
 IS_REAL = torch.arange(15) < torch.tensor([15, 9, 1])[:, None]
 
 
-def ours_of(theirs, kind):
-    """Our model with the weights of theirs."""
-    shape = read_shape(config_of(theirs))
-    shape, weights, left_out = to_ours(kind, theirs.state_dict(), shape)
-    assert not left_out
-    model = FAMILIES[TYPES[kind]["family"]][0](shape).double()
-    model.load_state_dict(weights)
-    modern = isinstance(shape, ModernBertConfig)
-    bases = [shape.rotary_base, shape.local_rotary_base] if modern else [10_000.0]
-    halves = torch.arange(0, shape.d_head, 2) / shape.d_head  # (d/2,)
-    frequency = torch.cat([1 / base**halves for base in bases])
-    angles = torch.arange(shape.max_length)[:, None, None] * frequency
-    for name, table in model.named_buffers():  # theirs come from float32
-        table.copy_(angles.cos() if name == "cos" else angles.sin())
-    return model.eval()
-
-
-def theirs_of(kind, causal, monkeypatch):
-    """A small model of theirs in float64; skips where `transformers` is not installed."""
+@pytest.mark.parametrize(("kind", "causal"), [*CAUSAL.items(), ("bert", True)])
+@torch.no_grad()
+def test_hidden_states_and_logits_are_those_of_transformers(kind, causal, monkeypatch):
     transformers = pytest.importorskip("transformers")
     changes = dict(is_decoder=True) if (kind, causal) == ("bert", True) else {}
     theirs = small_model(transformers, kind, **changes).double()
@@ -53,23 +35,26 @@ def theirs_of(kind, causal, monkeypatch):
             return tuple(x * cos + module.rotate_half(x) * sin for x in (q, k))
 
         monkeypatch.setattr(module, "apply_rotary_pos_emb", rotate)
-    return theirs
 
+    shape, weights, left_out = to_ours(kind, theirs.state_dict(), read_shape(config_of(theirs)))
+    ours = FAMILIES[TYPES[kind]["family"]][0](shape).double().eval()
+    ours.load_state_dict(weights)
+    modern = isinstance(shape, ModernBertConfig)
+    bases = [shape.rotary_base, shape.local_rotary_base] if modern else [10_000.0]
+    halves = torch.arange(0, shape.d_head, 2) / shape.d_head  # (d/2,)
+    angles = torch.cat([1 / base**halves for base in bases])
+    angles = torch.arange(shape.max_length)[:, None, None] * angles
+    for name, table in ours.named_buffers():  # theirs come from float32
+        table.copy_(angles.cos() if name == "cos" else angles.sin())
 
-@each_direction
-@torch.no_grad()
-def test_hidden_states_and_logits_are_those_of_transformers(kind, causal, monkeypatch):
-    theirs = theirs_of(kind, causal, monkeypatch)
-    ours = ours_of(theirs, kind)
-    for is_real in (None, IS_REAL):
-        mask = None if is_real is None else is_real.long()
-        hidden = ours(TOKENS, causal=causal, is_real=is_real)
-        expected = theirs.base_model(input_ids=TOKENS, attention_mask=mask).last_hidden_state
-        logits = theirs(input_ids=TOKENS, attention_mask=mask).logits
-        where = torch.ones_like(IS_REAL) if is_real is None else is_real
-        torch.testing.assert_close(hidden[where], expected[where], rtol=0, atol=1e-10)
-        torch.testing.assert_close(ours.logits(hidden[where]), logits[where], rtol=0, atol=1e-10)
-        assert logits[where].std() > 0.1  # so that an error would show
+    assert not left_out
+    for is_real in (torch.ones_like(IS_REAL), IS_REAL):
+        hidden = ours(TOKENS, causal=causal, is_real=is_real)[is_real]
+        asked = dict(input_ids=TOKENS, attention_mask=is_real.long())
+        expected, logits = theirs.base_model(**asked).last_hidden_state, theirs(**asked).logits
+        torch.testing.assert_close(hidden, expected[is_real], rtol=0, atol=1e-10)
+        torch.testing.assert_close(ours.logits(hidden), logits[is_real], rtol=0, atol=1e-10)
+        assert logits[is_real].std() > 0.1  # so that an error would show
 
 
 def small(family, seed=0, **changes):

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,9 @@ from minilm.generate import sample
 from minilm.heads import Classifier
 from minilm.huggingface.families import FAMILIES
 from minilm.huggingface.folders import export_run, import_folder, pretrained_run
-from minilm.runs import checkpoint
 from minilm.runs.run import Run
 from minilm.tokenizer import Tokenizer
-from tests.machinery.small import stirred
+from tests.machinery.small import saved, stirred
 from tests.machinery.small_hf import folder_of_gpt2, foreign, small_model
 
 safetensors = pytest.importorskip("safetensors.torch")
@@ -35,19 +34,14 @@ IS_REAL = BATCH != 0
 def make_run(folder, family, objective=None, tokenizer=TOKENIZER, **tuned):
     """A run with random weights: pretrained, or fine-tuned with `pooling` and `attention`."""
     made, shape = FAMILIES[family]
-    shape = shape(tokenizer.vocab_size, 30, 24, 4, 4, 40)
-    if family == "modernbert":
-        shape = replace(shape, local_window=4)  # so that it matters in a short text
+    near = dict(local_window=4) if family == "modernbert" else {}  # so that it matters
+    shape = shape(tokenizer.vocab_size, 30, 24, 4, 4, 40, **near)
     model = stirred(Classifier(made(shape), 3, tuned["pooling"]) if tuned else made(shape)).eval()
     facts = dict(
         kind="pretrain", family=family, model=asdict(shape), flags=dict(objective=objective)
     )
     facts |= dict(kind="finetune", flags=tuned, classes=["a", "b", "c"]) if tuned else {}
-    folder.mkdir()
-    run = Run(folder)
-    run.create(facts, tokenizer)
-    checkpoint.save(folder, 1, dict(tokens=0, targets=0, seconds=0.0), model=model.state_dict())
-    return run, model
+    return saved(Run(folder), facts, tokenizer, model), model
 
 
 EXPORTS = [  # a "CausalLM" may well be bidirectional
