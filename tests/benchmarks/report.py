@@ -100,10 +100,17 @@ def more_labels(results: dict) -> str:
 
 
 def uses(results: dict) -> str:
-    """README's table of what one pretraining is put to."""
-    rows = [[row["use"], f"`{row['command']}`", row["result"], row["beside"]]
-            for row in results.get("uses", {}).get("rows", ())]  # fmt: skip
-    return table(["use", "command, after `python train_pretrain.py`", "test", "beside"], rows)
+    """README's table of what one pretraining is put to: of each use a data set or two."""
+    rows = []
+    for data in ("sms-spam", "wnut17", "python-docs-tags", "qamr", "latex-sympy"):
+        if run := results.get(f"use-{data}-ours"):
+            (_, ours), *beside = run["rows"].items()
+            random = results.get(f"use-{data}-random", {}).get("rows", {})
+            beside += [("from random weights", row) for row in [*random.values()][:1]]
+            tell = telling(data, ours)
+            said = ", ".join(f"{name} {tell(row)}" for name, row in beside)
+            rows.append([data, f"`python {FINETUNE} {USES[data]}`", tell(ours), said])
+    return table(["data", "command, after `python train_pretrain.py`", "test", "beside"], rows)
 
 
 def ladder(results: dict) -> str:
@@ -136,6 +143,12 @@ MEASURES = {
 }  # fmt: skip
 
 
+def telling(data: str, row: dict):
+    """A function that tells a row of a data set by the measure that counts there."""
+    key = next(key for key in MEASURES if key in row and (key, data) != ("bleu", FORMULAS))
+    return lambda row: MEASURES[key].format(**row)
+
+
 def four_uses(results: dict) -> str:
     """Each data set, learnt from our weights, from random ones, from published ones."""
     rows = []
@@ -144,9 +157,7 @@ def four_uses(results: dict) -> str:
         if not any(runs.values()):
             continue
         measured = [run for run in runs.values() if run]
-        first = next(iter(measured[0]["rows"].values()))
-        key = next(key for key in MEASURES if key in first and (key, data) != ("bleu", FORMULAS))
-        tell = lambda row, key=key: MEASURES[key].format(**row)
+        tell = telling(data, next(iter(measured[0]["rows"].values())))
         cells = [f"{tell(next(iter(run['rows'].values())))}, {run['minutes']:.0f} min"
                  if run else "not run" for run in runs.values()]  # fmt: skip
         beside = [f"{name}: {tell(row)}" for name, row in measured[0]["rows"].items()]
