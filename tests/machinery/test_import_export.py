@@ -88,7 +88,7 @@ def test_a_batch_of_prompts_is_continued_there_as_each_prompt_is_here(tmp_path, 
         input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, max_new_tokens=5,
         do_sample=False, bad_words_ids=never,
     )[:, inputs.input_ids.shape[1] :]  # fmt: skip
-    special = TOKENIZER.special._replace(eos=279)  # so that none of these may be sampled in either
+    special = TOKENIZER.special._replace(eos=279)  # so that <doc> is sampled in neither
     for prompt, found in zip(prompts, out.tolist(), strict=True):
         expected = list(sample(ours, TOKENIZER.encode(prompt), 5, special, temperature=0))
         assert found == expected and len(expected) == 5
