@@ -50,7 +50,7 @@ class LanguageModel(Model):
         self.model = self.opened.transformer().to(self._machine.device).eval()
         self.objective = self.config["flags"]["objective"]
         self.causal = self.objective == "causal"  # whether all it has learnt is to look back
-        self.shift = 1 if self.causal else self.config["flags"].get("shift", 0)  # BERT's: 0
+        self.shift = 1 if self.causal else self.config["flags"].get("shift") or 0  # BERT's: 0
         self.max_length = self.model.config.max_length
 
     def generate(

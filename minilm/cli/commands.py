@@ -151,7 +151,7 @@ def tokenize(run: str, text: str | None = None, *, file: Path | None = None) -> 
     quoted = lambda piece: repr(text_of(piece)).replace(r"\\", "\\")
     if file:
         counts, n_bytes = Counter(), 0
-        for document in documents([str(file)]):
+        for _, document in documents([str(file)]):
             counts.update(tokenizer.encode(document).tolist())
             n_bytes += len(document.encode("utf-8", "surrogatepass"))
         tokens = counts.total()

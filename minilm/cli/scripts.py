@@ -51,7 +51,7 @@ def with_first_weights(config, machine: Machine) -> tuple[Run | None, Options]:
         shape = {f.name: saved["model"][f.name] for f in dataclasses.fields(ModelConfig)}
         taken = {"family": saved["family"], "size": flags.get("size") or "tiny", **shape}
         if config.objective == "masked" and flags.get("objective") != "causal":
-            taken["shift"] = flags.get("shift", 0)
+            taken["shift"] = flags.get("shift") or 0
     slow = (config.precision, machine.device.type, machine.dtype.itemsize) == ("auto", "cpu", 4)
     if slow and not init and config.size in (None, "tiny") and not config.steps:
         config = dataclasses.replace(config, minutes=config.minutes or 5.0)

@@ -21,16 +21,13 @@ DATA = Path("data")
 
 def documents(
     data: Sequence[str], text_column="text", encoding="utf-8", separator: str | None = None
-) -> Iterator[str]:
-    """Yield the texts to pretrain on, none of which a labelled task validates or tests on, from
-    names of corpora, and paths of files and folders. separator: as in `read_documents`. Empty files
-    are left out. Raises UserError for what is wrong, and where there is no text at all."""
-    return (text for _, text in sourced(data, text_column, encoding, separator))
-
-
-def sourced(data: Sequence[str], *how) -> Iterator[tuple[str, str]]:
-    """`documents`, each after its source, which decides whether it is validated on."""
+) -> Iterator[tuple[str, str]]:
+    """Yield (source, text) for the texts to pretrain on, none of which a labelled task validates or
+    tests on, from names of corpora, and paths of files and folders. The source decides whether a
+    text is validated on. separator: as in `read_documents`. Empty files are left out. Raises
+    UserError for what is wrong, and where there is no text at all."""
     items, empty, any_text = _files(data), [], False
+    how = text_column, encoding, separator
     for item in items:
         try:
             for text in _DOCUMENTS[item]() if item in NAMES else texts.read_documents(item, *how):

@@ -169,15 +169,11 @@ def _question(row: dict, place: str, answered: bool) -> Question:
             likely = {len(context.encode(e)[:n].decode(e, "ignore")) for e, n in encoded}
             likely = likely.intersection(found) or [n for n in found if abs(n - start) < 3]
         if len(likely) != 1:
-            raise UserError(
-                f"{place}: the answer {texts[0][:40]!r} is {len(found)} times in its "
-                f"context, and answer_start {start} does not say where: mend it"
-            )
+            raise UserError(f"{place}: the answer {texts[0][:40]!r} is {len(found)} times in its "
+                            f"context, answer_start {start} says not where: mend it")  # fmt: skip
         if start is not None:
-            note(
-                f"{place.rpartition(': ')[0]}: some answer_start point beside their answers, "
-                f"which were found all the same"
-            )
+            note(f"{place.rpartition(': ')[0]}: some answer_start point beside their answers, "
+                 f"which were found all the same")  # fmt: skip
         (start,) = likely
     return Question(context, question, tuple(texts), start)
 
@@ -200,10 +196,8 @@ def _answers(row: dict, place: str) -> tuple[list, int | None]:
     elif isinstance(answers, list):
         answers = {"text": answers, "answer_start": row.get("answer_start", [None] * len(answers))}
     if not isinstance(answers, dict) or "text" not in answers:
-        raise UserError(
-            f"{place}: no 'answer', nor 'answers' of 'text' and 'answer_start': rename "
-            f"a column; {PREDICT}"
-        )
+        raise UserError(f"{place}: no 'answer', nor 'answers' of 'text' and 'answer_start': rename "
+                        f"a column; {PREDICT}")  # fmt: skip
     texts, starts = listed(answers["text"]), listed(answers.get("answer_start"))
     if len(texts) != len(starts) or any(isinstance(text, list | dict) for text in texts + others):
         raise UserError(f"{place}: 'answers' is no list of texts with as many places: mend the row")
@@ -223,18 +217,17 @@ def _answers(row: dict, place: str) -> tuple[list, int | None]:
 def read_pairs(path: Path, source_column: str, target_column: str, encoding="utf-8") -> list[Pair]:
     """Read the two columns of a table, or the lines of two files, one a language, whose names
     differ in their ends only; pairs with a blank side are left out, and counted."""
-    columns = {"--source-column": source_column, "--target-column": target_column}
-    if ending(path) in (f".{column}".lower() for column in columns.values()):
-        sides = [list(read_lines(_beside(path, c), encoding)) for c in columns.values()]
-        source, target = sides
-        longer, n = max(sides, key=len), min(map(len, sides))
-        if any(line.strip() for line in longer[n:]):  # blank lines at the end do not count
-            raise UserError(f"{path}: the two files have {len(source)} and {len(target)} lines, "
-                            f"which must be as many: mend them")  # fmt: skip
-        pairs = list(map(Pair, map(str.strip, source), map(str.strip, target)))
+    names = source_column, target_column
+    if ending(path) in (f".{name}".lower() for name in names):
+        sides = [[*map(str.strip, read_lines(_beside(path, name), encoding))] for name in names]
+        shorter, longer = sorted(sides, key=len)
+        if any(longer[len(shorter) :]):  # blank lines at the end do not count
+            raise UserError(f"{path}: the two files have {len(sides[0])} and {len(sides[1])} "
+                            f"lines, which must be as many: mend them")  # fmt: skip
+        pairs = list(map(Pair, *sides))
     else:
-        rows = read_rows(path, columns, encoding)
-        pairs = [Pair(*(text_of(row, c, place) for c in columns.values())) for place, row in rows]
+        rows = read_rows(path, {"--source-column": names[0], "--target-column": names[1]}, encoding)
+        pairs = [Pair(*(text_of(row, name, place) for name in names)) for place, row in rows]
     good = [pair for pair in pairs if pair.source.strip() and pair.target.strip()]
     if len(good) < len(pairs):
         note(f"{path}: {len(pairs) - len(good)} pairs with a blank side left out")

@@ -140,6 +140,7 @@ def latex_pairs(n: int, seed: int = 0) -> list[tuple[str, str]]:
     """n random expressions, each as LaTeX and as SymPy's text; both are SymPy's own printing."""
     import sympy  # here, because it takes a second; torch brings it along
 
+    print(f"latex-sympy: making {n:,} pairs, this once", flush=True)
     rng, symbols = random.Random(seed), sympy.symbols("x y z t a b n theta alpha lambda omega")
     functions = sympy.sin, sympy.cos, sympy.tan, sympy.log, sympy.exp, sympy.sqrt, sympy.atan
     operators = sympy.Derivative, sympy.Integral
@@ -174,8 +175,6 @@ def formulas() -> dict[str, list[Pair]]:
     import sympy
 
     file = DATA / "latex-sympy" / f"{sympy.__version__}-{PAIRS}.jsonl"
-    if not file.exists():
-        print(f"latex-sympy: making {PAIRS:,} pairs, this once", flush=True)
     parts: dict[str, list[Pair]] = {"train": [], "valid": [], "test": []}
     for pair in python_docs.kept(file, Pair._fields, lambda: latex_pairs(PAIRS)):
         where = fraction(pair[0], "part")

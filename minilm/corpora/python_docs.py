@@ -6,6 +6,7 @@ The labelled task: which part of which library does the first sentence of a text
 """
 
 import ast
+import contextlib
 import hashlib
 import importlib.util
 import inspect
@@ -16,14 +17,15 @@ import re
 import sysconfig
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
 from tqdm import tqdm
 
+from minilm.config import UserError
 from minilm.corpora.files import Example, fraction, held_out, normalised
-from minilm.corpora.tables import read_rows
+from minilm.corpora.tables import read_rows, text_of
 from minilm.corpora.workers import parallel
 from minilm.io.durable import writing
 
@@ -125,16 +127,19 @@ def load() -> list[tuple[str, str]]:
     return kept(FOLDER / f"{version()}.jsonl", ("source", "text"), lambda: extract(roots()))
 
 
-def kept(path: Path, names: tuple[str, str], make: Callable[[], Iterable]) -> list[tuple]:
-    """Rows of texts from a .jsonl file; where it is not there yet, `make` makes them, this once."""
-    if not path.exists():
-        lines = [json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in make()]
-        part = path.with_suffix(f".{os.getpid()}.part")
-        with writing(path):  # beside, and renamed: an interrupted call leaves no half of it
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text("".join(lines), encoding="utf-8", newline="\n")
-            os.replace(part, path)
-    return [tuple(row.values()) for _, row in read_rows(path, {}, "utf-8")]
+def kept(path: Path, names: Sequence[str], make: Callable[[], Iterable]) -> list[tuple]:
+    """Rows of texts from a .jsonl file; where it is not there, or damaged, `make` makes them."""
+    with contextlib.suppress(UserError):
+        rows = read_rows(path, {name: name for name in names}, "utf-8")
+        return [tuple(text_of(row, name, place) for name in names) for place, row in rows]
+    rows = [tuple(row) for row in make()]
+    lines = [json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows]
+    part = path.with_suffix(f".{os.getpid()}.part")
+    with writing(path):  # beside, and renamed: an interrupted call leaves no half of it
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text("".join(lines), encoding="utf-8", newline="\n")
+        os.replace(part, path)
+    return rows
 
 
 def roots() -> dict[str, Path]:

@@ -92,13 +92,10 @@ def _undecodable(data: bytes, encoding: str) -> str:
         data.decode(encoding)
         return "it has no byte order mark: try --encoding utf-16-le or utf-16-be"
     except UnicodeDecodeError as error:
-        before, end = (
-            data[: error.start].decode(encoding, "ignore"),
-            "\n" if b"\n" in data else "\r",
-        )
-        line = 1 + before.count(end)
-        place = f"line {line}, byte {error.start}: 0x{data[error.start]:02x}"
-        place += f" is not {encoding} ({error.reason})"
+        before = data[: error.start].decode(encoding, "ignore")
+        line = 1 + before.count("\n" if b"\n" in data else "\r")
+        wrong = f"0x{data[error.start]:02x} is not {encoding} ({error.reason})"
+        place = f"line {line}, byte {error.start}: {wrong}"
     if encoding.startswith("utf-8"):
         in_utf8 = data.decode("utf-8", "replace")
         if len(re.findall("[^\0-\x7f\ufffd]", in_utf8)) > in_utf8.count("\ufffd"):

@@ -60,7 +60,7 @@ def prepare(
         """The blocks of all documents, from the first on, some megabytes at once."""
         group, size = [], 0
         with tqdm(None, doing, unit=" characters", unit_scale=True, delay=1, disable=None) as bar:
-            for document in corpora.sourced(data, text_column, encoding, separator):
+            for document in corpora.documents(data, text_column, encoding, separator):
                 for block in cut(*document):
                     group.append(block)
                     size += len(block[0])

@@ -153,31 +153,31 @@ def fast_nll(
 def gram_orthogonalise(G: Tensor) -> Tensor:
     """`orthogonalise` on R = X Xᵀ: of X the iteration's factor P = a I + b R + c R² sees R alone,
     and with X <- P X goes R <- P R P. So only R and the product Q of all P are kept, smaller
-    than X unless that is square. In float32 the result is equal.
+    than X where m < n. In float32 the result is equal.
 
-    G (B, m, n). Returns G's shape."""
+    G (B, m, n), m <= n. Returns G's shape."""
     a, b, c = 3.4445, -4.7750, 2.0315
     X = G / (torch.linalg.matrix_norm(G, keepdim=True) + 1e-7)
-    wide = X if X.shape[1] <= X.shape[2] else X.mT
-    R = wide @ wide.mT  # (B, k, k), k = min(m, n)
+    R = X @ X.mT  # (B, m, m)
     Q = torch.eye(R.shape[1], dtype=G.dtype, device=G.device).expand_as(R)
     for _ in range(5):
         P = torch.baddbmm(R, R, R, beta=b, alpha=c)
         P.diagonal(dim1=1, dim2=2).add_(a)
         Q, R = P @ Q, P @ R @ P
-    return Q @ X if wide is X else X @ Q  # Q is symmetric
+    return Q @ X
 
 
 def fast_orthogonalise(G: Tensor, dtype=torch.float32, compiled: bool = False) -> Tensor:
     """Either of the two: the formula in bfloat16 on CUDA and where `dtype`, that of products, is
     bfloat16. G (B, m, n) float32. Returns G's shape, float32."""
-    is_cuda = G.device.type == "cuda"
-    if not is_cuda and dtype != torch.bfloat16:
-        return gram_orthogonalise(G)
-    fuse = compiled and is_cuda
-    iterate = compile_once(orthogonalise, dynamic=False) if fuse else orthogonalise
-    tall = G.shape[1] > G.shape[2]
-    X = iterate((G.mT if tall else G).bfloat16()).to(G.dtype)
+    is_cuda, tall = G.device.type == "cuda", G.shape[1] > G.shape[2]
+    wide = G.mT if tall else G
+    if is_cuda or dtype == torch.bfloat16:
+        fused = compiled and is_cuda
+        iterate = compile_once(orthogonalise, dynamic=False) if fused else orthogonalise
+        X = iterate(wide.bfloat16()).to(G.dtype)
+    else:
+        X = gram_orthogonalise(wide)
     return X.mT if tall else X
 
 

@@ -4,7 +4,6 @@ promises two things: what was synced stays, and a rename happens wholly or not a
 import contextlib
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,12 +25,12 @@ def read_bounded(path: str | Path, most: int = LARGEST) -> bytes:
 
 
 def fits(value, form) -> bool:
-    """Whether plain data has a form: a type (float: any finite number); {"a": form, ...}, a dict
-    with these names; {str: form}, a dict of such; [form], a list of such; (form, ...), a list of
-    just these; {type, None}, either of them.
+    """Whether plain data has a form: a type (int: of 64 bits; float: any number); a constant;
+    {"a": form, ...}, a dict with these names; {str: form}, a dict of such; [form], a list of such;
+    (form, ...), a list of just these; {form, None}, either of them, and None may be missing.
 
-    >>> form = {"step": int, "values": {str: float}, "scores": [(int, float)], "id": {str, None}}
-    >>> fits({"step": 3, "values": {}, "scores": [[3, 2]], "id": None, "more": 1}, form)
+    >>> form = {"step": int, "values": {str: float}, "scores": [(int, float)], "kind": {"a", None}}
+    >>> fits({"step": 3, "values": {}, "scores": [[3, 2]], "more": 1}, form)
     True
     """
     if isinstance(form, set):
@@ -41,10 +40,10 @@ def fits(value, form) -> bool:
         return isinstance(value, list) and len(value) == len(forms) and all(map(fits, value, forms))
     if isinstance(form, dict):
         form = dict.fromkeys(value, form[str]) if str in form and isinstance(value, dict) else form
-        return isinstance(value, dict) and all(k in value and fits(value[k], form[k]) for k in form)
-    if form is float:
-        return type(value) in (int, float) and math.isfinite(value)
-    return type(value) is form or value is form is None
+        return isinstance(value, dict) and all(fits(value.get(k), form[k]) for k in form)
+    if form in (int, float):
+        return type(value) in (int, form) and abs(value) < (2**63 if form is int else 1e300)
+    return type(value) is form or (type(value) is type(form) and value == form)
 
 
 def read_json(path: str | Path, form):

@@ -102,20 +102,20 @@ class Desk:
             shutil.copy(ROOT / name, self.folder / name)
         self.file.write_text(page, "utf-8")
 
-    def begin(self, now: str, source: str, again: bool, *parts: bool) -> list[dict]:
+    def begin(self, now: str, source: str, again: bool, others: bool = True) -> list[dict]:
         """Put away what was being done, lay out the page `source`, and find which tests hold what
-        is missing: the page's own (True), or, if none, all others (False). Then lay out what was
+        is missing: the page's own, or, if none, those of all `others`. Then lay out what was
         written of it before, unless `again`."""
         (kept := self.folder / "kept").mkdir(parents=True, exist_ok=True)
         if self.state["now"] and self.file.is_file():
             shutil.copy(self.file, kept / f"{self.now}.py")
         self.state["now"] = now
         self.refresh(source)
-        files = sorted(path.name for path in (ROOT / "tests" / "book").glob("test_*.py"))
-        failed: list[dict] = []
-        for own in parts or (True, False):
-            named = [f"tests/book/{n}" for n in files if n.startswith(f"test_{self.page}") is own]
-            failed = failed or run(self.folder, self.page, named)
+        files = [f"tests/book/{path.name}" for path in sorted(ROOT.glob("tests/book/test_*.py"))]
+        own = [file for file in files if f"/test_{self.page}" in file]
+        failed = run(self.folder, self.page, own)
+        if not failed and others:
+            failed = run(self.folder, self.page, [file for file in files if file not in own])
         if (before := kept / f"{now}.py").is_file() and not again:
             shutil.copy(before, self.file)
         tests = dict.fromkeys(failure["test"] for failure in failed)
@@ -150,7 +150,7 @@ class Desk:
         options, seed = list(changes(page, self.book[page])), self.state["seed"] + 1
         random.Random(f"{page} {seed}").shuffle(options)
         for title, source in options:
-            if failed := self.begin(f"bug {page}", source, True, True):
+            if failed := self.begin(f"bug {page}", source, again=True, others=False):
                 self.save(function=title, seed=seed)
                 print(f"something in {self.file} was changed: {sentences(failed)}\n")
                 print(f"{self.told(failed[0])}\n\n{THEN.replace('a line of the book', 'where')}")

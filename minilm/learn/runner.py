@@ -9,7 +9,7 @@ from pathlib import Path
 
 from minilm.config import UserError
 
-LINES = 12  # of what a failure says
+LINES, SECONDS = 12, 600  # of what a failure says; that tests may take
 
 
 class Notes:
@@ -63,17 +63,17 @@ def run_here(page: str, tests: list[str], *how: str) -> list[dict]:
     return notes.failed
 
 
-def run(folder: Path, page: str, tests: list[str], *how: str, limit: float = 600) -> list[dict]:
-    """`run_here` in another folder and process; what has not ended after `limit` seconds failed."""
+def run(folder: Path, page: str, tests: list[str]) -> list[dict]:
+    """`run_here` in another folder and process; what has not ended after SECONDS failed."""
     result, own = folder / "result.json", dict(PYTHONPATH=str(folder), PYTHONDONTWRITEBYTECODE="1",
                                                PYTEST_ADDOPTS="", OMP_NUM_THREADS="1")  # fmt: skip
     result.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "minilm.learn.runner", page, *how, *tests]
+    command = [sys.executable, "-m", "minilm.learn.runner", page, *tests]
     try:
         done = subprocess.run(command, cwd=folder, env=os.environ | own, capture_output=True,
-                              text=True, timeout=limit)  # fmt: skip
+                              text=True, timeout=SECONDS)  # fmt: skip
     except subprocess.TimeoutExpired:
-        return [dict(test=tests[0], said=[f"it did not end within {limit} seconds"], where=[])]
+        return [dict(test=tests[0], said=[f"it did not end within {SECONDS} seconds"], where=[])]
     if not result.is_file():
         raise UserError((done.stderr or done.stdout).strip().splitlines()[-1])
     return json.loads(result.read_text("utf-8"))

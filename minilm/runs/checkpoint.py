@@ -16,7 +16,6 @@ import hashlib
 import io
 import json
 import mmap
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ import torch
 
 from minilm.config import NonFiniteError, UserError
 from minilm.io.durable import damage, fits, read_json, sync, write_file
+from minilm.io.terminal import note
 
 COMMENT = 2 + 64  # bytes: the zip's own length of it, and a sha256 in hexadecimal
 SPENT = {"tokens": int, "targets": int, "seconds": float}
@@ -129,7 +129,7 @@ def _whole(file: Path) -> Checkpoint | None:
         if not fits(state, FACTS) or file.name != _file(file.parent, found.step).name:
             raise ValueError("it holds something else")
     except Exception as error:  # whatever is wrong with it
-        print(f"{file} is damaged and not used: {type(error).__name__}: {error}", file=sys.stderr)
+        note(f"{file} is damaged and not used: {type(error).__name__}: {error}")
         return None
     if found.run != run_id(file.parent):
         raise UserError(f"{file} was written by another run: move it out of {file.parent}")

@@ -6,11 +6,11 @@ metrics.jsonl    one line an event, appended; cut back to the checkpoint on resu
 step-00000200.pt checkpoints: see `checkpoint.py`"""
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
 import secrets
-import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +22,7 @@ from minilm.config import ModelConfig, UserError
 from minilm.corpora.tokenizer_file import load_tokenizer, to_json
 from minilm.fast.compute import use_fast_attention
 from minilm.io.durable import damage, fits, read_bounded, read_json, sync, write_file, writing
+from minilm.io.terminal import note
 from minilm.model import Transformer
 from minilm.runs import checkpoint
 
@@ -35,9 +36,14 @@ RUNS = Path("runs")
 # What a config.json names. The rooms above add theirs: huggingface/ families, tasks/ heads.
 FAMILIES: dict[str, tuple[type, type]] = {"ours": (Transformer, ModelConfig)}  # model and shape
 HEADS: dict[str, Callable] = {}  # task -> (transformer, flags, number of classes) -> network
-FORM = dict(id=str, kind=str, family=str, model=dict, flags=dict, tokenizer=str)
-FORMS = dict(pretrain={"flags": {"objective": str}}, finetune={"classes": [str]})
-FACTS = dict(train_tokens=int, unigram_entropy=float)  # which imported runs lack
+SHAPE = {field.name: field.type for field in dataclasses.fields(ModelConfig)}
+FORM = dict(id=str, kind=str, family=str, model=SHAPE, flags=dict, tokenizer=str)
+# Imported runs have an objective, and nothing else of these.
+PRETRAINED = dict(objective={"causal", "masked", "hybrid"}, shift={0, 1, None}, size={str, None})
+FORMS = {
+    "pretrain": dict(flags=PRETRAINED, train_tokens={int, None}, unigram_entropy={float, None}),
+    "finetune": dict(flags=dict(max_length=int), classes=[str]),
+}
 
 
 class Run:
@@ -70,8 +76,7 @@ class Run:
         if (there := config.get("format")) != FORMAT:
             raise UserError(f"{path} is of format {there!r:.9}, that of another version of minilm; "
                             f"this one reads {FORMAT}: train the run anew")  # fmt: skip
-        form = FORM | FORMS.get(str(config.get("kind")), {})
-        for name, part in (form | {name: FACTS[name] for name in FACTS if name in config}).items():
+        for name, part in (FORM | FORMS.get(str(config.get("kind")), {})).items():
             if not fits(config.get(name), part):
                 raise UserError(f"{path} is damaged ({name} is missing, or not what it should be)")
         return config
@@ -147,7 +152,7 @@ class Run:
                 if not (fits(numbers, {str: float}) and fits(line, form)):
                     raise ValueError("a number is missing, or none")
             except Exception as error:  # whatever is wrong with it
-                print(f"{path} is damaged from line {len(lines) + 1} on: {error}", file=sys.stderr)
+                note(f"{path} is damaged from line {len(lines) + 1} on: {error}")
                 break
             lines.append(line)
         return lines

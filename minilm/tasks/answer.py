@@ -95,11 +95,14 @@ class Answering(Task):
         return rows
 
     def left_out(self, rows: list[Row]) -> str:
-        there = {row.question for row in rows if row.span != (0, 0)}
-        n = len(there - {row.question for row in rows if row.span[0] > 0})
-        said = (f"of {n:,} questions no window of {self.room} tokens holds the whole answer, which "
-                "is not learnt: a larger --max-length helps") * (n > 0)  # fmt: skip
-        return "; ".join(filter(None, (said, super().left_out(rows))))
+        whole = {row.question: row.span for row in rows if row.span[0] > 0}
+        n = len({row.question for row in rows if row.span != (0, 0)} - whole.keys())
+        long = sum(last - first >= LONGEST for first, last in whole.values())
+        said = [f"of {n:,} questions no window of {self.room} tokens holds the whole answer, which "
+                "is not learnt: a larger --max-length helps"] * (n > 0)  # fmt: skip
+        said += [f"of {long:,} questions the answer is longer than {LONGEST} tokens, which is more "
+                 "than is ever found"] * (long > 0)  # fmt: skip
+        return "; ".join(filter(None, (*said, super().left_out(rows))))
 
     def collate(self, rows: list[Row]) -> tuple[np.ndarray, ...]:
         """tokens, is_real, allowed (B, T), spans (B, 2)."""

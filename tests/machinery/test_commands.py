@@ -1,5 +1,6 @@
 """Every command with every flag once, as a person types it, and each succeeds."""
 
+import copy
 import dataclasses
 import functools
 import json
@@ -11,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+import minilm
 from minilm.cli import commands, scripts
 from minilm.cli.flags import flag_name, flags_of
+from minilm.config import UserError
+from minilm.view.pages import write_run_page
 from tests.machinery.small import finetuned, pretrained
 from tests.machinery.small_hf import folder_of_gpt2
 
@@ -108,6 +112,31 @@ def test_a_command_does_what_is_typed(name, world, monkeypatch, capsys):
             commands.main([name, *shlex.split(line)])
         except SystemExit as ended:
             pytest.fail(f"{name} {line}: status {ended.code}, {capsys.readouterr().err}")
+
+
+def test_whatever_a_config_holds_a_run_is_used_or_refused_in_one_line(tmp_path):
+    runs, missing = (pretrained(tmp_path / "base"), finetuned(tmp_path / "labels")), {}
+    flags = [("flags", name) for name in ("objective", "shift", "size", "max_length", "task")]
+    for run in runs:
+        whole, refused = run.config, 0
+        places = [(name,) for name in whole] + [("model", name) for name in whole["model"]] + flags
+        for *inside, name in places:
+            for value in (missing, None, ["x"], 7, 10**400):
+                part = config = copy.deepcopy(whole)
+                for key in inside:
+                    part = part[key]
+                part[name] = value
+                if value is missing:
+                    del part[name]
+                (run.folder / "config.json").write_text(json.dumps(config))
+                try:
+                    write_run_page(run)
+                    lm = minilm.load(run.folder, "cpu")
+                    lm.predict(["a"]) if run is runs[1] else lm.fill("<mask> of")
+                except UserError as error:
+                    assert "\n" not in str(error)
+                    refused += 1
+        assert 60 < refused < 5 * len(places)
 
 
 def test_every_flag_of_every_command_is_in_a_line():

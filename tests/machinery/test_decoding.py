@@ -7,13 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from minilm.model import Transformer
-from minilm.objectives import prefix, prefix_nll
-from minilm.optim import make_optimizers
 from minilm.tasks.answer import best_span
 from minilm.tasks.translate import beam_search
 from tests.book.small import DOC, PAD, SPECIAL, V, make_model, random_tokens
-from tests.book.test_heads_tasks import SOURCES, TARGETS, prefix_states, tensors
+from tests.book.test_heads_tasks import prefix_states
 from tests.book.test_reference import normal
 
 
@@ -35,7 +32,7 @@ def test_cached_decoding_equals_uncached():
 def test_a_beam_as_wide_as_all_texts_finds_the_best_of_them():
     """With few tokens and a short text, every translation can be scored without a cache."""
     few = SPECIAL._replace(ordinary=np.arange(3, 6))
-    for seed in range(4):
+    for seed in range(2):
         model, source = make_model(), random_tokens(1, 3, seed=seed)
         found = {
             p: beam_search(model, source, few, width=30, penalty=p, most=3)[0] for p in (0.0, 4.0)
@@ -82,21 +79,6 @@ def test_a_translation_that_has_ended_stays_what_it_is():
         for width in (1, 2, 4)
     }
     assert found[1][0] == 3 and found[2] == found[4] == []
-
-
-def test_three_pairs_can_be_learnt_by_heart_and_are_then_translated():
-    model = Transformer(make_model(d_model=32).config)
-    inputs, targets, seen = prefix(SOURCES, TARGETS, SPECIAL)
-    (optimizer,) = make_optimizers(model, "adamw", 0.02, weight_decay=0.0)
-    for _ in range(60):
-        optimizer.zero_grad()
-        loss, count = prefix_nll(model, *tensors(inputs, targets), torch.from_numpy(seen))
-        (loss / count).backward()
-        optimizer.step()
-    for width in (1, 4):
-        for source, target in zip(SOURCES, TARGETS, strict=True):
-            (found,) = beam_search(model, source[None], SPECIAL, width)
-            assert found.tolist() == target.tolist()
 
 
 @pytest.mark.parametrize("longest", [1, 3, 9])

@@ -8,7 +8,6 @@ import pytest
 
 from minilm.config import UserError
 from minilm.corpora.files import read_pairs, read_questions, read_tagged
-from minilm.corpora.tables import note
 
 TAGGED = {  # name: content, word/tag of each sentence
     "plain.conll": ("# a comment\nIn\tO\nNew\tB-loc\nYork\tI-loc\n#fun\tO\n\nHi O\n\n\n-DOCSTART- O"
@@ -42,32 +41,28 @@ BIRDS = "É: the red hen saw the red cat 🐈🐈🐈🐈 by a red owl."  # "red
 AT, ROW = 41, {"context": BIRDS, "question": "What has the owl?"}
 SAID = {"answer": "red", "answer_start": AT}
 BOTH = {"text": ["red", "red owl"], "answer_start": [AT, 41]}
-RIGHT = (
-    [  # what a row says, its answers and where the first is
-        (SAID | {"answer_start": start}, ["red"], AT) for start in (AT, 41.0, "41", " 41.0 ", [41])
-    ]
-    + [
-        (SAID | {"answer_start": len(BIRDS[:AT].encode())}, ["red"], AT),
-        (SAID | {"answer_start": len(BIRDS[:AT].encode("utf-16-le")) // 2}, ["red"], AT),
-        (SAID | {"answer_start": 39}, ["red"], AT),  # an editor counted otherwise
-        (SAID | {"answers": ["red", "red owl"]}, ["red", "red owl"], AT),
-        (SAID | {"answers": '["red", "red owl"]'}, ["red", "red owl"], AT),  # in a .csv
-        ({"answer": "owl"}, ["owl"], 45),
-        ({"answer": "owl", "answer_start": 999}, ["owl"], 45),
-        ({"answer": "owl", "answer_start": None}, ["owl"], 45),
-        ({"answers": BOTH}, ["red", "red owl"], AT),
-        ({"answers": ["red"], "answer_start": [41]}, ["red"], AT),
-        ({"answers": [{"text": "red", "answer_start": 41.0}, {"text": "owl"}]}, ["red", "owl"], AT),
-        ({"answers": {"text": [], "answer_start": []}}, [""], -1),
-        ({"answers": []}, [""], -1),
-        ({"answer": "", "answer_start": None}, [""], -1),
-        ({"answer": "red", "answer_start": -1}, [""], -1),
-        (SAID | {"is_impossible": True}, [""], -1),
-    ]
-)
+RIGHT = [  # what a row says, its answers and where the first is
+    *((SAID | {"answer_start": n}, ["red"], AT) for n in (AT, 41.0, "41", " 41.0 ", [41])),
+    (SAID | {"answer_start": len(BIRDS[:AT].encode())}, ["red"], AT),
+    (SAID | {"answer_start": len(BIRDS[:AT].encode("utf-16-le")) // 2}, ["red"], AT),
+    (SAID | {"answer_start": 39}, ["red"], AT),  # an editor counted otherwise
+    (SAID | {"answers": ["red", "red owl"]}, ["red", "red owl"], AT),
+    (SAID | {"answers": '["red", "red owl"]'}, ["red", "red owl"], AT),  # in a .csv
+    ({"answer": "owl"}, ["owl"], 45),
+    ({"answer": "owl", "answer_start": 999}, ["owl"], 45),
+    ({"answer": "owl", "answer_start": None}, ["owl"], 45),
+    ({"answers": BOTH}, ["red", "red owl"], AT),
+    ({"answers": ["red"], "answer_start": [41]}, ["red"], AT),
+    ({"answers": [{"text": "red", "answer_start": 41.0}, {"text": "owl"}]}, ["red", "owl"], AT),
+    ({"answers": {"text": [], "answer_start": []}}, [""], -1),
+    ({"answers": []}, [""], -1),
+    ({"answer": "", "answer_start": None}, [""], -1),
+    ({"answer": "red", "answer_start": -1}, [""], -1),
+    (SAID | {"is_impossible": True}, [""], -1),
+]
 WRONG = [
     ({"answer": "red"}, "3 times"), ({"answer": "red", "answer_start": float("nan")}, "3 times"),
-    (SAID | {"answer_start": 999}, "does not say where"), ({"answer": "fox"}, "'fox' is 0 times"),
+    (SAID | {"answer_start": 999}, "says not where"), ({"answer": "fox"}, "'fox' is 0 times"),
     (SAID | {"answer_start": 41.5}, "41.5, no place"), (SAID | {"answer_start": -7}, "no place"),
     (SAID | {"answer_start": True}, "no place"), (SAID | {"answer_start": "there"}, "no place"),
     (SAID | {"answer_start": [1, 41]}, "as many places"), (SAID | {"answers": 5}, "but int"),
@@ -87,11 +82,6 @@ PAIRED = [  # files, their pairs, how many with a blank side are said
     ({"a.de": "eins"}, "a.en: no such file", ""),
     ({"a.tsv": "en\tfr\none\tun\n"}, "choose by --source-column", ""),
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def say_again():
-    note.cache_clear()
 
 
 def write(path, content):

@@ -23,7 +23,7 @@ def without_spaces(characters: int) -> str:
 
 
 def test_the_fast_learner_learns_what_the_book_does():
-    for seed in range(100):
+    for seed in range(40):
         counts = count_pieces([*random_texts(seed), fuzzed(seed) * 2])
         assert bpe.learn_merges(counts, 60) == book.learn_merges(counts, 60), seed
     for texts, n in (([without_spaces(2000)], 300), (TEXTS, 600), ([], 5), (["a"], 5)):
@@ -47,7 +47,7 @@ def test_the_fast_tokenizer_gives_the_books_ids():
     fast = bpe.FastTokenizer.train([*TEXTS, without_spaces(3000)], 700)
     plain = Tokenizer(fast.merges)
     assert type(fast) is bpe.FastTokenizer and fast.fingerprint == plain.fingerprint
-    texts = [*map(fuzzed, range(200)), without_spaces(20_000), "".join(map(fuzzed, range(900)))]
+    texts = [*map(fuzzed, range(100)), without_spaces(5_000), "".join(map(fuzzed, range(300)))]
     for text in texts:
         assert np.array_equal(fast.encode(text), plain.encode(text))
         assert fast.encode(text).dtype == np.uint16
@@ -78,6 +78,6 @@ def test_the_vocabulary_does_not_depend_on_the_hash_seed():
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     prints = [
         subprocess.check_output([sys.executable, "-c", program], env=env | {"PYTHONHASHSEED": seed})
-        for seed in "012"
+        for seed in "01"
     ]
     assert len({one for line in prints for one in line.split()}) == 1

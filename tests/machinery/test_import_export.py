@@ -40,7 +40,8 @@ def make_run(folder, family, objective=None, tokenizer=TOKENIZER, **tuned):
     facts = dict(
         kind="pretrain", family=family, model=asdict(shape), flags=dict(objective=objective)
     )
-    facts |= dict(kind="finetune", flags=tuned, classes=["a", "b", "c"]) if tuned else {}
+    if tuned:
+        facts |= dict(kind="finetune", flags=tuned | dict(max_length=30), classes=[*"abc"])
     return saved(Run(folder), facts, tokenizer, model), model
 
 

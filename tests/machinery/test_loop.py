@@ -15,9 +15,9 @@ from minilm.config import NonFiniteError, UserError
 from minilm.runs import checkpoint, loop
 from minilm.runs.device import Machine
 from minilm.runs.loop import summary
-from minilm.runs.progress import Progress, curve
+from minilm.runs.progress import Progress
 from minilm.runs.run import FORMAT, Run
-from tests.machinery.tiny import Training, saved
+from tests.machinery.tiny import SHAPE, Training, saved
 
 
 def scores(*values):
@@ -59,7 +59,7 @@ def test_early_stopping_waits_for_patience_evaluations_also_after_a_resume(tmp_p
 
 
 def test_the_checkpoint_that_will_be_used_is_reported_with_its_step_and_scores(tmp_path):
-    facts = dict(format=FORMAT, id="a", kind="pretrain", family="ours", model={},
+    facts = dict(format=FORMAT, id="a", kind="pretrain", family="ours", model=vars(SHAPE),
                  flags={"objective": "causal"}, tokenizer="", train_tokens=200)  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(facts))
     run, training = Run(tmp_path), Training(evaluate=scores(3, 2, 2.5, 2.25))
@@ -77,8 +77,14 @@ def test_nothing_that_only_shows_ends_a_training(tmp_path, monkeypatch, capsys):
     def show():
         raise IndexError("no such token")
 
-    Training(show=show).run(tmp_path)
+    def page(run):
+        pages.append(checkpoint.newest(run.folder).step)
+        raise OSError("no room")
+
+    pages = []
+    loop.train(Training(show=show), Run(tmp_path), page)
     assert "no sample: IndexError: no such token" in capsys.readouterr().out
+    assert pages == [2, 4, 6, 8]  # one after each evaluation
 
     class Closed:
         def write(self, text):
@@ -110,11 +116,6 @@ def test_a_training_in_a_thread_leaves_the_generators_of_its_process_alone(tmp_p
     assert saved(tmp_path / "thread") == saved(tmp_path / "here")
 
 
-def test_a_curve_keeps_its_shape_however_long_it_gets():
-    assert curve([8, 6, 4, 2, 1, 1]) == "█▆▄▂▁▁" and curve([3]) == "▁"
-    assert curve([1 / (1 + i / 99) for i in range(1000)]) == "█▅▄▃▂▂▂▁▁▁▁▁"
-
-
 # What is not finite
 
 
@@ -132,8 +133,9 @@ def poison(training, where, value):
 
 
 @pytest.mark.parametrize("every", [1, 3], ids=["read always", "read seldom"])
-@pytest.mark.parametrize("where", ["loss", "gradient", "weight", "optimizer"])
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("where, value", [
+    ("loss", math.nan), ("gradient", math.inf), ("weight", math.nan), ("optimizer", math.inf),
+])  # fmt: skip
 def test_what_is_not_finite_reaches_no_file(tmp_path, monkeypatch, where, value, every):
     monkeypatch.setattr(loop, "READ_EVERY", {"cpu": every} if every > 1 else {})
     training = Training(steps=12, every=4, optimizer="adamw")

@@ -9,7 +9,7 @@ import pytest
 
 from minilm.cli.options import FinetuneConfig
 from minilm.config import UserError
-from minilm.corpora import documents, fingerprint, python_docs, sourced
+from minilm.corpora import documents, fingerprint, python_docs
 from minilm.corpora.files import held_out, normalised
 from minilm.corpora.splits import load
 
@@ -18,6 +18,10 @@ SENTENCE = "It takes numbers and returns {} numbers, as the examples below will 
 
 def labelled(name: str) -> dict:
     return load(FinetuneConfig(data=name))
+
+
+def texts_of(name: str) -> list[str]:
+    return [text for _, text in documents([name])]
 
 
 def write(path: Path, text: str) -> None:
@@ -91,7 +95,7 @@ def test_files_are_on_one_side_and_nothing_held_out_is_pretrained_on(library, ta
     sources = defaultdict(set)
     for source, text in rows:
         sources[normalised(first(text))].add(source)
-    pretrained = "\n".join(normalised(text) for text in documents(["python-docs"]))
+    pretrained = "\n".join(normalised(text) for text in texts_of("python-docs"))
     keys = [normalised(text) for examples in parts.values() for text, _ in examples]
     assert len(keys) == len(set(keys)) > 250
     for part, examples in parts.items():
@@ -107,21 +111,25 @@ def test_the_language_model_is_validated_on_whole_files_of_which_no_line_is_trai
     for number in range(200):
         write(library["torch"] / "other" / f"copy{number}.py", copied.format(number * "x "))
     sides = {True: {}, False: {}}
-    for source, text in sourced(["python-docs"]):
+    for source, text in documents(["python-docs"]):
         sides[held_out(source)].setdefault(source, []).append(text)
-    assert len(sides[True]) > 1 and not any(
-        "Copied" in t for some in sides[True].values() for t in some
-    )
+    assert len(sides[True]) > 1 and "Copied" not in str(sides[True])
     copies = [source for source, _ in python_docs.load() if "copy" in source]
     assert any(map(held_out, copies)) and sum("copy" in source for source in sides[False]) > 100
 
 
-def test_the_texts_are_read_once_and_nothing_half_written_is_left(library, monkeypatch):
+def test_the_texts_are_read_once_and_anew_where_the_file_of_them_is_damaged(library, monkeypatch):
     first, before = python_docs.load(), fingerprint(["python-docs"])
     (cache,) = Path("data/python-docs").iterdir()
     assert cache.name == f"{python_docs.version()}.jsonl"
     monkeypatch.setattr(python_docs, "extract", lambda folders: pytest.fail("read again"))
     assert python_docs.load() == first
+    whole, again = cache.read_text(), []
+    monkeypatch.setattr(python_docs, "extract", lambda folders: again.append(1) or first)
+    for damaged in ("", "{" + whole, whole[:-20], whole + '{"source": "a", "text": 7}\n'):
+        cache.write_text(damaged)
+        assert python_docs.load() == first and cache.read_text() == whole
+    assert len(again) == 4
     monkeypatch.setattr(python_docs.metadata, "version", lambda name: "another")
     assert fingerprint(["python-docs"]) != before
 
@@ -153,7 +161,7 @@ def test_imdb_reads_the_same_in_both_layouts_and_keeps_its_test_reviews_apart(
     assert ("A film, number 0.\nI found it pos.", "pos") in parts["train"]
     labels = [example.label for example in parts["train"]]
     assert labels not in (sorted(labels), sorted(labels, reverse=True))
-    seen = list(documents(["imdb"]))  # 2 train reviews and an unlabelled one repeat test reviews
+    seen = texts_of("imdb")  # 2 train reviews and an unlabelled one repeat test reviews
     assert len(seen) == 9 and not set(seen) & {text for text, _ in parts["test"]}
 
 
@@ -161,15 +169,15 @@ def test_the_other_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("imdb", "sms-spam", "tinyshakespeare"):
         with pytest.raises(UserError, match=f"python -m minilm fetch {name}"):
-            list(documents([name]))
+            texts_of(name)
     lines = [f"ham\tCall me at \"{i} o'clock" for i in range(300)]
     lines += [f"spam\tWIN {i} pounds" for i in range(100)] + ["spam\twin  7 POUNDS"]
     write(Path("data/sms-spam/SMSSpamCollection"), "\n".join(lines) + "\n")
     parts = labelled("sms-spam")
     assert sum(map(len, parts.values())) == 400 and 50 < len(parts["test"]) < 110
-    assert list(documents(["sms-spam"])) == [example.text for example in parts["train"]]
+    assert texts_of("sms-spam") == [example.text for example in parts["train"]]
     write(Path("data/tinyshakespeare/input.txt"), "First Citizen:\nBefore we proceed\n")
-    assert list(documents(["tinyshakespeare"])) == ["First Citizen:\nBefore we proceed\n"]
+    assert texts_of("tinyshakespeare") == ["First Citizen:\nBefore we proceed\n"]
     for name in ("tinyshakespeare", "nonsense"):  # no labels, no corpus
         with pytest.raises(UserError, match=f"--data {name}: .*choose python-docs, .*--train FILE"):
             labelled(name)

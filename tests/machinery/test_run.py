@@ -5,8 +5,8 @@ import gc
 import json
 import math
 import os
-import subprocess
-import sys
+import signal
+import time
 import types
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from tests.machinery.tiny import SHAPE
 SPENT = dict(tokens=0, targets=0, seconds=0.0)
 FACTS = dict(kind="pretrain", family="ours", model=dataclasses.asdict(SHAPE),
              flags={"objective": "causal"})  # fmt: skip
+TUNED = {"max_length": 12}
 
 
 @pytest.fixture(autouse=True)
@@ -81,17 +82,21 @@ def test_a_failed_start_leaves_no_folder_and_who_waited_for_it_looks_again(tmp_p
     assert not folder.exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork")  # of a process that has threads
 def test_only_one_process_holds_a_run_until_it_is_killed(tmp_path):
-    code = "import sys; from minilm.runs.run import Run; run = Run(sys.argv[1]); " \
-           "run.claim(resume=False); print('claimed', flush=True); input()"  # fmt: skip
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    command, root = [sys.executable, "-c", code, str(tmp_path)], Path(run.__file__).parents[2]
-    with subprocess.Popen(command, cwd=root, **pipes) as process:
-        assert process.stdout.readline().strip() == b"claimed"
-        with pytest.raises(UserError, match="in use by another process"):
-            Run(tmp_path).claim(resume=False)
-        process.kill()
-        process.wait()
+    said, say = os.pipe()
+    if not (child := os.fork()):
+        try:
+            _held = Run(tmp_path).claim(resume=False)
+            os.write(say, b"claimed")
+            time.sleep(60)
+        finally:
+            os._exit(1)
+    assert os.read(said, 7) == b"claimed"
+    with pytest.raises(UserError, match="in use by another process"):
+        Run(tmp_path).claim(resume=False)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
     Run(tmp_path).claim(resume=False)
 
 
@@ -100,14 +105,15 @@ def test_only_one_process_holds_a_run_until_it_is_killed(tmp_path):
     (dict(format=run.FORMAT - 1), "format 3, that of another version.*reads 4: train the run anew"),
     (dict(flags=1), "flags is missing, or not"), (dict(id=None), "id is missing"),
     (dict(train_tokens="9"), "train_tokens is missing, or not"), (dict(kind=[]), "kind is missing"),
-    (dict(flags={}), "flags is missing"),
-    (dict(kind="finetune"), "classes is missing"), (dict(family="other"), "family 'other'"),
-    (dict(kind="finetune", classes=["a"]), "this needs a pretrain run"),
+    (dict(flags={}), "flags is missing"), (dict(family="other"), "family 'other'"),
+    (dict(kind="finetune", flags=TUNED), "classes is missing"),
+    (dict(kind="finetune", flags=TUNED, classes=["a"]), "this needs a pretrain run"),
+    (dict(kind="finetune", classes=["a"]), "flags is missing"),
     (dict(model=FACTS["model"] | dict(n_layers=20_000)), "does not fit the shape"),
     (dict(model=FACTS["model"] | dict(d_ff=2**20)), "does not fit the shape"),
     (dict(model=FACTS["model"] | dict(n_heads=1)), "does not fit the shape"),
-    (dict(model=FACTS["model"] | dict(d_model=8.5)), "d_model is 8.5"),
-    (dict(model=dict(depth=3)), "damaged.*depth"),
+    (dict(model=FACTS["model"] | dict(n_heads=3)), "divide into n_heads 3 heads"),
+    (dict(model=FACTS["model"] | dict(depth=3)), "damaged.*depth"),
     (dict(id="another"), "written by another run"),
 ])  # fmt: skip
 def test_a_config_that_cannot_be_used_is_refused_before_anything_is_built(
@@ -176,7 +182,8 @@ def test_models_come_with_the_best_weights_and_in_a_longer_window(tmp_path, monk
     assert found.config.max_length == 99 and torch.equal(
         found.embedding.weight, model.embedding.weight
     )
-    finetuned = make_run(tmp_path / "b", classifier, kind="finetune", classes=["a", "b", "c"])
+    facts = dict(kind="finetune", classes=["a", "b", "c"], flags=TUNED)
+    finetuned = make_run(tmp_path / "b", classifier, **facts)
     found = finetuned.classifier()
     assert found.head.weight.shape == (3, 16)
     assert torch.equal(found.transformer.embedding.weight, classifier.transformer.embedding.weight)
@@ -211,7 +218,7 @@ def test_the_newest_run_of_a_kind_is_found(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no pretrain run in runs/ yet"):
         run.newest_run("pretrain")
     for i, name in enumerate(("2", "own", "1", "damaged", "other"), 1):
-        kind = dict(kind="finetune", classes=[]) if name == "other" else {}
+        kind = dict(kind="finetune", classes=[], flags=TUNED) if name == "other" else {}
         make_run(run.RUNS / name, **kind)
         os.utime(run.RUNS / name / "config.json", (i, i))
     (run.RUNS / "damaged" / "config.json").write_text("{")

@@ -1,46 +1,46 @@
 """Real processes: killed, asked to leave, or training together."""
 
+import multiprocessing
 import os
 import random
 import signal
 import socket
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
+from minilm.config import UserError
 from minilm.runs import checkpoint
+from minilm.runs.device import choose_machine
 from tests.machinery.tiny import Training, saved
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
-ROOT = Path(__file__).parents[2]
 LONG = dict(steps=60, every=10)
-CODE = """
-import signal, sys, torch
-from pathlib import Path
-from minilm.config import UserError
-from minilm.runs.device import choose_machine
-from tests.machinery.tiny import Training
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what runs behind nohup
-torch.set_num_threads(1)
-kind, folder, options = sys.argv[1:]
-training = Training(kind, machine=choose_machine("cpu", "float32"), **eval(options))
-try:
-    training.run(Path(folder))
-except UserError as error:
-    sys.exit(error.status)
-"""
+
+
+def work(kind, folder, options, environment):
+    """What a process does: train, and say in a log what a terminal would show."""
+    os.environ.update(environment)
+    for stream in (1, 2):
+        os.dup2(os.open(folder.with_suffix(".log"), os.O_WRONLY | os.O_CREAT), stream)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what runs behind nohup
+    torch.set_num_threads(1)
+    try:
+        Training(kind, machine=choose_machine("cpu", "float32"), **options).run(folder)
+    except UserError as error:
+        sys.exit(error.status)
 
 
 def start(kind, folder, options, **environment):
+    """A process of a server's that has loaded torch already, but started no thread."""
     folder.mkdir(exist_ok=True)
-    arguments = [sys.executable, "-c", CODE, kind, str(folder), repr(options)]
-    with open(folder.with_suffix(".log"), "w") as log:
-        return subprocess.Popen(arguments, cwd=ROOT, stdout=log, stderr=log,
-                                env=os.environ | environment)  # fmt: skip
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.machinery.tiny"])
+    process = context.Process(target=work, args=(kind, folder, options, environment))
+    process.start()
+    return process
 
 
 def interrupt_and_go_on(folder, kind, number, rng):
@@ -48,17 +48,17 @@ def interrupt_and_go_on(folder, kind, number, rng):
     process, lines = start(kind, folder, LONG), folder / "metrics.jsonl"
     until = rng.randrange(1, 50)
     while not (lines.exists() and lines.read_bytes().count(b"\n") >= until):
-        time.sleep(0.001)
-        assert process.poll() is None, folder.with_suffix(".log").read_text()
+        time.sleep(0.01)
+        assert process.is_alive(), folder.with_suffix(".log").read_text()
     time.sleep(rng.uniform(0, 0.02))
-    process.send_signal(number)
-    status = process.wait(60)
+    os.kill(process.pid, number)
+    process.join(60)
     done = checkpoint.newest(folder)
     assert (done.step if done else 0) > until - 2 * 10
     Training(kind, **LONG).run(folder)
     log = folder.with_suffix(".log").read_text()
     assert "Traceback" not in log and "damaged" not in log
-    return status
+    return process.exitcode
 
 
 @pytest.mark.parametrize("n", [1, pytest.param(25, marks=pytest.mark.slow)])
@@ -82,7 +82,9 @@ def test_two_processes_learn_what_one_learns(tmp_path):
     places = dict(WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=port)
     folder, options = tmp_path / "two", dict(steps=4, dropout=0.0)
     both = [start("hybrid", folder, options, RANK=str(rank), **places) for rank in range(2)]
-    assert [process.wait(120) for process in both] == [0, 0], (tmp_path / "two.log").read_text()
+    for process in both:
+        process.join(120)
+        assert process.exitcode == 0, (tmp_path / "two.log").read_text()
     Training(**options).run(tmp_path / "one")
     one, two = (checkpoint.newest(tmp_path / name) for name in ("one", "two"))
     assert (one.step, one.spent["targets"]) == (two.step, two.spent["targets"])

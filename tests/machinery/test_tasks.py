@@ -181,13 +181,8 @@ def test_every_word_of_a_long_sentence_is_tagged_once_with_words_on_both_sides(w
 
 def test_what_combines_stays_with_its_letter():
     assert words("वह नदी है।") == ["वह", "नदी", "है", "।"]
-    assert words("u\u0308ber 3.5-mal, x_1 ...", ".'-") == [
-        "u\u0308ber",
-        "3.5-mal",
-        ",",
-        "x_1",
-        *"...",
-    ]
+    said = "u\u0308ber 3.5-mal, x_1 ..."
+    assert words(said, ".'-") == ["u\u0308ber", "3.5-mal", ",", "x_1", *"..."]
     assert words("3.5 ❤\ufe0f می\u200cروم\n") == ["3", ".", "5", "❤\ufe0f", "می\u200cروم"]
     assert words(" ") == []
 
@@ -229,6 +224,11 @@ def test_what_no_window_holds_is_said_and_not_learnt_as_no_answer():
     said = task.left_out(rows)
     assert "of 1 questions no window of 12 tokens holds the whole answer" in said
     assert f"{len(rows)} of {len(rows)} (100.0%) have a question" in said
+    wide = answering.Answering(options(max_length=80), Letters(), ["answer"])
+    for n in (answering.LONGEST, answering.LONGEST + 1):
+        rows = wide.encode([Question("a" + "b" * n + "c", "what?", ("b" * n,), 1)])
+        longer = f"of 1 questions the answer is longer than {answering.LONGEST} tokens"
+        assert (longer in wide.left_out(rows)) == (n > answering.LONGEST)
     with pytest.raises(UserError, match="--max-length 7: to answer takes 8 tokens or more"):
         answering.Answering(options(max_length=7, task="answer"), Letters(), ["answer"])
     pairs = translating.Translating(options(), Letters(), [])

@@ -32,11 +32,8 @@ def test_loading_gives_the_same_tokenizer_and_saving_it_the_same_text(tokenizer,
     loaded = load_tokenizer(path)
     assert type(loaded) is FastTokenizer and loaded.merges == tokenizer.merges
     assert loaded.fingerprint == tokenizer.fingerprint and to_json(loaded) == to_json(tokenizer)
-
-
-def test_the_mark_around_a_text_that_an_export_adds_is_no_part_of_the_tokenizer(tokenizer, path):
-    content = json.loads(path.read_text(encoding="utf-8")) | {"post_processor": {"type": "x"}}
-    path.write_text(json.dumps(content))
+    exported = json.loads(path.read_bytes()) | {"post_processor": {"type": "<doc> around a text"}}
+    path.write_text(json.dumps(exported))
     assert load_tokenizer(str(path)).fingerprint == tokenizer.fingerprint
 
 
@@ -65,14 +62,12 @@ def test_a_file_that_was_edited_or_is_no_tokenizer_is_refused_in_one_line(path, 
         load_tokenizer(path)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes as Unix has them")
 def test_only_a_regular_file_of_a_bounded_size_is_read(path, tmp_path):
-    for wrong in (tmp_path, tmp_path / "absent.json"):
+    os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
+    for wrong in (tmp_path, tmp_path / "absent.json", tmp_path / "pipe"):
         with pytest.raises(UserError, match=re.escape(str(wrong))):
             load_tokenizer(wrong)
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
-        with pytest.raises(UserError, match="pipe"):
-            load_tokenizer(tmp_path / "pipe")
     os.truncate(path, LARGEST + 1)
     with pytest.raises(UserError, match="larger"):
         load_tokenizer(path)
@@ -80,7 +75,7 @@ def test_only_a_regular_file_of_a_bounded_size_is_read(path, tmp_path):
 
 def test_a_damaged_file_gives_an_error_or_the_same_tokenizer(tokenizer, path):
     whole, rng = path.read_bytes(), random.Random(0)
-    for change in [0, 1, 2, 3] * 60:
+    for change in [0, 1, 2, 3] * 30:
         damaged, at = bytearray(whole), rng.randrange(len(whole))
         if change == 0:  # a bit flipped
             damaged[at] ^= 1 << rng.randrange(8)
