@@ -162,8 +162,8 @@ class LanguageModel(Model):
         >>> lm.encode(["a text", "another"]).shape == (2, lm.model.config.d_model)
         True
         """
-        n, poolings = self.model.config.n_layers, ("mean", "last", "first", None)
-        if layer not in range(-n - 1, n + 1) or pooling not in poolings:
+        n, D = self.model.config.n_layers, self.model.config.d_model
+        if layer not in range(-n - 1, n + 1) or pooling not in ("mean", "last", "first", None):
             raise UserError(f"layer {layer}, pooling {pooling!r}: choose a layer from 0 to {n} or "
                             f"-1, and mean, last, first or None")  # fmt: skip
         causal = self.causal if causal is None else causal
@@ -179,7 +179,6 @@ class LanguageModel(Model):
                     hidden = heads.pool(hidden, is_real, pooling)  # (B, D)
             for row, i in zip(hidden.cpu().numpy(), rows, strict=True):
                 found[i] = row if pooling else row[: len(frames[i])]
-        D = self.model.config.d_model
         return np.array(found, np.float32).reshape(-1, D) if pooling else found
 
     # A step of a scikit-learn Pipeline: make_pipeline(lm, LogisticRegression()).
