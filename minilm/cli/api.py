@@ -68,7 +68,7 @@ class LanguageModel(Model):
         if self.objective == "masked":
             raise UserError(f"{self.run} has learnt to fill in masks only: use fill, or a run of "
                             f"--objective causal or hybrid")  # fmt: skip
-        self._predicts()
+        self.must_predict()
         at_least(0, tokens=tokens, seed=seed)
         at_least(1, top_k=1 if top_k is None else top_k)
         how = dict(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
@@ -88,7 +88,7 @@ class LanguageModel(Model):
         >>> 0 < p <= 1
         True
         """
-        self._predicts()
+        self.must_predict()
         at_least(1, top=top)
         own = re.escape(getattr(self.tokenizer, "mask_token", None) or "<mask>")
         # A token holds the space before it, " good": so what a mask stands for does, too.
@@ -109,7 +109,8 @@ class LanguageModel(Model):
             raise UserError(f"{self.run} has no <mask>: use generate, or score with causal=True")
         return self.tokenizer.special.mask
 
-    def _predicts(self) -> None:
+    def must_predict(self) -> None:
+        """Raise UserError where the weights came without what turns hidden states into tokens."""
         if not getattr(self.model.config, "head", True):
             raise UserError(f"{self.run} came without what predicts tokens: use encode, or "
                             f"fine-tune it")  # fmt: skip
@@ -119,7 +120,7 @@ class LanguageModel(Model):
         from all the rest, itself masked (causal=False: pseudo-perplexity; Salazar et al. 2020,
         arXiv 1910.14659). None: causal unless the run has learnt masks only. A text longer than the
         window is cut into windows."""
-        self._predicts()
+        self.must_predict()
         causal = self.objective != "masked" if causal is None else causal
         ids = self._ids(text)
         if not len(ids):
@@ -161,8 +162,8 @@ class LanguageModel(Model):
         >>> lm.encode(["a text", "another"]).shape == (2, lm.model.config.d_model)
         True
         """
-        n, poolings = self.model.config.n_layers, ("mean", "last", "first", None)
-        if layer not in range(-n - 1, n + 1) or pooling not in poolings:
+        n, D = self.model.config.n_layers, self.model.config.d_model
+        if layer not in range(-n - 1, n + 1) or pooling not in ("mean", "last", "first", None):
             raise UserError(f"layer {layer}, pooling {pooling!r}: choose a layer from 0 to {n} or "
                             f"-1, and mean, last, first or None")  # fmt: skip
         causal = self.causal if causal is None else causal
@@ -178,7 +179,6 @@ class LanguageModel(Model):
                     hidden = heads.pool(hidden, is_real, pooling)  # (B, D)
             for row, i in zip(hidden.cpu().numpy(), rows, strict=True):
                 found[i] = row if pooling else row[: len(frames[i])]
-        D = self.model.config.d_model
         return np.array(found, np.float32).reshape(-1, D) if pooling else found
 
     # A step of a scikit-learn Pipeline: make_pipeline(lm, LogisticRegression()).
@@ -205,7 +205,7 @@ class LanguageModel(Model):
         of the text that it was trained on. Raises UserError for a file to `test` on."""
         if test:
             raise UserError(f"{self.run} learnt no labels to --test: give it a text with --data")
-        self._predicts()
+        self.must_predict()
         flags, tokenizer = self.config["flags"], self.tokenizer
         if not (names := [str(data)] if data else flags.get("data")):
             raise UserError(f"{self.run} was imported without its text: name one with --data")

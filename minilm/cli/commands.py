@@ -9,15 +9,17 @@ import dataclasses
 import itertools
 import os
 import sys
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
 import minilm
-from minilm.cli.flags import Flags, entry_point, flag, flags_of, parse_flags
+from minilm.cli.flags import entry_point, flag, flags_of, parse_flags
 from minilm.cli.options import DEVICES, PretrainConfig
 from minilm.compare.plan import CompareOptions
 from minilm.config import SIZES, UserError
 from minilm.io.terminal import escaped, note
+from minilm.learn.exercises import learn
 from train_finetune import finetune
 from train_pretrain import pretrain
 
@@ -61,21 +63,21 @@ def main(argv: list[str] | None = None) -> None:
 
 def run_command(argv: list[str]) -> None:
     """Call what has the command's name in COMMANDS. Raises UserError where nothing has."""
-    about = {name: " ".join((f.__doc__ or "").split()) for name, f in COMMANDS.items()}
+    about = lambda command: " ".join((command.__doc__ or "").split()).partition(" Raises ")[0]
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help"):
         print("usage: python -m minilm COMMAND ... (COMMAND --help says what it takes)\n")
-        for command, text in about.items():
-            print(f"  {command:10}{text.split(': ')[0].rstrip('.')}")
+        for name, command in COMMANDS.items():
+            print(f"  {name:10}{about(command).split(': ')[0].rstrip('.')}")
         return
-    if name not in COMMANDS:
+    if (command := COMMANDS.get(name)) is None:
         raise UserError(f"there is no command {name}: choose from {', '.join(COMMANDS)}")
-    command, how = COMMANDS[name], (about[name], argv[1:], f"python -m minilm {name}")
-    kind = next(iter(command.__annotations__.values()))
-    if isinstance(kind, type) and issubclass(kind, Flags):  # which it takes as one object
-        command(parse_flags(kind, *how))
+    kind = flags_of(command, ABOUT)
+    options = parse_flags(kind, about(command), argv[1:], f"python -m minilm {name}")
+    if kind in command.__annotations__.values():  # which it takes as one object
+        command(options)
     else:
-        command(**dataclasses.asdict(parse_flags(flags_of(command, ABOUT), *how)))
+        command(**dataclasses.asdict(options))
 
 
 def generate(
@@ -148,15 +150,14 @@ def tokenize(run: str, text: str | None = None, *, file: Path | None = None) -> 
     text_of = lambda piece: piece.decode("utf-8", "backslashreplace")
     quoted = lambda piece: repr(text_of(piece)).replace(r"\\", "\\")
     if file:
-        tokens, n_bytes, used = 0, 0, set()
+        counts, n_bytes = Counter(), 0
         for _, document in documents([str(file)]):
-            ids = tokenizer.encode(document).tolist()
-            tokens += len(ids)
+            counts.update(tokenizer.encode(document).tolist())
             n_bytes += len(document.encode("utf-8", "surrogatepass"))
-            used.update(ids)
+        tokens = counts.total()
         print(f"{file}: {tokens:,} tokens, {n_bytes / max(1, tokens):.2f} bytes a token")
-        print(f"{len(used):,} of the {tokenizer.vocab_size:,} tokens of the vocabulary occur")
-        pieces = [tokenizer.token_bytes[i] for i in used]
+        print(f"{len(counts):,} of the {tokenizer.vocab_size:,} tokens of the vocabulary occur")
+        pieces = [tokenizer.token_bytes[i] for i in counts]
         for piece in sorted(pieces, key=lambda piece: (-len(piece), piece))[:5]:
             print(f"{len(piece):7} bytes  {quoted(piece)}")
         return
@@ -212,18 +213,9 @@ def trace(run: str, text: str, *, device: str = "auto") -> None:
     """Print one text's way through the model, step by step, with each step's function."""
     from minilm.learn import trace
 
-    trace.trace(_load(run, device, "generate"), text)
-
-
-def learn(
-    exercise: str | None = None, *, check: bool = False, hint: bool = False, solution: bool = False,
-    bug: str | None = None, page: str | None = None, again: bool = False,
-) -> None:  # fmt: skip
-    """Write a function of the book anew, and be told by the book's own tests: without a name, which
-    there are. Works in the folder learn of a checkout."""
-    from minilm.learn import exercises
-
-    exercises.learn(exercise, check, hint, solution, bug, page, again)
+    model = _load(run, device, "must_predict")
+    model.must_predict()
+    trace.trace(model, text)
 
 
 def fetch(name: str) -> None:

@@ -132,10 +132,13 @@ def parse_flags(options_class, description: str, argv=None, prog: str | None = N
 
 
 def flags_of(function: Callable, about: dict[str, dict]) -> type[Flags]:
-    """A dataclass of a function's parameters: those after the * are flags, those before it are told
-    by their place. about: of each its help, range and choices."""
+    """What a function takes: its one parameter's dataclass, or one made of its parameters, of which
+    those after the * are flags, those before it are told by their place. about: of each its help,
+    range and choices."""
     fields = []
     for p in inspect.signature(function).parameters.values():
+        if isinstance(p.annotation, type) and issubclass(p.annotation, Flags):
+            return p.annotation
         default = dataclasses.MISSING if p.default is p.empty else p.default
         how = dict(kw_only=p.kind is p.KEYWORD_ONLY, **about[p.name])
         fields.append((p.name, p.annotation, flag(default, **how)))

@@ -14,7 +14,6 @@ from minilm.config import ModelConfig, UserError
 from minilm.data import Windows
 from minilm.huggingface.folders import pretrained_run
 from minilm.io.durable import read_json, write_file
-from minilm.io.terminal import printable
 from minilm.runs import checkpoint, loop
 from minilm.runs.device import Machine, choose_machine
 from minilm.runs.pretraining import Pretraining, require_memory, training_flops
@@ -22,8 +21,6 @@ from minilm.runs.pretraining import estimate as measure
 from minilm.runs.run import Run, family, make_model, new_folder, newest_run
 from minilm.tokenizer import DOC, MASK, N_SPECIAL, PAD, SpecialTokens
 from minilm.view.pages import write_run_page
-
-FIVE = 5.0  # minutes: the default training where there is no bfloat16
 
 
 def open_run(config: Options, kind: str) -> tuple[Run, Options, Machine]:
@@ -57,7 +54,7 @@ def with_first_weights(config, machine: Machine) -> tuple[Run | None, Options]:
             taken["shift"] = flags.get("shift") or 0
     slow = (config.precision, machine.device.type, machine.dtype.itemsize) == ("auto", "cpu", 4)
     if slow and not init and config.size in (None, "tiny") and not config.steps:
-        config = dataclasses.replace(config, minutes=config.minutes or FIVE)
+        config = dataclasses.replace(config, minutes=config.minutes or 5.0)
     config = config.with_defaults(machine.device.type, **taken)
     shape, length = shape_of(config, config.vocab_size, config.max_length), config.max_length
     rows = -(-config.batch_size // (config.accumulate * machine.world))
@@ -93,18 +90,14 @@ def fitting_length(length: int, text) -> int:
     return min(length, most)
 
 
-def checksum(data) -> int:
-    """A number that changes with what is trained on."""
-    is_array = isinstance(data, np.ndarray)
-    return zlib.crc32(data if is_array else repr(data).encode("utf-8", "replace"))
-
-
 def write_down(
     run: Run, config, shape: ModelConfig, tokenizer, machine: Machine, trained_on, **facts
 ) -> None:
     """Write config.json with these facts, unless the run goes on: then hold what it was trained on
     against what is there now."""
-    facts["checksum"] = checksum(trained_on)
+    is_array = isinstance(trained_on, np.ndarray)
+    content = trained_on if is_array else repr(trained_on).encode("utf-8", "replace")
+    facts["checksum"] = zlib.crc32(content)
     if config.resume:
         saved = run.config
         if (saved["tokenizer"], saved["checksum"]) != (tokenizer.fingerprint, facts["checksum"]):
@@ -199,7 +192,7 @@ def conclude_finetuning(run: Run, config, spent: dict, task, rows: dict[str, dic
     first = next(iter(rows.values()))
     used, _, summary = loop.summary(run)
     print(f"{summary}\n{task.part} part, of the first row in detail:")
-    print(printable(task.report(first)))
+    print(task.report(first))
     if task.part == "valid" and task.patience:
         print("these texts chose the checkpoint, so the figures flatter it: give --test")
     width, numbers = max(map(len, rows)), {}

@@ -12,7 +12,7 @@ from minilm.config import UserError
 from minilm.corpora.tokenizer_file import to_json
 from minilm.huggingface import tokenizers
 from minilm.huggingface import weights as hf
-from minilm.io.durable import sha256_of, write_file, writing
+from minilm.io.durable import read_json, sha256_of, write_file, writing
 from minilm.io.terminal import note
 from minilm.runs import checkpoint
 from minilm.runs.run import RUNS, Run
@@ -70,7 +70,7 @@ def import_folder(folder: Path, run: Run) -> Run:
     """Write the model and tokenizer of a Hugging Face folder as a run. Says which tensors it leaves
     out. Raises UserError where they cannot be ours, or where there is a run already."""
     try:
-        config = tokenizers.read_json(folder / "config.json")
+        config = read_json(folder / "config.json", {})
         shape, name = hf.read_shape(config), config["model_type"]
         shape, weights, left_out = hf.to_ours(name, hf.read_tensors(folder), shape)
         tokenizer = tokenizers.read_tokenizer(folder)

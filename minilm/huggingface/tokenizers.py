@@ -14,10 +14,9 @@ import numpy as np
 
 from minilm.config import UserError
 from minilm.corpora.tokenizer_file import FOREIGN, STAND_IN, load_tokenizer
-from minilm.io.durable import damage, read_bounded
+from minilm.io.durable import damage, read_json
 from minilm.tokenizer import MAX_VOCAB_SIZE, SpecialTokens, Tokenizer
 
-LARGEST = 2**26  # bytes of a JSON file; ModernBERT's tokenizer.json has 3.6 million
 PARTS = {  # which of Hugging Face's special tokens is which of ours, the preferred one first
     "pad": ("pad_token", "eos_token"), "mask": ("mask_token",),
     "bos": ("cls_token", "bos_token", "eos_token"), "eos": ("sep_token", "eos_token", "bos_token"),
@@ -133,9 +132,9 @@ def read_tokenizer(folder: Path):
                         "it there (save_pretrained)")  # fmt: skip
     settings = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        settings |= read_json(folder / name) if (folder / name).exists() else {}
+        settings |= read_json(folder / name, {}) if (folder / name).exists() else {}
     with damage("the tokenizer cannot be read"):
-        content = read_json(folder / "tokenizer.json")
+        content = read_json(folder / "tokenizer.json", {})
         roles = BERT_ROLES if content["model"].get("type") == "WordPiece" else GPT2_ROLES
         for role, token in settings.items():
             token = token.get("content") if isinstance(token, dict) else token
@@ -146,12 +145,6 @@ def read_tokenizer(folder: Path):
             parts = [*decoder.get("decoders", [decoder]), dict(type="Fuse"), *CLEANED]
             content["decoder"] = dict(type="Sequence", decoders=parts)
         return ForeignTokenizer(content, roles)
-
-
-def read_json(path: Path) -> dict:
-    """A JSON file that holds an object. Raises UserError where it does not."""
-    with damage(f"{path} cannot be read as JSON"):
-        return dict(json.loads(read_bounded(path, LARGEST)))
 
 
 def import_library(name: str) -> ModuleType:

@@ -28,18 +28,19 @@ THEN = f"then {LEARN} --check (--hint: a line of the book, --solution: all of it
 
 
 def learn(
-    name: str | None, check: bool, hint: bool, solution: bool, bug: str | None, page: str | None,
-    again: bool,
+    exercise: str | None = None, *, check: bool = False, hint: bool = False, solution: bool = False,
+    bug: str | None = None, page: str | None = None, again: bool = False,
 ) -> None:  # fmt: skip
-    """What `python -m minilm learn` does. Raises UserError outside of a checkout, for a name that
-    there is not, and where more than one thing is asked for."""
-    if sum(map(bool, (name, check, hint, solution, bug, page))) > 1:
+    """Write a function of the book anew, and be told by the book's own tests: without a name, which
+    there are. Works in the folder learn of a checkout. Raises UserError outside of one, for a name
+    that there is not, and where more than one thing is asked for."""
+    if sum(map(bool, (exercise, check, hint, solution, bug, page))) > 1:
         raise UserError("choose one: NAME, --check, --hint, --solution, --bug PAGE or --page PAGE")
     if (wrong := bug or page) and wrong not in PAGES:
         raise UserError(f"there is no page {wrong}: choose from {', '.join(PAGES)}")
     desk = Desk()
-    if name:
-        desk.begin_function(name, again)
+    if exercise:
+        desk.begin_function(exercise, again)
     elif page:
         desk.begin_page(page, again)
     elif bug:

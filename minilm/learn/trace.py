@@ -9,7 +9,7 @@ from torch import Tensor
 
 from minilm.config import UserError
 from minilm.data import draws, frame
-from minilm.io.terminal import escaped, printable
+from minilm.io.terminal import escaped
 from minilm.model import attention, visibility
 from minilm.objectives import IGNORE, causal, masked, token_nll
 from minilm.tokenizer import PIECE, Tokenizer
@@ -84,4 +84,4 @@ def show(what: str, function: str, values, norm: bool = False) -> None:
         more = [f"… norm {row.norm():.2f}"] if norm else ["…"] if len(row) > FEW else []
         values = [f"{x:6.3f}" if row.is_floating_point() else str(x) for x in row[:FEW].tolist()]
         values += more
-    print(f"{what:12}{function:28}{shape:15}{printable(escaped(' '.join(map(str, values))))}")
+    print(f"{what:12}{function:28}{shape:15}{escaped(' '.join(map(str, values)))}")

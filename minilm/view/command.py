@@ -12,7 +12,6 @@ from minilm import metrics
 from minilm.config import UserError
 from minilm.corpora.tokens import prepare
 from minilm.huggingface.folders import pretrained_run
-from minilm.io.terminal import printable
 from minilm.tasks.classify import report
 from minilm.view import charts, live, recording
 from minilm.view.pages import write_page, write_run_page
@@ -38,7 +37,7 @@ def view(
         path = write_run_page(opened, **about)
     else:
         path = write_run_page(opened)
-    print(printable(f"{path}: {path.stat().st_size:,} bytes; open it in a browser"))
+    print(f"{path}: {path.stat().st_size:,} bytes; open it in a browser")
     if open:
         webbrowser.open(path.resolve().as_uri())
     return path
@@ -56,6 +55,7 @@ def write_inside_page(model, text: str | None, live_only: bool = False, exact=Fa
     if reason and (live_only or hasattr(model, "task")):
         raise UserError(reason)
     if reason:
+        model.must_predict()
         how = model.shift, model.objective
         data = recording.inside(model.model, model.tokenizer, text, *how)
         return write_page(path, "inside.html", title, data, about=about)

@@ -32,7 +32,7 @@ def pretrained(folder, objective: str = "hybrid", texts=TEXTS, metrics=()) -> Ru
     shape = ModelConfig(tokenizer.vocab_size, **SHAPE)
     flags = dataclasses.asdict(PretrainConfig(objective=objective, run=str(folder)).with_defaults())
     facts = dict(kind="pretrain", family="ours", model=dataclasses.asdict(shape), flags=flags)
-    return _saved(Run(folder), facts, tokenizer, stirred(Transformer(shape)), metrics)
+    return saved(Run(folder), facts, tokenizer, stirred(Transformer(shape)), metrics)
 
 
 def finetuned(folder, classes=("docs", "mail", "news"), metrics=(), **flags) -> Run:
@@ -43,10 +43,11 @@ def finetuned(folder, classes=("docs", "mail", "news"), metrics=(), **flags) -> 
     facts = dict(kind="finetune", family="ours", model=dataclasses.asdict(shape), flags=flags,
                  classes=list(classes))  # fmt: skip
     model = stirred(with_head(Transformer(shape), flags, len(classes)))
-    return _saved(Run(folder), facts, tokenizer, model, metrics)
+    return saved(Run(folder), facts, tokenizer, model, metrics)
 
 
-def _saved(run: Run, facts: dict, tokenizer, model, metrics) -> Run:
+def saved(run: Run, facts: dict, tokenizer, model, metrics=()) -> Run:
+    """The run, written down, with these weights."""
     run.folder.mkdir(parents=True)
     run.create(facts, tokenizer)
     for line in metrics:

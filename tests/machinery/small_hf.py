@@ -4,7 +4,10 @@ import json
 
 import torch
 
+from minilm.huggingface.families import FAMILIES, GPT2Config
 from minilm.huggingface.tokenizers import BERT_ROLES, BYTE_OF, read_tokenizer
+from minilm.huggingface.weights import to_theirs, write_shape
+from tests.machinery.small import stirred
 
 SIZES = dict(
     vocab_size=50, hidden_size=24, num_hidden_layers=4, num_attention_heads=4,
@@ -54,3 +57,18 @@ def foreign(folder, kind, words=(), merges=()):
         made.add_special_tokens(["<|endoftext|>"])
     made.save(str(folder / "tokenizer.json"))
     return read_tokenizer(folder)
+
+
+def folder_of_gpt2(folder, change=lambda config, tensors: None, rows=257):
+    """A folder of type gpt2, changed in some way; its embedding may have more rows than tokens."""
+    from safetensors.torch import save_file
+
+    shape = GPT2Config(rows, 20, 24, 2, 3, 40)
+    model = stirred(FAMILIES["gpt2"][0](shape)).eval()
+    config, tensors = write_shape("gpt2", shape), to_theirs("gpt2", model.state_dict(), shape)
+    change(config, tensors)
+    folder.mkdir(exist_ok=True)
+    foreign(folder, "gpt2")
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file(tensors, folder / "model.safetensors")
+    return model

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from minilm.cli.commands import run_command
 from minilm.config import UserError
 from minilm.data import frame
 from minilm.learn import book, exercises
@@ -70,9 +71,8 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path
 
 
-def learn(name=None, **what):
-    asked = dict(check=False, hint=False, solution=False, bug=None, page=None, again=False)
-    exercises.learn(name, **asked | what)
+def learn(typed=""):
+    run_command(["learn", *typed.split()])
 
 
 def written():
@@ -95,15 +95,15 @@ def test_one_body_is_missing_until_its_tests_pass_and_then_the_book_is_shown(che
                                "raise NotImplementedError")  # fmt: skip
     answer("return 3 * x")
     with pytest.raises(SystemExit):
-        learn(check=True)
+        learn("--check")
     said = capsys.readouterr().out
     for part in ("not yet: one test\n  - a number is doubled", "2 · x ≥ 0", "[3, 6] == [2, 4]"):
         assert part in said
     for n in (1, 2):
-        learn(hint=True)
+        learn("--hint")
         assert len(capsys.readouterr().out.splitlines()) == n
     WRITTEN.write_text(cut.replace("raise Not", "return x + x  # Not"))
-    learn(check=True)
+    learn("--check")
     said = capsys.readouterr().out
     assert "solved" in said and "-    return x + x" in said and "+    y = 2 * x  # twice" in said
     assert "next: python -m minilm learn page.Pair.__init__" in said
@@ -117,14 +117,14 @@ def test_what_is_written_of_one_exercise_is_kept_while_another_is_done(checkout,
     learn("page.Pair.total")
     assert "return 7" not in written()
     answer("return self.b + self.a")
-    learn(check=True)
+    learn("--check")
     learn("page.double")
     assert "return 7" in written()
-    learn(solution=True)
+    learn("--solution")
     capsys.readouterr()
-    learn("page.double", again=True)
+    learn("page.double --again")
     answer("y = 2 * x\n    return y")
-    learn(check=True)
+    learn("--check")
     assert "the same as in the book" in capsys.readouterr().out
     done = json.loads(Path("learn/state.json").read_text())["done"]
     assert done == {"page.Pair.total": "solved", "page.double": "given up"}
@@ -135,33 +135,33 @@ def test_a_change_is_planted_another_each_time_or_all_bodies_of_a_page_are_missi
 ):
     planted = []
     for _ in range(3):
-        learn(bug="page")
+        learn("--bug page")
         planted.append(written())
         assert planted[-1] in [text for _, text in book.changes("page", PAGE)]
         said = capsys.readouterr().out
         assert "one test" in said and "test_page.py::test_" in said
     assert len(set(planted)) > 1
-    learn(hint=True)
+    learn("--hint")
     function = capsys.readouterr().out.split()[-1]
     assert planted[-1] in [text for name, text in book.changes("page", PAGE) if name == function]
     with pytest.raises(SystemExit):
-        learn(check=True)
-    learn(page="page")  # every body of it is missing
+        learn("--check")
+    learn("--page page")  # every body of it is missing
     assert written().count("raise NotImplementedError") == 3
     assert "2 tests" in capsys.readouterr().out
     WRITTEN.write_text(PAGE, "utf-8")
-    learn(check=True)
+    learn("--check")
     assert "the same as in the book" in capsys.readouterr().out
 
 
 def test_what_cannot_be_is_one_line_that_says_what_to_do(checkout):
     learn("page.double")
     answer("return (")
-    for what, said in ((dict(check=True), r"page.py:\d+: "), (dict(name="double"), "page.double"),
-                       (dict(bug="pag"), "choose from page"),
-                       (dict(check=True, hint=True), "choose one")):  # fmt: skip
+    wrong = {"--check": r"page.py:\d+: ", "double": "page.double", "--bug pag": "choose from page",
+             "--check --hint": "choose one"}  # fmt: skip
+    for typed, said in wrong.items():
         with pytest.raises(UserError, match=said):
-            learn(**what)
+            learn(typed)
     shutil.rmtree("tests/book")
     with pytest.raises(UserError, match="checkout"):
         learn()

@@ -9,7 +9,7 @@ from minilm.cli import commands
 from minilm.cli.flags import entry_point
 from minilm.config import UserError
 from minilm.io import terminal
-from tests.machinery.small import finetuned, pretrained
+from tests.machinery.small import pretrained
 
 ATTACKS = ["\x1b[2J", "\x1b]0;t\x07", "\x9b31m", "a\rb", "\x7f", "\u202egnp.exe", "\ud800", "\0"]
 
@@ -86,10 +86,3 @@ def test_whatever_is_printed_is_escaped_at_the_edge_once(monkeypatch):
     monkeypatch.setattr("sys.stdout", out := io.StringIO())
     entry_point(lambda: print(ATTACKS[0]))
     assert out.getvalue() == ATTACKS[0] + "\n"
-
-
-def test_what_a_run_is_not_made_for_is_one_line(tmp_path):
-    tuned = str(finetuned(tmp_path / "run").folder)
-    with pytest.raises(UserError, match="is a finetune run, which cannot do that"):
-        commands.run_command(["generate", tuned, "--device", "cpu"])
-    commands.run_command(["predict", tuned, "a text", "--device", "cpu"])
