@@ -1,6 +1,7 @@
 """The scripts and the commands, from flags to files: what a person types, and what comes out."""
 
 import csv
+import functools
 import json
 import os
 import re
@@ -166,7 +167,8 @@ def test_weights_go_on_with_another_objective_where_they_predicted_before(world)
     assert Run("third").config["flags"]["shift"] == 0
 
 
-def test_minutes_become_a_number_of_steps(world, capsys):
+def test_minutes_become_a_number_of_steps(world, monkeypatch, capsys):
+    monkeypatch.setattr(scripts, "measure", functools.partial(scripts.measure, measure=0.3))
     arguments = f"--data own.txt {SHAPE} {CPU} --minutes 0.02 --evaluations 1 --run timed"
     assert run("pretrain", arguments) == 0
     flags = Run("timed").config["flags"]
