@@ -1,6 +1,7 @@
 """README says what is: its figures are those of the results, its links, flags and commands exist,
 and its Python runs."""
 
+import json
 import os
 import re
 import shlex
@@ -12,7 +13,16 @@ import pytest
 from minilm.cli.commands import run_command
 from minilm.cli.flags import Parser, parse_flags
 from minilm.cli.options import FinetuneConfig, PretrainConfig
-from tests.benchmarks.report import PAGE, READING_ORDER, ROOT, fill_in, load, page, with_blocks_of
+from tests.benchmarks.report import (
+    CURVE,
+    PAGE,
+    READING_ORDER,
+    ROOT,
+    fill_in,
+    load,
+    page,
+    with_blocks_of,
+)
 
 README, TRANSLATED = (
     (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh.md")
@@ -29,6 +39,7 @@ def test_the_figures_are_those_of_the_measured_results():
     assert fill_in(README, load()) == README, "run python -m tests.benchmarks.report"
     assert with_blocks_of(README, TRANSLATED) == TRANSLATED, "run python -m tests.benchmarks.report"
     assert page(load()) == PAGE.read_text(encoding="utf-8")
+    assert json.loads(CURVE.read_text(encoding="utf-8")) == load()["ladder"]["curve"]
 
 
 def test_every_linked_file_exists():

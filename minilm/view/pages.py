@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minilm.config import SIZES
 from minilm.io.durable import write_file
 from minilm.view import charts
 
@@ -55,22 +56,37 @@ def write_run_page(run, **more) -> Path:
     return write_page(
         run.folder / "view.html", "run.html", f"{run.folder.name}: {kind}",
         facts=[kind, flags.get("objective"), flags.get("size"), config["family"], state],
-        **learning(lines, evaluated, config.get("unigram_entropy")),
+        **learning(lines, evaluated, config.get("unigram_entropy"), default_run(kind, flags)),
         samples=samples([line for line in evaluated if line.get("sample")]),
         cost=cost(last, config, result), flags=flags, refresh=0 if result else 20,
         folder=str(run.folder), commands=next_commands(run.folder, kind, flags), **more,
     )  # fmt: skip
 
 
-def learning(lines: list[dict], evaluated: list[dict], unigram: float | None) -> dict:
-    """The curves: training, validation, what token frequencies alone reach, the best step."""
+def default_run(kind: str, flags: dict) -> list[charts.Line]:
+    """The curves of the default pretraining, as measured once, beside a run whose losses are
+    comparable: of the same text and vocabulary."""
+    comparable = ["python-docs"], SIZES["tiny"]["vocab_size"]
+    if kind != "pretrain" or (flags.get("data"), flags.get("vocab_size")) != comparable:
+        return []
+    points = json.loads(text_of("default_run.json"))  # (step, next-token loss, masked-token loss)
+    names = enumerate(("next token", "masked token"), 1)
+    return [
+        charts.Line(f"default run: {name}", [(point[0], point[i]) for point in points], 4 + i)
+        for i, name in names
+    ]
+
+
+def learning(lines: list[dict], evaluated: list[dict], unigram: float | None, beside=()) -> dict:
+    """The curves: training, validation, those `beside` them, what token frequencies alone reach,
+    the best step."""
     if not lines:
         return dict(best=None)
     trained = np.array([(line["step"], line["loss"]) for line in lines if "score" not in line])
     parts = np.array_split(trained, min(POINTS, len(trained)) or 1)
     means = [(int(part[-1, 0]), float(part[:, 1].mean())) for part in parts if len(part)]
     curves = [charts.Line("training", means, 7)] if means else []
-    curves += _lines(evaluated, LOSSES)
+    curves += [*_lines(evaluated, LOSSES), *beside]
     marks, best = [("unigrams", unigram)] if unigram else [], None
     if evaluated:
         best = min(evaluated, key=lambda line: line["score"])["step"]

@@ -337,7 +337,7 @@ def test_each_task_is_learnt_predicted_and_evaluated(task, tmp_path, monkeypatch
     if task == "translate":
         main(["view", "run", "--text", text])
         assert '"name":"prefix"' in (tmp_path / "run/inside.html").read_text()
-        assert "view run --text" in (tmp_path / "run/view.html").read_text()
+        assert "view run --live" in (tmp_path / "run/view.html").read_text()
 
 
 def test_a_label_that_was_never_learnt_is_one_line():
