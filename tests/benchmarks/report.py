@@ -125,7 +125,8 @@ def ladder(results: dict) -> str:
     said = [f"step {row['step']}\n  {row['continued']}\n  {row['filled in']}"
             for row in (rows[0], rows[len(rows) // 2], rows[-1])]  # fmt: skip
     lines = "\n".join(said).replace("`", "'")
-    return f"Is my run good?\n\n{table(header, cells)}\n\n```\n{lines}\n```"
+    command = f"`python {results['ladder']['command']}`, at six points"
+    return f"Is my run good? {command}:\n\n{table(header, cells)}\n\n```\n{lines}\n```"
 
 
 # Of others on the same data, where it is known.
