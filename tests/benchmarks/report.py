@@ -102,8 +102,8 @@ def more_labels(results: dict) -> str:
 
 def uses(results: dict) -> str:
     """README's table of what one pretraining is put to: of each use a data set or two."""
-    rows = []
-    for data in ("sms-spam", "wnut17", "python-docs-tags", "qamr", "latex-sympy"):
+    shown, rows = ("sms-spam", "wnut17", "python-docs-tags", "qamr", "latex-sympy"), []
+    for data in shown:
         if run := results.get(f"use-{data}-ours"):
             (_, ours), *beside = run["rows"].items()
             random = results.get(f"use-{data}-random", {}).get("rows", {})
@@ -111,6 +111,8 @@ def uses(results: dict) -> str:
             tell = telling(data, ours)
             said = ", ".join(f"{name} {tell(row)}" for name, row in beside)
             rows.append([data, f"`python {FINETUNE} {USES[data]}`", tell(ours), said])
+    if not rows:  # none was measured yet
+        rows = [[data, f"`python {FINETUNE} {USES[data]}`", "", ""] for data in shown]
     return table(["data", "command, after `python train_pretrain.py`", "test", "beside"], rows)
 
 
