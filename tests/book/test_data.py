@@ -94,6 +94,12 @@ def test_padding_stands_at_the_end_and_rounds_up_to_no_more_than_the_models_wind
     assert tokens[is_real].tolist() == [*range(5, 12)] and (tokens[~is_real] == 39).all()
 
 
+def test_chunks_hold_every_row_in_order_and_none_is_too_large():
+    windows = [np.arange(10).reshape(5, 2), np.arange(10, 13).reshape(1, 3)]
+    chunks = [rows.tolist() for rows in data.in_chunks(windows, 2)]
+    assert chunks == [[[0, 1], [2, 3]], [[4, 5], [6, 7]], [[8, 9]], [[10, 11, 12]]]
+
+
 def test_an_epochs_batches_hold_every_text_once_and_texts_of_like_length_together():
     lengths = np.random.default_rng(1).integers(1, 500, 1000)
     keys = [(0, 0), (0, 1), (1, 0), (0, 0)]
