@@ -69,8 +69,8 @@ def masked_inputs(
 
         L = - Σ_i log P(w_i | w̃_1 … w̃_{i-1}; θ)
 
-    windows (B, T + 1). The inputs are those of `masked` with the same rng and shift 1, which lets
-    both sides be seen, and counts the masked targets only."""
+    windows (B, T + 1). The inputs are those of `masked` with the same rng and shift 1; but `masked`
+    lets both sides be seen, and counts the masked targets only."""
     corrupted, _ = corrupt(windows, rate, rng, special)
     return Batch(corrupted[:, :-1], windows[:, 1:], causal=True)
 

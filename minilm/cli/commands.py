@@ -185,7 +185,7 @@ def view(
 
 def compare(options: CompareOptions) -> None:
     """Compare ways to pretrain: the same text and budget for each, several seeds, intervals, and
-    baselines that might win. Without flags: objectives, in a quarter of an hour."""
+    baselines that might win. Without flags: the objectives; how long it takes is said first."""
     if not find_spec("scipy"):
         raise UserError("a comparison needs more: pip install scipy")
     from minilm.compare import experiment, report

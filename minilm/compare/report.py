@@ -7,7 +7,6 @@ What is computed stands here, what is said about it in `template.html`.
 import csv
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 
@@ -25,18 +24,13 @@ SPENT = {"tokens": "tokens read", "passes": "times the text was read", "targets"
 
 def write(experiment) -> None:
     """Draw the report, and print its first sentences."""
-    from jinja2 import Environment, FileSystemLoader
-    from markupsafe import Markup
-
-    found = Findings(experiment)
-    files, folder = FileSystemLoader(Path(__file__).parent), experiment.folder
-    escaping = Environment(autoescape=True, loader=files, trim_blocks=True, lstrip_blocks=True)
-    page = escaping.get_template("template.html").render(found.context())
+    found, folder = Findings(experiment), experiment.folder
+    page = charts.render("compare/template.html", **found.context())
     write_file(folder / "report.html", page.encode("utf-8", "replace"))
     write_file(folder / "findings.json", json.dumps(found.summary(), indent=1).encode())
     write_file(folder / "outcomes.csv", found.rows().encode())
     answer = page.partition("</h1>")[2].partition("<h2>")[0].strip().split("</p>")
-    print("\n".join(Markup(line).striptags() for line in answer))
+    print("\n".join(type(page)(line).striptags() for line in answer))
     print(f"the report: {folder / 'report.html'}; each seed and text: {folder / 'outcomes.csv'}")
 
 

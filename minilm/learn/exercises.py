@@ -5,7 +5,6 @@ import ast
 import difflib
 import importlib.util
 import json
-import os
 import random
 import shutil
 import sys
@@ -207,7 +206,7 @@ class Desk:
         for page in PAGES:
             names = [f.name + marks[t] for t, f in self.exercises.items() if f.page == page]
             lines = textwrap.wrap("  ".join(names), 84, break_on_hyphens=False)
-            print(f"  {page:13}{(os.linesep + ' ' * 15).join(lines)}")
+            print(f"  {page:13}" + f"\n{'':15}".join(lines))
 
     def summary(self, title: str) -> str:
         """What a function is, in one line."""

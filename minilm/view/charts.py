@@ -108,7 +108,7 @@ def tokens(pieces: Sequence[tuple[str, float, str]]) -> Markup:
     return draw("tokens", pieces)
 
 
-def render(name: str, **values) -> Markup:
+def render(name: str, /, **values) -> Markup:
     """A template of the package, "folder/name.html", as HTML: values of anyone's are shown and do
     nothing."""
     return Markup(_environment().get_template(name).render(**values))

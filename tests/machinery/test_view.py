@@ -232,6 +232,21 @@ def test_a_runs_page_names_the_best_step_and_that_validation_got_worse(tmp_path)
     assert "http://" not in page and "https://" not in page and "src=" not in page
 
 
+def test_the_default_run_is_drawn_beside_a_run_whose_losses_are_comparable():
+    flags = dict(data=["python-docs"], vocab_size=4096)
+    lines = pages.default_run("pretrain", flags)
+    assert [line.name for line in lines] == ["default run: next token", "default run: masked token"]
+    assert all(line.points[0][1] > line.points[-1][1] > 0 for line in lines)
+    assert lines[0].points[-1][1] > lines[1].points[-1][1]  # the masked token is the easier one
+    for other in (dict(vocab_size=8192), dict(data=["a.txt"])):
+        assert pages.default_run("pretrain", flags | other) == []
+    evaluated = [
+        dict(step=10, score=5.0, causal_loss=5.0),
+        dict(step=20, score=4.0, causal_loss=4.0),
+    ]
+    assert "default run: next token" in pages.learning(evaluated, evaluated, None, lines)["loss"]
+
+
 def test_a_run_that_has_just_begun_has_a_page(tmp_path):
     page = pages.write_run_page(pretrained(tmp_path / "run")).read_text()
     assert "Nothing is measured yet" in page
