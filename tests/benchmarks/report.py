@@ -85,8 +85,7 @@ def main_job(results: dict) -> str:
         f"({minutes[0]} and {minutes[1]} minutes on two cores without bfloat16, where "
         f"{pretrain['steps']:,} steps fit into five minutes of training. Each row learns "
         f"from the same 300 labels, validation among them, and is tested on "
-        f"{finetune['texts']:,} other sentences.)"
-        + more_labels(results)
+        f"{finetune['texts']:,} other sentences.)" + more_labels(results)
     )
 
 
