@@ -17,7 +17,6 @@ program, so that it is made in seconds; in the loss; and in Muon."""
 import copy
 import functools
 import importlib.util
-import math
 import shutil
 
 import numpy as np
@@ -39,11 +38,10 @@ eager = functools.partial(torch.compiler.set_stance, "force_eager")
 
 
 def fast_visibility(length, start, causal, is_real=None, device=None, **more):
-    """As `visibility`, but what to add to the scores, 0 or FAR, and on CUDA the word CAUSAL where a
-    kernel knows that mask by itself."""
+    """As `visibility`, but what to add to the scores, 0 or FAR, or the word CAUSAL where a kernel
+    knows that mask by itself."""
     whole = causal and start == 0 and length > 1
-    whole &= all(value is None for value in (is_real, *more.values()))
-    if whole and torch.device(device or "cpu").type == "cuda":
+    if whole and all(value is None for value in (is_real, *more.values())):
         return CAUSAL
     mask = visibility(length, start, causal, is_real, device, **more)
     return None if mask is None else as_term(mask, torch.get_default_dtype())
@@ -62,10 +60,7 @@ def fast_attention(q: Tensor, k: Tensor, v: Tensor, mask) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     if mask is not None:
         mask = as_term(mask, q.dtype)
-    if q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)  # (B, H, T, S)
-    return torch.softmax(scores if mask is None else scores + mask, dim=-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 def use_fast_attention(model: Transformer) -> Transformer:
@@ -117,7 +112,8 @@ class ChunkedNLL(torch.autograd.Function):
                 log_p = logits.to(exact).log_softmax(-1).gather(1, y)
             loss_sum -= log_p[real].sum()
             d_logits = p.scatter_add_(1, y, -torch.ones_like(log_p)).to(E.dtype)  # p - y, (n, V)
-            d_logits[~real] = 0  # a few rows, where to multiply all by `real` takes longer
+            if not real.all():
+                d_logits[~real] = 0
             d_hidden[rows] = d_logits @ E  # (n, D)
             d_E += d_logits.T @ h  # (V, D)
         ctx.save_for_backward(d_hidden, d_E.to(E.dtype))

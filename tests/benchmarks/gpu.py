@@ -62,14 +62,13 @@ def _has(module: str) -> bool:
     return True
 
 
-def step_speed(size: str, optimizer: str, objective: str = "causal", batch: int | None = None):
-    """Tokens/s of training steps as train_pretrain.py does them by default, and the seconds until
-    the first was done."""
+def our_step(size: str, optimizer: str, objective: str = "causal", batch: int | None = None):
+    """A function that does one more training step as train_pretrain.py does by default; and what is
+    trained."""
     machine, size = choose_machine(), "tiny" if TOY else size
-    config = PretrainConfig(size=size, objective=objective, optimizer=optimizer, batch_size=batch)
-    config = config.with_defaults(machine.device.type)
-    if TOY:
-        config.batch_size = 2
+    shape = SHAPES[size]
+    how = dict(optimizer=optimizer, objective=objective, batch_size=2 if TOY else batch)
+    config = PretrainConfig(**shape, **how).with_defaults(machine.device.type)
     torch.compiler.reset()
     tokenizer = Tokenizer([])
     ordinary = np.arange(3, config.vocab_size)
@@ -78,47 +77,77 @@ def step_speed(size: str, optimizer: str, objective: str = "causal", batch: int 
     model = make_model(ModelConfig(**_shape(size)))
     training = Pretraining(model, config, Windows(text, config.max_length, 0), tokenizer, machine)
     on_device = lambda step: [machine.tensors(arrays) for arrays in training.batch(step)]
-    rule = training.loss, prefetched(on_device), training.optimizers, training.plan
-    loop = train(model, *rule, check=False)
-    first, seconds = timed(lambda: next(loop), machine.device)
+    if machine.device.type == "cuda":
+        on_device = prefetched(on_device)
+    rule = training.loss, on_device, training.optimizers, training.plan
+    loop = train(model, *rule, check=machine.device.type == "cpu")
+    return lambda: next(loop), training
+
+
+def step_speed(*which) -> dict:
+    """Tokens/s of `our_step`, and the seconds until the first was done."""
+    step, training = our_step(*which)
+    first, seconds = timed(step, training.machine.device)
+    config = training.config
     tokens = config.batch_size * config.max_length
-    targets = tokens if objective == "causal" else tokens * 0.22
-    flops = training_flops(model.config, tokens, targets, config.max_length)
+    targets = tokens if config.objective == "causal" else tokens * 0.22
+    flops = training_flops(training.model.config, tokens, targets, config.max_length)
     return dict(batch=config.batch_size, length=config.max_length, first_step=first,
                 tokens_per_second=tokens / seconds, flops_per_second=flops / seconds)  # fmt: skip
 
 
-def peer_speed(size: str, batch: int, compiled: bool) -> dict:
-    """The same shape as Hugging Face's GPT-2, under autocast, with AdamW."""
-    from transformers import GPT2Config, GPT2LMHeadModel
+def peer_step(size: str, batch: int, compiled: bool = False, is_masked: bool = False):
+    """A function that does one step more of the same shape as Hugging Face has it: GPT-2, or BERT
+    that must predict one token in seven; autocast where bfloat16 pays, and fused AdamW."""
+    import transformers
 
     machine, shape = choose_machine(), ModelConfig(**_shape("tiny" if TOY else size))
-    length, V = shape.max_length, shape.vocab_size
-    config = GPT2Config(
-        vocab_size=V, n_positions=length, n_embd=shape.d_model, n_layer=shape.n_layers,
-        n_head=shape.n_heads, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, bos_token_id=0,
-        eos_token_id=0,
-    )  # fmt: skip
-    model = GPT2LMHeadModel(config).to(machine.device)
+    length, V, width = shape.max_length, shape.vocab_size, shape.d_model
+    if is_masked:
+        model = transformers.BertForMaskedLM(transformers.BertConfig(
+            vocab_size=V, max_position_embeddings=length, hidden_size=width,
+            num_hidden_layers=shape.n_layers, num_attention_heads=shape.n_heads,
+            intermediate_size=shape.d_ff, hidden_dropout_prob=0, attention_probs_dropout_prob=0,
+        ))  # fmt: skip
+    else:
+        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(
+            vocab_size=V, n_positions=length, n_embd=width, n_layer=shape.n_layers,
+            n_head=shape.n_heads, n_inner=shape.d_ff, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
+            bos_token_id=0, eos_token_id=0,
+        ))  # fmt: skip
+    model.to(machine.device)
     torch.compiler.reset()
     called = torch.compile(model) if compiled else model
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     tokens = torch.randint(0, V, (batch, length), device=machine.device)
+    hidden = torch.rand(batch, length, device=machine.device) < 0.85
+    labels = tokens.masked_fill(hidden, -100) if is_masked else tokens
 
     def step():
-        with torch.autocast(machine.device.type, torch.bfloat16):
-            loss = called(input_ids=tokens, labels=tokens).loss
+        half = machine.dtype == torch.bfloat16
+        with torch.autocast(machine.device.type, torch.bfloat16, enabled=half):
+            loss = called(input_ids=tokens, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    first, seconds = timed(step, machine.device)
-    return dict(batch=batch, first_step=first, tokens_per_second=tokens.numel() / seconds)
+    return step, tokens.numel()
+
+
+def peer_speed(*which) -> dict:
+    """Tokens/s of `peer_step`, and the seconds until the first was done."""
+    step, tokens = peer_step(*which)
+    first, seconds = timed(step, choose_machine().device)
+    return dict(batch=which[1], first_step=first, tokens_per_second=tokens / seconds)
+
+
+SHAPES = {size: dict(size=size) for size in SIZES} | {"medium": dict(size="small", n_layers=4)}
 
 
 def _shape(size: str) -> dict:
-    return {k: v for k, v in SIZES[size].items() if k in ModelConfig.__dataclass_fields__}
+    shape = SIZES[SHAPES[size]["size"]] | SHAPES[size]
+    return {k: v for k, v in shape.items() if k in ModelConfig.__dataclass_fields__}
 
 
 def timed(step, device, n: int = 15) -> tuple[float, float]:
@@ -211,7 +240,7 @@ def main(out: Path) -> None:
         "base, Muon": pieces(step_speed, "base", "muon"),
         "base, hybrid, Muon": pieces(step_speed, "base", "muon", "hybrid"),
         "small, Muon": pieces(step_speed, "small", "muon"),
-        "base, AdamW, batch 64": pieces(step_speed, "base", "adamw", batch=64),
+        "base, AdamW, batch 64": pieces(step_speed, "base", "adamw", "causal", 64),
         "base, Hugging Face GPT-2, compiled": pieces(peer_speed, "base", batch, not TOY),
         "base, Hugging Face GPT-2": pieces(peer_speed, "base", batch, False),
     }  # fmt: skip
