@@ -30,6 +30,7 @@ JOBS = {
        for s in range(1, 5)},
     "labels-1000": f"{FINETUNE} --pretrained runs/pretrain-hybrid-0 --labels 1000",
     "labels-3000": f"{FINETUNE} --pretrained runs/pretrain-hybrid-0 --labels 3000 --baselines all",
+    "pretrain-long": f"{PRETRAIN} --steps 3000",
     "pretrain-imdb": f"{PRETRAIN} --data imdb --size small --minutes 40",
     "finetune-imdb": f"{FINETUNE} --data imdb --pretrained runs/pretrain-imdb --epochs 2",
 }  # fmt: skip
@@ -37,7 +38,7 @@ JOBS = {
 # A data set, and how it is learnt; from each of three weights. Of WNUT-17 a tenth of train chooses
 # and dev is the test.
 USES = {
-    "sms-spam": "--data sms-spam",
+    "sms-spam": "--train data/sms-spam/train.jsonl --test data/sms-spam/test.jsonl",
     "wnut17": "--task tag --train data/wnut17/train.conll --test data/wnut17/dev.conll",
     "qamr": "--task answer --data qamr --epochs 3",
     "python-docs-tags": "--task tag",
@@ -49,8 +50,8 @@ USES = {
     "imdb": "--data imdb --epochs 2 --max-length 512",
 }
 WEIGHTS = {
-    "ours": "--pretrained runs/pretrain-hybrid-0",
-    "random": "--from-scratch --pretrained runs/pretrain-hybrid-0",
+    "ours": "--pretrained runs/pretrain-long",
+    "random": "--from-scratch --pretrained runs/pretrain-long",
     "minilm": "--pretrained hf:data/all-MiniLM-L6-v2",
 }
 JOBS |= {
