@@ -55,12 +55,19 @@ def as_term(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def fast_attention(q: Tensor, k: Tensor, v: Tensor, mask) -> Tensor:
-    """softmax(Q Kᵀ / √d + mask) V: `attention`, with a mask of `fast_visibility`'s."""
+    """softmax(Q Kᵀ / √d + mask) V: `attention`, with a mask of `fast_visibility`'s, by PyTorch's
+    kernel; but by plain products in bfloat16 on a CPU, where they are faster."""
+    plain = q.device.type == "cpu" and q.dtype == torch.bfloat16
     if isinstance(mask, str):
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if not plain:
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        mask = visibility(q.shape[2], 0, causal=True)
     if mask is not None:
         mask = as_term(mask, q.dtype)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    if not plain:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    scores = (q / q.shape[-1] ** 0.5) @ k.transpose(-2, -1)  # (B, H, T, S)
+    return torch.softmax(scores if mask is None else scores + mask, dim=-1) @ v
 
 
 def use_fast_attention(model: Transformer) -> Transformer:

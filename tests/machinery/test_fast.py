@@ -79,6 +79,8 @@ def test_attention_is_the_books_with_every_mask(causally, is_real):
     expected = attention(q, k, v, visibility(5, 0, causally, is_real))
     mask = compute.fast_visibility(5, 0, causally, is_real, CPU)
     torch.testing.assert_close(fast_attention(q, k, v, mask), expected)
+    half = fast_attention(*(x.bfloat16() for x in (q, k, v)), mask)  # on a CPU, by other means
+    torch.testing.assert_close(half.float(), expected, rtol=0, atol=0.05)
     for attend in (attention, fast_attention):  # a row of hidden keys
         assert torch.isfinite(attend(q, k, v, torch.zeros(1, 1, 5, 5, dtype=torch.bool))).all()
 
