@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 
-COMMAND = ["train_pretrain.py", "--steps", "100", "--evaluations", "1", "--run"]
+COMMAND = ["train_pretrain.py", "--minutes", "0.5", "--evaluations", "1", "--run"]
 
 
 def rate(spin: str) -> str:

@@ -116,7 +116,7 @@ def uses(results: dict) -> str:
         rows = [
             [data, f"`python {FINETUNE} {USES[data]}`", "not measured yet", ""] for data in shown
         ]
-    return table(["data", "command, after `python train_pretrain.py`", "test", "beside"], rows)
+    return table(["data", "command, after `python train_pretrain.py --steps 3000`", "test", "beside"], rows)
 
 
 def ladder(results: dict) -> str:
