@@ -28,9 +28,9 @@ JOBS = {
        for o, seeds in (("hybrid", 5), ("causal", 1), ("masked", 1)) for s in range(seeds)},
     **{f"draw-{s}": f"{FINETUNE} --pretrained runs/pretrain-hybrid-0 --seed {s}"
        for s in range(1, 5)},
-    "labels-1000": f"{FINETUNE} --pretrained runs/pretrain-hybrid-0 --labels 1000",
-    "labels-3000": f"{FINETUNE} --pretrained runs/pretrain-hybrid-0 --labels 3000 --baselines all",
-    "pretrain-long": f"{PRETRAIN} --steps 3000",
+    "pretrain-long": f"{PRETRAIN} --steps 3000",  # the default where there is bfloat16
+    **{f"labels-{n}-{s}": f"{FINETUNE} --pretrained runs/pretrain-long --labels {n} --seed {s} "
+       "--baselines all" for n, seeds in ((300, 3), (1000, 3), (3000, 1)) for s in range(seeds)},
     "pretrain-imdb": f"{PRETRAIN} --data imdb --size small --minutes 40",
     "finetune-imdb": f"{FINETUNE} --data imdb --pretrained runs/pretrain-imdb --epochs 2",
 }  # fmt: skip
