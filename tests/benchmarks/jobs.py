@@ -31,11 +31,12 @@ JOBS = {
     "pretrain-long": f"{PRETRAIN} --steps 3000",  # the default where there is bfloat16
     **{f"labels-{n}-{s}": f"{FINETUNE} --pretrained runs/pretrain-long --labels {n} --seed {s} "
        "--baselines all" for n, seeds in ((300, 3), (1000, 3), (3000, 1)) for s in range(seeds)},
+    "pretrain-reviews": f"{PRETRAIN} --data imdb --steps 3000",
     "pretrain-imdb": f"{PRETRAIN} --data imdb --size small --minutes 40",
     "finetune-imdb": f"{FINETUNE} --data imdb --pretrained runs/pretrain-imdb --epochs 2",
 }  # fmt: skip
 
-# A data set, and how it is learnt; from each of three weights. Of WNUT-17 a tenth of train chooses
+# A data set, and how it is learnt; from each of four weights. Of WNUT-17 a tenth of train chooses
 # and dev is the test.
 USES = {
     "sms-spam": "--train data/sms-spam/train.jsonl --test data/sms-spam/test.jsonl",
@@ -51,6 +52,7 @@ USES = {
 }
 WEIGHTS = {
     "ours": "--pretrained runs/pretrain-long",
+    "reviews": "--pretrained runs/pretrain-reviews",
     "random": "--from-scratch --pretrained runs/pretrain-long",
     "minilm": "--pretrained hf:data/all-MiniLM-L6-v2",
 }

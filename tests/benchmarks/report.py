@@ -173,8 +173,8 @@ def four_uses(results: dict) -> str:
         beside = [f"{name}: {tell(row)}" for name, row in measured[0]["rows"].items()]
         command = f"`python {FINETUNE} {flags}`"
         rows.append([data, *cells, "; ".join(beside[1:]), PUBLISHED.get(data, ""), command])
-    header = ["data", "our weights", "random weights", "all-MiniLM-L6-v2", "beside", "published",
-              "command"]  # fmt: skip
+    header = ["data", "our weights", "the same of reviews", "random weights", "all-MiniLM-L6-v2",
+              "beside", "published", "command"]  # fmt: skip
     return table(header, rows) if rows else ""
 
 
