@@ -55,10 +55,10 @@ def write_run_page(run, **more) -> Path:
     evaluated = [line for line in lines if "score" in line]
     return write_page(
         run.folder / "view.html", "run.html", f"{run.folder.name}: {kind}",
-        facts=[kind, flags.get("objective"), flags.get("size"), config["family"], state],
+        facts=[kind, *map(flags.get, ("task", "objective", "size")), config["family"], state],
         **learning(lines, evaluated, config.get("unigram_entropy"), default_run(kind, flags)),
         samples=samples([line for line in evaluated if line.get("sample")]),
-        cost=cost(last, config, result), flags=flags, refresh=0 if result else 20,
+        cost=cost(last, config, result), flags=flags, result=result, refresh=0 if result else 20,
         folder=str(run.folder), commands=next_commands(run.folder, kind, flags), **more,
     )  # fmt: skip
 
@@ -95,10 +95,13 @@ def learning(lines: list[dict], evaluated: list[dict], unigram: float | None, be
         curves.append(charts.Line(f"best: step {best}", [upright], 3))
     note = "nats a target; training: means of neighbouring steps; validation: text held out"
     loss, right = charts.curves("Loss", note, curves, "steps", marks=marks), ""
-    if scores := _lines(evaluated, SCORES, 100):
+    once = len(evaluated) == 1
+    if not once and (scores := _lines(evaluated, SCORES, 100)):
         note = "share of the validation texts"
         right = charts.curves("Right", note, scores, "steps", unit=" %")
-    return dict(loss=loss, right=right, best=best, last=evaluated[-1]["step"] if evaluated else 0)
+    return dict(
+        loss=loss, right=right, best=best, once=once, last=evaluated[-1]["step"] if evaluated else 0
+    )
 
 
 def _lines(evaluated: list[dict], names: dict[str, str], scale: float = 1) -> list[charts.Line]:

@@ -226,9 +226,11 @@ def test_a_runs_page_names_the_best_step_and_that_validation_got_worse(tmp_path)
     assert "Step 2 is the best on validation" in page and "after step 2 the run overfits" in page
     assert "first" in page and "then" in page and "not finished" in page
     assert 'http-equiv="refresh"' in page  # a browser shows a run that goes on
-    run.finish(dict(parameters=1234))
+    rows = {"these weights": dict(loss=0.5, macro_f1=0.25)}
+    run.finish(dict(parameters=1234, rows=rows, part="test", texts=7))
     page = pages.write_run_page(run).read_text()
     assert 'http-equiv="refresh"' not in page and "1234" in page
+    assert "<th>macro f1</th>" in page and "<td>0.50</td><td>25.0 %</td>" in page
     assert "http://" not in page and "https://" not in page and "src=" not in page
 
 
