@@ -171,8 +171,9 @@ def require_memory(config: ModelConfig, machine: Machine, positions=0, length=0)
     `length`, counted before anything is built. Raises UserError where the device has less."""
     needed = 4e8 + 16 * least_parameters(config)  # Python and torch; weight, gradient, two moments
     # What the forward pass keeps for the backward pass, which needs as much again, in each block:
-    # inputs and outputs of norms, products and attention, and its weights.
-    weights = config.n_heads * length * (machine.device.type == "cpu")
+    # inputs and outputs of norms, products and attention; where it is no kernel, its weights.
+    plain = machine.device.type == "cpu" and machine.dtype == torch.bfloat16
+    weights = config.n_heads * length * plain
     a_block = 11 * config.d_model + 2 * config.d_ff + weights
     needed += 2 * machine.dtype.itemsize * positions * config.n_layers * a_block
     needed += 3 * 4 * min(positions, 1024) * config.vocab_size  # a chunk of the logits

@@ -69,10 +69,11 @@ def test_a_round_has_a_step_of_each_kind(objective, kinds):
     assert sorted(micro_batches[0][2] for micro_batches in rounds) == kinds
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("d_model, length", [(64, 256), (128, 64)])
-def test_the_memory_of_activations_is_twice_what_the_forward_pass_keeps(d_model, length):
+def test_the_memory_of_activations_is_twice_what_the_forward_pass_keeps(d_model, length, dtype):
     shape = ModelConfig(8, length, d_model, n_layers=3, n_heads=4, d_ff=3 * d_model)
-    model, kept = make_model(shape), {}
+    model, kept, machine = make_model(shape).to(dtype), {}, dataclasses.replace(CPU, dtype=dtype)
     tokens = torch.zeros(8, length, dtype=torch.int64)
 
     def note(tensor):
@@ -83,7 +84,8 @@ def test_the_memory_of_activations_is_twice_what_the_forward_pass_keeps(d_model,
         _result = language_model_nll(model, tokens, tokens, True)
     for weight in model.parameters():
         kept.pop(weight.untyped_storage().data_ptr(), None)
-    predicted = require_memory(shape, CPU, tokens.numel(), length) - require_memory(shape, CPU)
+    there = require_memory(shape, machine)
+    predicted = require_memory(shape, machine, tokens.numel(), length) - there
     assert predicted == pytest.approx(2 * sum(kept.values()), rel=0.1)
 
 
