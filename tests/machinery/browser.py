@@ -1,10 +1,13 @@
 """A page as Chromium shows it, asked over DevTools' pipe: no port, no way to the network."""
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
@@ -40,27 +43,39 @@ class Page:
         return found["result"].get("value")
 
 
-@contextlib.contextmanager
-def opened(path, profile):
-    """Yield the Page of a file."""
+@functools.cache
+def started() -> Page:
+    """A Chromium for all tests, which ends with them."""
     (to, send), (receive, back) = os.pipe(), os.pipe()
+    profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
     wired = f'exec "$@" 3<&{to} 4>&{back}'  # where DevTools reads and writes
-    command = ["bash", "-c", wired, "-", CHROMIUM, *FLAGS, f"--user-data-dir={profile}"]
+    command = ["bash", "-c", wired, "-", CHROMIUM, *FLAGS, f"--user-data-dir={profile.name}"]
     process = subprocess.Popen(command, pass_fds=(to, back), stderr=subprocess.DEVNULL)
     os.close(to)
     os.close(back)
     page = Page(send, receive)
+
+    @atexit.register
+    def end() -> None:
+        page.call("Browser.close")
+        process.wait(30)
+        profile.cleanup()
+
+    return page
+
+
+@contextlib.contextmanager
+def opened(path):
+    """Yield the Page of a file."""
+    page = started()
+    target = page.call("Target.createTarget", url="about:blank")["targetId"]
     try:
-        target = page.call("Target.createTarget", url="about:blank")["targetId"]
         session = page.call("Target.attachToTarget", targetId=target, flatten=True)
         page.session = dict(sessionId=session["sessionId"])
         page.call("Page.navigate", url=path.resolve().as_uri())
         while page.value("location.protocol + document.readyState") != "file:complete":
-            time.sleep(0.05)
+            time.sleep(0.02)
         yield page
     finally:
         page.session = {}
-        page.call("Browser.close")
-        process.wait(30)
-        os.close(send)
-        os.close(receive)
+        page.call("Target.closeTarget", targetId=target)

@@ -1,5 +1,6 @@
 """Real processes: killed, asked to leave, or training together."""
 
+import functools
 import multiprocessing
 import os
 import random
@@ -63,16 +64,26 @@ def interrupt_and_go_on(folder, kind, number, rng):
 
 @pytest.mark.parametrize("n", [1, pytest.param(25, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_interrupted_at_random_moments_a_run_ends_as_if_it_had_never_been(tmp_path, number, n):
-    kinds, whole, rng = ["hybrid", "labels"], {}, random.Random(n + number)
+def test_interrupted_at_random_moments_a_run_ends_as_if_it_had_never_been(
+    tmp_path, number, n, whole
+):
+    kinds, rng = ["hybrid", "labels"], random.Random(n + number)
     for i in range(n):
-        kind = kinds[i % 2]
-        if kind not in whole:
-            Training(kind, **LONG).run(tmp_path / kind)
-            whole[kind] = saved(tmp_path / kind)
-        status = interrupt_and_go_on(tmp_path / str(i), kind, number, rng)
+        status = interrupt_and_go_on(tmp_path / str(i), kinds[i % 2], number, rng)
         assert status == (-number if number == signal.SIGKILL else 128 + number)
-        assert saved(tmp_path / str(i)) == whole[kind]
+        assert saved(tmp_path / str(i)) == whole(kinds[i % 2])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What a run of a kind that is not interrupted ends with."""
+
+    @functools.cache
+    def saved_by(kind):
+        Training(kind, **LONG).run(folder := tmp_path_factory.mktemp(kind) / "run")
+        return saved(folder)
+
+    return saved_by
 
 
 def test_two_processes_learn_what_one_learns(tmp_path):

@@ -30,7 +30,7 @@ needs_browser = pytest.mark.skipif(not browser.CHROMIUM, reason="no Chromium her
 
 def checked(path) -> dict:
     """What self_check.js finds on the page about a text."""
-    with browser.opened(path, path.parent / "profile") as page:
+    with browser.opened(path) as page:
         return page.value(SELF_CHECK.read_text())
 
 
@@ -183,7 +183,7 @@ def test_no_text_becomes_markup_or_script(tmp_path, monkeypatch):
     lm = minilm.load(str(tmp_path / "run"), device="cpu")
     for most in (10, live.MOST):  # recorded, then computed
         monkeypatch.setattr(live, "MOST", most)
-        found = checked(command.write_inside_page(lm, HOSTILE[:60]))
+        found = checked(command.write_inside_page(lm, HOSTILE[:40]))
         assert found["hacked"] == "undefined" and found["requests"] == 0
         text = "".join(found["text"])
         assert "<script>" in text.replace("␣", " ") and "\u202e" not in text
@@ -194,7 +194,7 @@ def test_no_text_becomes_markup_or_script(tmp_path, monkeypatch):
     monkeypatch.setattr(clf.task, "load_tested", lambda: clf.task.load(examples, [HOSTILE, "b"]))
     more = dict(tested=command.of_tested(clf), text=command.of_text(clf, HOSTILE))
     for path in (pages.write_run_page(run, **more), command.write_inside_page(clf, HOSTILE)):
-        with browser.opened(path, tmp_path / "profile") as page:
+        with browser.opened(path) as page:
             while page.value("'data' in window && !document.body.dataset.answered"):
                 time.sleep(0.05)
             assert page.value("document.querySelectorAll('img').length") == 0
