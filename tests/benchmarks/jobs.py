@@ -43,7 +43,7 @@ USES = {
     "wnut17": "--task tag --train data/wnut17/train.conll --test data/wnut17/dev.conll",
     "qamr": "--task answer --data qamr --epochs 3",
     "python-docs-tags": "--task tag",
-    "latex-sympy": "--task translate",
+    "latex-sympy": "--task translate --epochs 4",
     "python-docs-answers": "--task answer",
     "stackoverflow-ner": "--task tag --data stackoverflow-ner --epochs 4",
     "multi30k": "--task translate --data multi30k",

@@ -301,7 +301,7 @@ def test_each_task_is_learnt_predicted_and_evaluated(task, tmp_path, monkeypatch
     files = dict(train="own.jsonl", valid="own.jsonl", test="own.jsonl")
     model = minilm.finetune(
         task=task, pretrained="first", run="run", device="cpu", dropout=0.0, learning_rate=0.02,
-        epochs=60 if task == "translate" else 12, baselines="all", **files,
+        epochs=30 if task == "translate" else 10, baselines="all", **files,
     )  # fmt: skip
     result = json.loads((tmp_path / "run/result.json").read_text())
     first, *others = result["rows"].values()
