@@ -7,7 +7,6 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
-import minilm.tasks  # noqa: F401  whose heads a classifier has
 from minilm.config import UserError
 from minilm.corpora.tokenizer_file import to_json
 from minilm.huggingface import tokenizers

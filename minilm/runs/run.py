@@ -12,7 +12,6 @@ import json
 import os
 import secrets
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from torch import nn
 from minilm.config import ModelConfig, UserError
 from minilm.corpora.tokenizer_file import load_tokenizer, to_json
 from minilm.fast.compute import use_fast_attention
+from minilm.heads import Answerer, Classifier, Tagger
 from minilm.io.durable import damage, fits, read_bounded, read_json, sync, write_file, writing
 from minilm.io.terminal import note
 from minilm.model import Transformer
@@ -33,9 +33,16 @@ except ImportError:  # Windows, where nothing keeps two processes apart
 
 FORMAT = 4  # of the folder
 RUNS = Path("runs")
-# What a config.json names. The rooms above add theirs: huggingface/ families, tasks/ heads.
-FAMILIES: dict[str, tuple[type, type]] = {"ours": (Transformer, ModelConfig)}  # model and shape
-HEADS: dict[str, Callable] = {}  # task -> (transformer, flags, number of classes) -> network
+# What a config.json names: a family, model and shape, to which huggingface/ adds its own; a task.
+FAMILIES: dict[str, tuple[type, type]] = {"ours": (Transformer, ModelConfig)}
+HEADS = {  # (transformer, flags, number of classes) -> network
+    "classify": lambda model, flags, C: Classifier(model, C, flags.get("pooling", "mean")),
+    "tag": lambda model, flags, C: Tagger(
+        model, C, flags["positions"], flags.get("pooling", "mean")
+    ),
+    "answer": lambda model, flags, C: Answerer(model, flags["positions"]),
+    "translate": lambda model, flags, C: model,
+}
 SHAPE = {field.name: field.type for field in dataclasses.fields(ModelConfig)}
 FORM = dict(id=str, kind=str, family=str, model=SHAPE, flags=dict, tokenizer=str)
 # Imported runs have an objective, and nothing else of these.

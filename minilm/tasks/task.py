@@ -15,22 +15,13 @@ from minilm.corpora import splits
 from minilm.corpora.tables import note
 from minilm.corpora.texts import texts_in
 from minilm.data import epoch_batches, pad
-from minilm.heads import Answerer, Classifier, Tagger
 from minilm.model import Transformer
-from minilm.runs.run import HEADS, with_head
+from minilm.runs.run import with_head
 
 FEW = 2000  # rows: up to here the network from random weights is trained beside
 LEAST_STEPS = 200  # of a fine-tuning: few rows are read more often
 CHOOSE = 200  # examples to validate on: fewer choose no step, but by chance
 PATIENCE = 3  # evaluations without a better one, after which training ends
-
-
-HEADS.update(
-    classify=lambda model, flags, C: Classifier(model, C, flags.get("pooling", "mean")),
-    tag=lambda model, flags, C: Tagger(model, C, flags["positions"], flags.get("pooling", "mean")),
-    answer=lambda model, flags, C: Answerer(model, flags["positions"]),
-    translate=lambda model, flags, C: model,
-)
 
 
 class Task:

@@ -4,7 +4,6 @@ import dataclasses
 
 import torch
 
-import minilm.tasks  # noqa: F401  whose heads a run has
 from minilm.cli.options import FinetuneConfig, PretrainConfig
 from minilm.config import ModelConfig
 from minilm.model import Transformer

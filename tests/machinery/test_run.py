@@ -18,7 +18,6 @@ from minilm.heads import Classifier
 from minilm.model import Transformer
 from minilm.runs import checkpoint, run
 from minilm.runs.run import Run, make_model, with_head
-from minilm.tasks import TASKS  # noqa: F401  and their heads
 from tests.machinery.tiny import SHAPE
 
 SPENT = dict(tokens=0, targets=0, seconds=0.0)
