@@ -9,15 +9,14 @@ import dataclasses
 import itertools
 import os
 import sys
-from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
 import minilm
-from minilm.cli.flags import entry_point, flag, flags_of, parse_flags
+from minilm.cli.flags import entry_point, flags_of, parse_flags
 from minilm.cli.options import DEVICES, PretrainConfig
 from minilm.compare.plan import CompareOptions
-from minilm.config import SIZES, UserError
+from minilm.config import UserError
 from minilm.io.terminal import escaped, note
 from minilm.learn.exercises import learn
 from train_finetune import finetune
@@ -139,30 +138,14 @@ def evaluate(
     minilm.load(run, device).evaluate(data, test, **columns)
 
 
-def tokenize(run: str, text: str | None = None, *, file: Path | None = None) -> None:
-    """Show the tokens of a text, their ids and bytes; or count those of a file."""
-    if (text is None) == (file is None):
-        raise UserError('give either a "text" or --file FILE')
-    from minilm.corpora import documents
+def tokenize(run: str, text: str) -> None:
+    """Show the tokens of a text, their ids and bytes."""
     from minilm.huggingface.folders import pretrained_run
 
     tokenizer = pretrained_run(run).tokenizer
-    text_of = lambda piece: piece.decode("utf-8", "backslashreplace")
-    quoted = lambda piece: repr(text_of(piece)).replace(r"\\", "\\")
-    if file:
-        counts, n_bytes = Counter(), 0
-        for _, document in documents([str(file)]):
-            counts.update(tokenizer.encode(document).tolist())
-            n_bytes += len(document.encode("utf-8", "surrogatepass"))
-        tokens = counts.total()
-        print(f"{file}: {tokens:,} tokens, {n_bytes / max(1, tokens):.2f} bytes a token")
-        print(f"{len(counts):,} of the {tokenizer.vocab_size:,} tokens of the vocabulary occur")
-        pieces = [tokenizer.token_bytes[i] for i in counts]
-        for piece in sorted(pieces, key=lambda piece: (-len(piece), piece))[:5]:
-            print(f"{len(piece):7} bytes  {quoted(piece)}")
-        return
     ids = tokenizer.encode(text).tolist()
     pieces = [tokenizer.token_bytes[i] for i in ids]
+    text_of = lambda piece: piece.decode("utf-8", "backslashreplace")
     colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for i, piece in enumerate(pieces):
         shown, colour = escaped(text_of(piece)), 42 + i % 5  # the background; the text is black
@@ -170,7 +153,8 @@ def tokenize(run: str, text: str | None = None, *, file: Path | None = None) -> 
         print(shown, end="", file=getattr(sys.stdout, "drawn", None))
     print(f"\n{len(ids):,} tokens, {sum(map(len, pieces)):,} bytes")
     for i, piece in zip(ids, pieces, strict=True):
-        print(f"{i:7}  {piece.hex(' '):24}  {quoted(piece)}")
+        quoted = repr(text_of(piece)).replace(r"\\", "\\")
+        print(f"{i:7}  {piece.hex(' '):24}  {quoted}")
 
 
 def view(
@@ -193,20 +177,12 @@ def compare(options: CompareOptions) -> None:
     report.write(experiment.compare(options, pretrain=pretrain, finetune=finetune))
 
 
-@dataclasses.dataclass
-class Estimated(PretrainConfig):
-    """Of which training to say what it takes."""
-
-    all: bool = flag(False, "every --size, one after the other")
-
-
-def estimate(config: Estimated) -> None:
+def estimate(config: PretrainConfig) -> None:
     """Say what a training will take: parameters, FLOPs, memory, time. Takes the flags of
     train_pretrain.py; reads no text, trains on random tokens for a few seconds, writes nothing."""
     from minilm.cli import scripts
 
-    for size in SIZES if config.all else [config.size]:
-        scripts.estimate(dataclasses.replace(config, size=size))
+    scripts.estimate(config)
 
 
 def trace(run: str, text: str, *, device: str = "auto") -> None:

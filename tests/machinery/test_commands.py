@@ -54,14 +54,14 @@ LINES = {
                 "answers 'a text' --question 'which one?'"],
     "evaluate": ["base --data own.csv --text-column said --encoding utf-16 --device cpu",
                  "labels --test own.jsonl --text-column said --label-column kind"],
-    "tokenize": ["base 'the array'", "base --file own.txt"],
+    "tokenize": ["base 'the array'"],
     "view": ["base --text 'the array' --open --device cpu", "base --live"],
     # Read, but not done: a comparison of toy size takes a minute (test_compare.py).
     "compare": ["--data own --size small --arms causal --arm 'a: --steps 9' --arm 'b: --shift 1' "
                 "--factors --grid --sweep --seeds 2 --steps 9 --batch-size 2 --labels 9 --pairs 12 "
                 "--finetunings 1 --rows 11 --max-length 9 --device cpu --precision float32 "
                 "--no-compile --seed 3 --run toy", "--resume --run toy", "--report"],
-    "estimate": [f"--all {TINY} {FAST} --steps 9"],
+    "estimate": [f"{TINY} {FAST} --steps 9"],
     "trace": ["base 'the array' --device cpu"],
     "fetch": ["tinyshakespeare"],
     "import": ["gpt2 imported"],

@@ -56,17 +56,6 @@ def test_tokens_have_colours_on_a_terminal_and_cannot_bring_their_own(run, monke
     assert ("\x1b[30;4" in out.getvalue()) != no_color and "\x1b[2J" not in out.getvalue()
 
 
-def test_tokenize_counts_a_file(run, tmp_path, capsys):
-    (tmp_path / "a.txt").write_text("the array of the elements\n" * 3)
-    commands.tokenize(run, file=tmp_path / "a.txt")
-    first, used, *longest = capsys.readouterr().out.splitlines()
-    tokens = int(first.split(": ")[1].split(" ")[0])
-    assert f"{3 * 26 / tokens:.2f} bytes a token" in first and "of the 280 tokens" in used
-    assert len(longest) == 5
-    with pytest.raises(UserError, match="either"):
-        commands.tokenize(run)
-
-
 def test_whatever_is_printed_is_escaped_at_the_edge_once(monkeypatch):
     """Names of tensors, labels, files: no message has to think of it."""
     monkeypatch.setattr("sys.stdout", out := Terminal())
