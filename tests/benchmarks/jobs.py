@@ -73,6 +73,7 @@ def run_job(name: str) -> dict:
     done = subprocess.run(arguments, cwd=ROOT, check=True, capture_output=True, text=True)
     minutes = (time.perf_counter() - start) / 60
     result = json.loads((ROOT / run / "result.json").read_text(encoding="utf-8"))
+    result.pop("right", None)  # of every text, which is long
     output = done.stdout.splitlines()
     return {"command": f"python {command}", "minutes": minutes, "output": output[-60:], **result}
 
