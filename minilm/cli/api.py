@@ -14,7 +14,7 @@ import torch
 import minilm
 from minilm import generate, heads, metrics, objectives
 from minilm.cli.estimator import Model, at_least, listed
-from minilm.cli.options import FinetuneConfig, saved_options
+from minilm.cli.options import FinetuneConfig, PretrainConfig, saved_options
 from minilm.config import UserError
 from minilm.corpora.tables import write_rows
 from minilm.corpora.tokens import prepare
@@ -181,8 +181,7 @@ class LanguageModel(Model):
                 found[i] = row if pooling else row[: len(frames[i])]
         return np.array(found, np.float32).reshape(-1, D) if pooling else found
 
-    # A step of a scikit-learn Pipeline: make_pipeline(lm, LogisticRegression()).
-    transform = encode
+    transform = encode  # in a Pipeline of scikit-learn's: make_pipeline(lm, LogisticRegression())
 
     def fit(self, texts=None, labels=None) -> "LanguageModel":
         """Return self: there is nothing to learn before `transform`."""
@@ -207,18 +206,19 @@ class LanguageModel(Model):
             raise UserError(f"{self.run} learnt no labels to --test: give it a text with --data")
         self.must_predict()
         flags, tokenizer = self.config["flags"], self.tokenizer
-        if not (names := [str(data)] if data else flags.get("data")):
+        if not (data or flags.get("data")):
             raise UserError(f"{self.run} was imported without its text: name one with --data")
-        own = map(flags.get, ("text_column", "encoding", "document_separator"))
-        given = columns.get("text_column") or "text", columns.get("encoding") or "utf-8"
-        text = prepare(names, tokenizer.vocab_size, tokenizer, *(given if data else own))
+        asked = {k: v for k, v in columns.items() if v and k != "label_column"}
+        what = saved_options(PretrainConfig, dict(data=str(data), **asked) if data else flags)
+        how = what.text_column, what.encoding, what.document_separator
+        text = prepare(what.data, tokenizer.vocab_size, tokenizer, *how)
         windows = in_chunks(evaluation_windows(text.valid, self.max_length), BATCH)
         batches = (
             objectives.evaluation_batches(self.objective, rows, i, tokenizer.special, self.shift)
             for i, rows in enumerate(windows)
         )
         values = metrics.evaluate_language_model(self.model, batches, tokenizer)
-        print(f"validation part of {' '.join(names)}, losses in nats a token:")
+        print(f"validation part of {' '.join(what.data)}, losses in nats a token:")
         for name, value in {**values, "unigram_entropy": text.unigram_entropy}.items():
             print(f"  {name.replace('_', ' '):18}{value:.3f}")
 

@@ -100,7 +100,8 @@ def write_down(
     facts["checksum"] = zlib.crc32(content)
     if config.resume:
         saved = run.config
-        if (saved["tokenizer"], saved["checksum"]) != (tokenizer.fingerprint, facts["checksum"]):
+        now = tokenizer.fingerprint, facts["checksum"]
+        if (saved["tokenizer"], saved.get("checksum")) != now:
             raise UserError(f"{run.folder} was trained on other texts: start a new run")
     elif machine.rank == 0:
         precision = str(machine.dtype).removeprefix("torch.")

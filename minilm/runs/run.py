@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from minilm.config import ModelConfig, UserError
+from minilm.config import SIZES, ModelConfig, UserError
 from minilm.corpora.tokenizer_file import load_tokenizer, to_json
 from minilm.fast.compute import use_fast_attention
 from minilm.heads import Answerer, Classifier, Tagger
@@ -46,7 +46,7 @@ HEADS = {  # (transformer, flags, number of classes) -> network
 SHAPE = {field.name: field.type for field in dataclasses.fields(ModelConfig)}
 FORM = dict(id=str, kind=str, family=str, model=SHAPE, flags=dict, tokenizer=str)
 # Imported runs have an objective, and nothing else of these.
-PRETRAINED = dict(objective={"causal", "masked", "hybrid"}, shift={0, 1, None}, size={str, None})
+PRETRAINED = dict(objective={"causal", "masked", "hybrid"}, shift={0, 1, None}, size={*SIZES, None})
 FORMS = {
     "pretrain": dict(flags=PRETRAINED, train_tokens={int, None}, unigram_entropy={float, None}),
     "finetune": dict(flags=dict(max_length=int), classes=[str]),

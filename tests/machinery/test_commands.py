@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import itertools
 import json
 import re
 import shlex
@@ -11,11 +12,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import minilm
 from minilm.cli import commands, scripts
 from minilm.cli.flags import flag_name, flags_of
+from minilm.cli.options import PretrainConfig
 from minilm.config import UserError
+from minilm.runs.device import Machine
 from minilm.view.pages import write_run_page
 from tests.machinery.small import finetuned, pretrained
 from tests.machinery.small_hf import folder_of_gpt2
@@ -137,6 +141,25 @@ def test_whatever_a_config_holds_a_run_is_used_or_refused_in_one_line(tmp_path):
                     assert "\n" not in str(error)
                     refused += 1
         assert 60 < refused < 5 * len(places)
+
+
+def test_what_a_run_was_trained_with_is_used_again_or_refused_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.txt").write_text("Return the array of it.\n" * 200)
+    base, again = pretrained(tmp_path / "base"), PretrainConfig(init="base", steps=1)
+    whole, refused = base.config, 0
+    whole["flags"]["data"] = ["own.txt"]
+    names = ("none", "data", "text_column", "encoding", "document_separator", "size")
+    for name, value in itertools.product(names, (7, ["x", 7], 10**400)):
+        flags = whole["flags"] | ({name: value} if name != "none" else {})
+        (tmp_path / "base/config.json").write_text(json.dumps(whole | dict(flags=flags)))
+        try:
+            minilm.load("base", "cpu").evaluate()
+            scripts.with_first_weights(again, Machine(torch.device("cpu")))
+        except UserError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused == 3 * (len(names) - 1)
 
 
 def test_every_flag_of_every_command_is_in_a_line():
