@@ -126,8 +126,10 @@ class Answering(Task):
                 row, (first, last, score) = rows[i], best_span(log_p, LONGEST)
                 better = score - float(log_p[0].sum())
                 if len(row.offsets) and better > best[row.question][0]:
-                    left, right = row.offsets[[first - row.start, last - row.start], [0, 1]]
-                    text = questions[row.question].context[left:right]
+                    context = questions[row.question].context
+                    span = row.offsets[[first - row.start, last - row.start], [0, 1]]
+                    left, right = whole_words(context, *span)
+                    text = context[left:right]
                     left += len(text) - len(text.lstrip())
                     answer = Answer(text.strip(), int(left), float(np.exp(score)))
                     best[row.question] = better, answer
@@ -175,6 +177,21 @@ def best_sentence(context: str, question: str) -> str:
     """The sentence (or line) of a context that shares most words with a question."""
     asked = set(normalised(question))
     return max(re.split(r"(?<=[.!?])\s+|\n+", context), key=lambda s: len(asked & {*normalised(s)}))
+
+
+def whole_words(text: str, left: int, right: int) -> tuple[int, int]:
+    """A span of a text, widened where it begins or ends inside of a number or of a word: of letters
+    that have a case, for scripts without may have no blanks between words.
+
+    >>> whole_words("Ada Lovelace, 1843", 5, 9)
+    (4, 12)
+    """
+    inside = lambda i: all(c.isdigit() or c.lower() != c.upper() for c in text[i - 1 : i + 1])
+    while 0 < left < len(text) and inside(left):
+        left -= 1
+    while 0 < right < len(text) and inside(right):
+        right += 1
+    return left, right
 
 
 def best_span(scores: torch.Tensor, longest: int) -> tuple[int, int, float]:

@@ -215,6 +215,17 @@ def test_a_long_context_is_read_in_windows_that_overlap():
             assert row.offsets[first - row.start][0] == start
 
 
+def test_an_answer_ends_with_a_word_not_inside_of_one():
+    for text, found, right in (
+        ("Ada Lovelace wrote", "Lovel", "Lovelace"), ("in 1843.", "84", "1843"),
+        ("(Привет!)", "иве", "Привет"), ("他1843年写的", "1843年", "1843年"),
+        ("a cat", " ca", " cat"), ("a cat", "a", "a"),
+    ):  # fmt: skip
+        start = text.index(found)
+        left, end = answering.whole_words(text, start, start + len(found))
+        assert text[left:end] == right
+
+
 def test_what_no_window_holds_is_said_and_not_learnt_as_no_answer():
     task = answering.Answering(options(), Letters(), ["answer"])
     rows = task.encode([Question("a" + "b" * 20 + "cdefghijk", "when?", ("b" * 20,), 1)])
