@@ -59,11 +59,23 @@ def write_inside_page(model, text: str | None, live_only: bool = False, exact=Fa
         how = model.shift, model.objective
         data = recording.inside(model.model, model.tokenizer, text, *how)
         return write_page(path, "inside.html", title, data, about=about)
-    data = live.data_of(model, corpus(model), exact)
+    data = live.data_of(model, known := corpus(model), exact)
+    text = first_text(model, known) if text is None else text
     facts = {name: data[name] for name in ("task", "change")}
     facts["writes"] = data["objective"] in ("causal", "hybrid")
     return write_page(path, "inside.html", title, data, about=about, live=True, exact=exact,
-                      text=TEXT if text is None else text, **facts)  # fmt: skip
+                      text=text, **facts)  # fmt: skip
+
+
+def first_text(model, corpus) -> str:
+    """A text to begin with: the first one that the run is tested on, of a language model the
+    beginning of its validation text; one of ours where that is not here, or Python's."""
+    if examples := hasattr(model, "task") and getattr(model.task, "examples", {}):
+        return examples[model.task.part][0][0]
+    if corpus and model.config["flags"]["data"] != ["python-docs"]:
+        tokens = corpus.valid[:24]
+        return model.tokenizer.decode(tokens[np.isin(tokens, model.tokenizer.special.ordinary)])
+    return TEXT
 
 
 def corpus(model):

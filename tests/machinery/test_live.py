@@ -111,6 +111,16 @@ def test_a_page_labels_translates_and_says_what_it_left_out(tmp_path):
     assert first["translated"] == model.tokenizer.decode(target)
 
 
+def test_a_page_begins_with_a_text_of_the_runs_own(tmp_path):
+    rows = [f'{{"source": "ein Hund {i}", "target": "a dog {i}"}}\n' for i in range(9)]
+    (own := tmp_path / "own.jsonl").write_text("".join(rows))
+    files = dict(train=str(own), test=str(own))
+    run = finetuned(tmp_path / "t", (), task="translate", **files)
+    assert ">ein Hund 0</textarea>" in command.view(str(run.folder), live=True).read_text()
+    own.unlink()
+    assert f">{command.TEXT}</textarea>" in command.view(str(run.folder), live=True).read_text()
+
+
 def test_what_no_page_computes_is_one_line(tmp_path, monkeypatch):
     tagger = finetuned(tmp_path / "a", ("O",), task="tag", train="none.csv", positions="both")
     for folder, why in (
