@@ -109,14 +109,19 @@ def by_labels(results: dict) -> str:
     )
 
 
+OTHERS = dict(random="from random weights", reviews="after `--data imdb --steps 3000`",
+              minilm="all-MiniLM-L6-v2's weights")  # fmt: skip
+
+
 def uses(results: dict) -> str:
     """README's table of what one pretraining is put to: of each use a data set or two."""
     shown, rows = ("sms-spam", "wnut17", "python-docs-tags", "qamr", "latex-sympy"), []
     for data in shown:
         if run := results.get(f"use-{data}-ours"):
             (_, ours), *beside = run["rows"].items()
-            random = results.get(f"use-{data}-random", {}).get("rows", {})
-            beside += [("from random weights", row) for row in [*random.values()][:1]]
+            for weights, name in OTHERS.items():
+                rows_of = results.get(f"use-{data}-{weights}", {}).get("rows", {})
+                beside += [(name, row) for row in [*rows_of.values()][:1]]
             tell = telling(data, ours)
             said = ", ".join(f"{name} {tell(row)}" for name, row in beside)
             rows.append([data, f"`python {FINETUNE} {USES[data]}`", tell(ours), said])
