@@ -3,9 +3,6 @@
 import csv
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +21,6 @@ from minilm.model import Transformer
 from minilm.objectives import IGNORE
 from minilm.runs.device import Machine
 from minilm.runs.loop import Stopped
-from minilm.view import charts
 from minilm.view.pages import text_of
 from train_finetune import finetune
 from train_pretrain import pretrain
@@ -103,14 +99,8 @@ def test_an_arm_is_a_line_of_flags_and_what_is_compared_is_declared_beforehand()
     asked = options(arm=["muon: --optimizer muon --steps 6", "b: --size small"])
     arms = arms_of(asked)
     assert list(arms) == ["scratch", "causal", "muon", "b"]
-    muon, small = (config_of(arms, name, asked, seed=3) for name in ("muon", "b"))
-    assert (muon.steps, muon.size, muon.seed, small.size, small.steps) == (
-        6,
-        "tiny",
-        3,
-        "small",
-        16,
-    )
+    muon, b = (config_of(arms, name, asked, seed=3) for name in ("muon", "b"))
+    assert (muon.steps, muon.size, muon.seed, b.size, b.steps) == (6, "tiny", 3, "small", 16)
     assert list(arms_of(CompareOptions())) == plan.DEFAULT
     assert list(arms_of(CompareOptions(factors=True))) == plan.FACTORS
     names = [question.name for question in questions(["scratch", "causal", "b"], options())]
@@ -234,18 +224,12 @@ def test_the_report_says_what_the_jobs_say_and_nothing_in_it_can_run(finished, c
     assert np.allclose(found.tables["labels"]["causal"][1], np.mean(runs, axis=0))
     assert len(found.verdicts) == 10 and all(v.real is not None for v in found.verdicts)
     with open(finished.folder / "outcomes.csv") as file:
-        rows = [
-            row
-            for row in csv.DictReader(file)
-            if (row["outcome"], row["arm"], row["seed"]) == ("labels", "causal", "1")
-        ]
-    assert [float(row["right"]) for row in rows] == np.mean(runs, axis=0).tolist()
+        rows = [row["right"] for row in csv.DictReader(file)
+                if [*row.values()][:3] == ["labels", "causal", "1"]]  # fmt: skip
+    assert [*map(float, rows)] == np.mean(runs, axis=0).tolist()
     summary = json.loads((finished.folder / "findings.json").read_text())
-    seconds = [one["seconds"] for one in summary["spent"]["causal"]]
-    assert f"({charts.number(min(seconds))} to {charts.number(max(seconds))})" in page  # a range
-    assert summary["levels"]["labels"]["causal"]["mean"] == np.mean(
-        found.tables["labels"]["causal"]
-    )
+    mean = np.mean(found.tables["labels"]["causal"])
+    assert summary["levels"]["labels"]["causal"]["mean"] == mean
 
 
 def test_a_sweep_gives_each_arm_its_own_rate(toy):
@@ -291,19 +275,3 @@ def test_what_a_corpus_and_a_command_line_contribute_stays_text(finished, monkey
     report.write(finished)
     page = (finished.folder / "report.html").read_text()
     assert "<script" not in page and "<b>" not in page and page.count("alert(1)") == 2
-
-
-def test_charts_stay_inside_and_escape():
-    evil = charts.Row(EVIL, 120.0, (-50.0, 130.0), 9, EVIL)
-    drawn = charts.intervals(EVIL, EVIL, [evil], 0, 100, mark=50, unit=EVIL[:0])
-    line = charts.Line(EVIL, [(0, 1.0), (1, 2.0, 0.5, 3.0)], 1)
-    drawn += charts.curves(EVIL, EVIL, [line], EVIL, marks=[(EVIL, 2.0)], high=2.0)
-    assert "<script" not in drawn and "<b>" not in drawn
-    places = [float(x) for x in re.findall(r'[xyc]+\d?="(-?[\d.]+)%?"', drawn)]
-    assert len(places) > 20 and min(places) >= 0 and max(places) <= charts.HEIGHT + 20
-
-
-def test_help_comes_before_torch():
-    code = "import sys, minilm.compare.plan; sys.exit('torch' in sys.modules)"
-    here = Path(plan.__file__).parents[2]
-    assert subprocess.run([sys.executable, "-c", code], cwd=here).returncode == 0
