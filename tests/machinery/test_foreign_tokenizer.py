@@ -44,30 +44,27 @@ def bert(tmp_path):
 
 @pytest.fixture
 def gpt2(tmp_path):
-    folder = tmp_path / "gpt2"
-    folder.mkdir()
+    (folder := tmp_path / "gpt2").mkdir()
     return foreign(folder, "gpt2", ["th", "the"], [("t", "h"), ("th", "e")])
 
 
 def test_a_wordpiece_vocabulary_is_berts_tokenizer(bert):
-    def pieces(text):
-        return [PIECES[i] for i in bert.encode(text)]
-
-    assert pieces("The CAT\u0000's") == ["the", "cat", "'", "s"]
-    assert pieces("Café 日") == ["caf", "##e", "日"]
-    assert pieces("x9 " + "a" * 101) == ["[UNK]", "[UNK]"]
+    for text, pieces in (
+        ("The CAT\u0000's", ["the", "cat", "'", "s"]), ("Café 日", ["caf", "##e", "日"]),
+        ("x9 " + "a" * 101, ["[UNK]", "[UNK]"]), ("", []),
+    ):  # fmt: skip
+        assert [PIECES[i] for i in bert.encode(text)] == pieces
     assert bert.special[:4] == (0, 4, 2, 3) and bert.mask_token == "[MASK]"
     assert list(bert.special.ordinary) == list(range(5, len(PIECES)))
     assert bert.decode(bert.encode("the café")) == " the cafe"
-    assert bert.token_bytes[PIECES.index("##")] == b""
-    assert bert.encode("the").dtype == np.uint16 and bert.encode("").shape == (0,)
+    assert bert.token_bytes[PIECES.index("##")] == b"" and bert.encode("the").dtype == np.uint16
 
 
 def test_a_byte_level_vocabulary_is_gpt2s_tokenizer(gpt2):
     assert gpt2.encode("the").tolist() == [257]
     assert gpt2.special[:4] == (258, None, 258, 258) and gpt2.mask_token is None
     assert list(gpt2.special.ordinary) == list(range(258))
-    for seed in range(50):
+    for seed in range(20):
         text = varied(random.Random(seed))
         assert gpt2.decode(gpt2.encode(text)) == text
         assert sum(len(gpt2.token_bytes[i]) for i in gpt2.encode(text)) == len(text.encode())
@@ -81,7 +78,6 @@ def test_each_token_knows_its_characters(bert, gpt2):
         ids, spans = tokenizer.encode_with_offsets(text)
         assert ids.tolist() == tokenizer.encode(text).tolist() and spans.shape == (len(ids), 2)
         assert set(whole) <= {text[start:end] for start, end in spans}
-    assert gpt2.encode_with_offsets("")[1].shape == (0, 2)
 
 
 def test_a_special_tokens_name_in_a_text_is_text(bert, gpt2, tmp_path):
@@ -98,8 +94,7 @@ def test_a_special_tokens_name_in_a_text_is_text(bert, gpt2, tmp_path):
 
 def test_limits_that_a_file_sets_do_not_cut_a_text(bert):
     limit = dict(max_length=3, stride=0, strategy="LongestFirst", direction="Right")
-    pad = dict(direction="Right", pad_id=0, pad_type_id=0, pad_token="[PAD]", strategy={"Fixed": 9})
-    limited = ForeignTokenizer(bert.content | dict(truncation=limit, padding=pad), BERT_ROLES)
+    limited = ForeignTokenizer(bert.content | dict(truncation=limit), BERT_ROLES)
     assert len(limited.encode("the cat the cat")) == 4
 
 
@@ -119,10 +114,8 @@ def test_roles_are_read_from_the_folder_and_ids_on_both_sides_of_a_special_one_a
     ordinary = set(range(261)) - {pad, 258, 259}
     assert set(special.ordinary) == ordinary
     assert tokenizer.token_bytes[260] == b"  " and tokenizer.encode("a  b")[1] == 260
-    model = Transformer(ModelConfig(261, 400, 8, 1, 2, 8))
-    drawn, how = [], dict(temperature=9.0, top_k=None, top_p=None)
-    for seed in range(4):
-        drawn += sample(model, np.array([], int), 399, special, seed=seed, **how)
+    model, how = Transformer(ModelConfig(261, 400, 8, 1, 2, 8)), dict(temperature=9.0, top_k=None)
+    drawn = [*sample(model, np.array([], int), 399, special, top_p=None, **how)]
     [filled] = fill_masks(model, np.array([7, 259]), special, False, 0, top=300)
     assert {i for i, _ in filled} == ordinary >= set(drawn) and min(drawn) < pad < max(drawn)
     text = np.tile(np.arange(261), (90, 1))
@@ -132,8 +125,6 @@ def test_roles_are_read_from_the_folder_and_ids_on_both_sides_of_a_special_one_a
 
 
 SAID = ["öder Flüchtling, größte Öfen: süß", "ćma i żółw śpią", "don't stop. the cat's hat!"]
-replace = lambda old, new: dict(type="Replace", pattern={"String": old}, content=new)
-sequence = lambda name, *parts: dict(type="Sequence", **{name: parts})
 
 
 def trained(model, before, decoder=None, normalizer=None, trainer=None):
@@ -150,13 +141,13 @@ def trained(model, before, decoder=None, normalizer=None, trainer=None):
 
 def llama():
     """What the vocabulary lacks is written as bytes, and a blank is put before the text."""
+    n, d = hf.normalizers, hf.decoders
     pieces = ["</s>", *(f"<0x{i:02X}>" for i in range(256)), *dict.fromkeys("▁dontsp.hca'!"), "▁s"]
-    model = dict(type="BPE", vocab={piece: i for i, piece in enumerate(pieces)}, byte_fallback=True)
-    before = sequence("normalizers", dict(type="Prepend", prepend="▁"), replace(" ", "▁"))
-    strip = dict(type="Strip", content=" ", start=1, stop=0)
-    after = replace("▁", " "), dict(type="ByteFallback"), dict(type="Fuse"), strip
-    content = dict(model=model | dict(merges=[["▁", "s"]]), normalizer=before, added_tokens=[])
-    return hf.Tokenizer.from_str(json.dumps(content | dict(decoder=sequence("decoders", *after))))
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    made = hf.Tokenizer(hf.models.BPE(vocab, [("▁", "s")], byte_fallback=True))
+    made.normalizer = n.Sequence([n.Prepend("▁"), n.Replace(" ", "▁")])
+    made.decoder = d.Sequence([d.Replace("▁", " "), d.ByteFallback(), d.Fuse(), d.Strip(" ", 1, 0)])
+    return made
 
 
 def decoders():
@@ -166,12 +157,10 @@ def decoders():
     to_suffix = hf.trainers.BpeTrainer(vocab_size=90, show_progress=False, **suffix)
     return {
         "Unigram": lambda: trained(m.Unigram(), pre.Metaspace(), d.Metaspace()),
-        "BPE with ▁": lambda: trained(m.BPE(), pre.Metaspace(), d.Metaspace()),
         "BPE with bytes": llama,
         "BPE with </w>": lambda: trained(
             m.BPE(**suffix), pre.Whitespace(), d.BPEDecoder("</w>"), None, to_suffix),
         "words": lambda: trained(m.WordLevel(), pre.Whitespace()),
-        "WordPiece": lambda: trained(m.WordPiece(), pre.BertPreTokenizer(), d.WordPiece()),
         "WordPiece, NFD": lambda: trained(m.WordPiece(), pre.Whitespace(), d.WordPiece(), lower),
     }  # fmt: skip
 
@@ -187,7 +176,7 @@ def test_tokens_become_text_as_their_own_library_decodes_them(kind):
         assert len(decoded.split()) >= len(text.split()) and "</w>" not in decoded
         assert ours.decode(ids).removeprefix(" ") == decoded
         assert ours.decode_bytes(ids).decode().strip() == decoded  # of which a byte's bits are
-        if kind in ("Unigram", "BPE with ▁", "BPE with bytes"):
+        if kind in ("Unigram", "BPE with bytes"):
             assert decoded == text and len(ours.decode_bytes(ids)) == len(text.encode()) + 1
 
 
@@ -204,26 +193,16 @@ def test_what_transformers_cleans_up_is_cleaned_up(tmp_path, bert):
         assert ("' t" in ours.decode(ids)) != said
 
 
-WRONG = [
-    (lambda c: c["model"].update(type="Nonsense"), "damaged"),
-    (lambda c: c["model"].pop("vocab"), "damaged"),
-    (lambda c: c["model"]["vocab"].update(much=2**17), "131,073 tokens"),
-    (lambda c: c["model"]["vocab"].pop("[CLS]"), "cls_token"),
-]
-
-
-@pytest.mark.parametrize(("change", "says"), WRONG)
-def test_a_tokenizer_that_cannot_be_used_is_refused_in_one_line(bert, change, says):
-    content = json.loads(json.dumps(bert.content)) | dict(added_tokens=[], post_processor=None)
-    change(content)
-    with pytest.raises(UserError, match=f"^[^\n]*{says}[^\n]*$"):
-        ForeignTokenizer(content, BERT_ROLES)
-
-
-def test_a_folder_without_a_tokenizer_and_a_machine_without_the_library_are_told(
-    tmp_path, bert, monkeypatch
-):
-    (tmp_path / "empty").mkdir()
+def test_a_tokenizer_that_cannot_be_used_is_refused_in_one_line(tmp_path, bert, monkeypatch):
+    for change, says in (
+        (lambda c: c["model"].update(type="Nonsense"), "damaged"),
+        (lambda c: c["model"]["vocab"].update(much=2**17), "131,073 tokens"),
+        (lambda c: c["model"]["vocab"].pop("[CLS]"), "cls_token"),
+    ):
+        content = json.loads(json.dumps(bert.content)) | dict(added_tokens=[], post_processor=None)
+        change(content)
+        with pytest.raises(UserError, match=f"^[^\n]*{says}[^\n]*$"):
+            ForeignTokenizer(content, BERT_ROLES)
     with pytest.raises(UserError, match=r"^there is no tokenizer\.json: [^\n]*save_pretrained"):
         read_tokenizer(tmp_path / "empty")
     monkeypatch.setitem(sys.modules, "tokenizers", None)
