@@ -5,13 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from minilm.config import UserError
 from minilm.runs import device
-from minilm.runs.device import Machine, choose_machine, choose_precision, matrix_rate
+from minilm.runs.device import Machine, choose_machine, choose_precision
 
 ROOT = Path(device.__file__).parents[2]
 CPU = torch.device("cpu")
@@ -39,11 +38,6 @@ def test_the_others_prepare_after_the_first_or_stop_with_it_without_a_word(
     else:
         assert machine.first(prepare) == rank
     assert told == [(float(failed and rank == 0),)] and capsys.readouterr() == ("", "")
-
-
-def test_arrays_become_tensors_and_other_values_stay():
-    array, flag = Machine(CPU).tensors((np.arange(3), True))
-    assert array.tolist() == [0, 1, 2] and flag is True
 
 
 def test_a_device_that_is_not_there_is_said(monkeypatch):
@@ -77,10 +71,6 @@ def test_bfloat16_is_chosen_where_it_is_faster_as_measured_on_one_thread(
     finally:
         torch.set_num_threads(threads)
     assert choose_precision("bfloat16", CPU) == (bfloat16, "bfloat16, as asked,")
-
-
-def test_the_matrix_rate_is_one_that_a_processor_can_have():
-    assert 1e8 < matrix_rate(float32, CPU) < 1e15
 
 
 @pytest.mark.parametrize("code, own, spin, block", [

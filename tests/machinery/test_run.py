@@ -1,7 +1,6 @@
 """Run folders: never written over, never shared by two, and never believed when damaged."""
 
 import dataclasses
-import gc
 import json
 import math
 import os
@@ -59,28 +58,6 @@ def test_what_is_left_of_a_run_is_not_written_over(tmp_path, monkeypatch, left):
     assert run.new_folder("pretrain") == Path("runs", "pretrain-2")
 
 
-def test_a_failed_start_leaves_no_folder_and_who_waited_for_it_looks_again(tmp_path, monkeypatch):
-    folder, flock = tmp_path / "run", run.fcntl.flock
-    first, second = Run(folder), Run(folder)
-    first.claim(resume=False)
-
-    def first_goes(file, how):  # between the second's opening of the lock and its locking
-        monkeypatch.undo()
-        first.release()
-        assert not folder.exists()
-        folder.mkdir()
-        (folder / "lock").touch()  # a third process's, not the one that was opened
-        flock(file, how)
-
-    monkeypatch.setattr(run.fcntl, "flock", first_goes)
-    second.claim(resume=False)
-    with pytest.raises(UserError, match="in use"):
-        Run(folder).claim(resume=False)
-    del second
-    gc.collect()
-    assert not folder.exists()
-
-
 @pytest.mark.filterwarnings("ignore:.*fork")  # of a process that has threads
 def test_only_one_process_holds_a_run_until_it_is_killed(tmp_path):
     said, say = os.pipe()
@@ -99,18 +76,26 @@ def test_only_one_process_holds_a_run_until_it_is_killed(tmp_path):
     Run(tmp_path).claim(resume=False)
 
 
+def test_a_failed_start_leaves_no_folder_and_what_is_no_run_is_called_no_run(tmp_path):
+    with Run(tmp_path / "run").claim(resume=False):
+        assert (tmp_path / "run").exists()
+    (tmp_path / "file").touch()
+    for name in ("nowhere", "file", "run"):
+        with pytest.raises(UserError, match="is not a run"):
+            Run(tmp_path / name).claim(resume=True)
+    with pytest.raises(UserError, match="cannot be written to"):
+        Run(tmp_path / "file").claim(resume=False)
+    assert os.listdir(tmp_path) == ["file"]
+
+
 @pytest.mark.parametrize("changes, says", [
-    (b"", "damaged"), (b"\xff", "damaged"), (b"[" * 100_000, "damaged"), (b"[1]", "damaged"),
+    (b"", "damaged"), (b"[" * 100_000, "damaged"), (b"[1]", "damaged"),
     (dict(format=run.FORMAT - 1), "format 3, that of another version.*reads 4: train the run anew"),
-    (dict(flags=1), "flags is missing, or not"), (dict(id=None), "id is missing"),
-    (dict(train_tokens="9"), "train_tokens is missing, or not"), (dict(kind=[]), "kind is missing"),
     (dict(flags={}), "flags is missing"), (dict(family="other"), "family 'other'"),
+    (dict(train_tokens="9"), "train_tokens is missing, or not"), (dict(kind=[]), "kind is missing"),
     (dict(kind="finetune", flags=TUNED), "classes is missing"),
     (dict(kind="finetune", flags=TUNED, classes=["a"]), "this needs a pretrain run"),
-    (dict(kind="finetune", classes=["a"]), "flags is missing"),
     (dict(model=FACTS["model"] | dict(n_layers=20_000)), "does not fit the shape"),
-    (dict(model=FACTS["model"] | dict(d_ff=2**20)), "does not fit the shape"),
-    (dict(model=FACTS["model"] | dict(n_heads=1)), "does not fit the shape"),
     (dict(model=FACTS["model"] | dict(n_heads=3)), "divide into n_heads 3 heads"),
     (dict(model=FACTS["model"] | dict(depth=3)), "damaged.*depth"),
     (dict(id="another"), "written by another run"),
@@ -123,20 +108,10 @@ def test_a_config_that_cannot_be_used_is_refused_before_anything_is_built(
     config = json.loads(path.read_bytes())
     bad = changes if isinstance(changes, bytes) else json.dumps(config | changes).encode()
     path.write_bytes(bad)
-    if b"20000" in bad or b"1048576" in bad:
+    if b"20000" in bad:
         monkeypatch.setattr(run, "make_model", lambda *_, **__: pytest.fail("it is built"))
     with pytest.raises(UserError, match=says):
         Run(tmp_path).transformer()
-
-
-def test_what_is_no_run_is_called_no_run(tmp_path):
-    (tmp_path / "file").touch()
-    for name in ("nowhere", "file", ""):
-        with pytest.raises(UserError, match="is not a run"):
-            Run(tmp_path / name).claim(resume=True)
-    with pytest.raises(UserError, match="cannot be written to"):
-        Run(tmp_path / "file").claim(resume=False)
-    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_result_is_read_once_the_run_is_finished_and_never_from_a_pipe(tmp_path):
@@ -144,9 +119,6 @@ def test_a_result_is_read_once_the_run_is_finished_and_never_from_a_pipe(tmp_pat
     assert made.result == {}
     made.finish({"loss": 1.5})
     assert made.result == {"loss": 1.5}
-    (tmp_path / "result.json").write_text("[1")
-    with pytest.raises(UserError, match=r"result\.json is damaged"):
-        _ = made.result
     (tmp_path / "result.json").unlink()
     os.mkfifo(tmp_path / "result.json")
     with pytest.raises(UserError, match="no regular file"):
@@ -196,8 +168,8 @@ def test_models_come_with_the_best_weights_and_in_a_longer_window(tmp_path, monk
 def test_metrics_end_before_what_is_damaged_and_are_cut_back_to_a_step(tmp_path, capsys):
     made, path = Run(tmp_path), tmp_path / "metrics.jsonl"
     assert made.metrics() == []
-    for bad in (b"\0", b"[]", b'{"step": "2", "loss": 1}', b'{"loss": 1}', b'{"step": 2}', b"\xff",
-                b'{"step": 2, "moss": 1}', b'{"step": 2, "loss": 1, "x": NaN}'):  # fmt: skip
+    for bad in (b"\0", b"[]", b'{"step": "2", "loss": 1}', b'{"step": 2}', b"\xff",
+                b'{"step": 2, "loss": 1, "x": NaN}'):  # fmt: skip
         path.write_bytes(b'{"step": 1, "loss": 2.0}\n' + bad + b'\n{"step": 3, "loss": 2}\n')
         assert made.metrics() == [{"step": 1, "loss": 2.0}]
         assert "metrics.jsonl is damaged from line 2 on" in capsys.readouterr().err
