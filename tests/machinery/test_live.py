@@ -41,9 +41,9 @@ def lm(request, tmp_path_factory):
 
 
 @torch.inference_mode()
-def test_twenty_texts_have_pytorchs_logits_both_ways_and_with_a_cache(lm):
+def test_ten_texts_have_pytorchs_logits_both_ways_and_with_a_cache(lm):
     rng = np.random.default_rng(0)
-    tokens = [rng.integers(3, lm.tokenizer.vocab_size, n + 1).tolist() for n in range(20)]
+    tokens = [rng.integers(3, lm.tokenizer.vocab_size, n).tolist() for n in range(1, 21, 2)]
     found = asked(live.data_of(lm, exact=True), tokens=tokens)
     for i, ids in enumerate(tokens):
         both = [lm.model.logits(lm.model(torch.tensor([ids]), way)[0]) for way in (True, False)]
@@ -70,7 +70,8 @@ def odd_strings(n: int) -> list[str]:
     ]
 
 
-def test_two_thousand_odd_strings_have_the_tokenizers_tokens(lm):
+def test_two_thousand_odd_strings_have_the_tokenizers_tokens(tmp_path):
+    lm = minilm.load(str(pretrained(tmp_path / "run").folder), device="cpu")
     texts = odd_strings(2000)
     found = asked(live.data_of(lm), texts=texts)["ids"]
     assert found == [lm.tokenizer.encode(text).tolist() for text in texts]

@@ -168,12 +168,12 @@ def test_weights_go_on_with_another_objective_where_they_predicted_before(world)
 
 
 def test_minutes_become_a_number_of_steps(world, monkeypatch, capsys):
-    monkeypatch.setattr(scripts, "measure", functools.partial(scripts.measure, measure=0.3))
-    arguments = f"--data own.txt {SHAPE} {CPU} --minutes 0.02 --evaluations 1 --run timed"
+    monkeypatch.setattr(scripts, "measure", functools.partial(scripts.measure, measure=0.1))
+    arguments = f"--data own.txt {SHAPE} {CPU} --minutes 0.01 --evaluations 1 --run timed"
     assert run("pretrain", arguments) == 0
     flags = Run("timed").config["flags"]
     assert flags["minutes"] is None and flags["steps"] == checkpoint.best(Path("timed")).step
-    said = rf"{flags['steps']:,} steps fit into 0.02 minutes in .* on cpu: [\d.]+ passes"
+    said = rf"{flags['steps']:,} steps fit into 0.01 minutes in .* on cpu: [\d.]+ passes"
     assert re.match(said, capsys.readouterr().out)
 
 

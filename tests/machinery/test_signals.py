@@ -62,8 +62,11 @@ def interrupt_and_go_on(folder, kind, number, rng):
     return process.exitcode
 
 
-@pytest.mark.parametrize("n", [1, pytest.param(25, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+SLOW = [pytest.param(number, 25, marks=pytest.mark.slow)
+        for number in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)]  # fmt: skip
+
+
+@pytest.mark.parametrize("number, n", [(signal.SIGKILL, 1), (signal.SIGTERM, 1), *SLOW])
 def test_interrupted_at_random_moments_a_run_ends_as_if_it_had_never_been(
     tmp_path, number, n, whole
 ):
