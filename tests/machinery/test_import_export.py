@@ -54,7 +54,9 @@ EXPORTS = [  # a "CausalLM" may well be bidirectional
 
 @pytest.mark.parametrize(("family", "objective", "opens"), EXPORTS)
 @torch.no_grad()
-def test_a_language_model_computes_there_what_it_computes_here(tmp_path, family, objective, opens):
+def test_a_language_model_computes_there_what_it_computes_here_and_comes_back(
+    tmp_path, family, objective, opens
+):
     transformers = pytest.importorskip("transformers")
     run, ours = make_run(tmp_path / "run", family, objective)
     assert f"AutoModelFor{opens}.from" in export_run(run, tmp_path / "out")
@@ -71,6 +73,17 @@ def test_a_language_model_computes_there_what_it_computes_here(tmp_path, family,
     end = [] if objective != "masked" else TOKENS[-1:].tolist()
     assert tokenizer(TEXT).input_ids == TOKENS[:-1].tolist() + end
     assert tokenizer.decode(TOKENS[1:-1]) == TEXT and tokenizer.pad_token_id == 0
+    back = import_folder(tmp_path / "out", Run(tmp_path / "back"))
+    assert back.config["family"] == family and back.tokenizer.fingerprint == TOKENIZER.fingerprint
+    assert asdict(back.model_config()) == asdict(ours.config)
+    weights = back.transformer().state_dict()
+    assert all(torch.equal(weights[name], W) for name, W in ours.state_dict().items())
+    if (family, objective) == ("ours", "masked"):
+        return  # of a decoder's type there, it comes back as one
+    export_run(back, tmp_path / "again")
+    files = sorted((tmp_path / "out").iterdir())
+    assert len(files) == 4
+    assert all((tmp_path / "again" / f.name).read_bytes() == f.read_bytes() for f in files)
 
 
 @pytest.mark.parametrize("family", ["ours", "gpt2", "modernbert"])
@@ -135,21 +148,6 @@ def test_exported_foreign_tokenizers_put_around_a_text_what_we_put(tmp_path, fam
     assert theirs(TEXT[:20]).input_ids == framed.tolist()
 
 
-@pytest.mark.parametrize("family", ["ours", "gpt2", "bert", "modernbert"])
-def test_an_export_is_the_same_twice_and_can_come_back(tmp_path, family):
-    run, model = make_run(tmp_path / "run", family, "masked" if family == "bert" else "causal")
-    for name in ("one", "two"):
-        export_run(run, tmp_path / name)
-    files = sorted(p.name for p in (tmp_path / "one").iterdir())
-    contents = [[(tmp_path / name / f).read_bytes() for f in files] for name in ("one", "two")]
-    assert len(files) == 4 and contents[0] == contents[1]
-    back = import_folder(tmp_path / "one", Run(tmp_path / "back"))
-    assert back.config["family"] == family and back.tokenizer.fingerprint == TOKENIZER.fingerprint
-    assert asdict(back.model_config()) == asdict(model.config)
-    for name, W in model.state_dict().items():
-        assert torch.equal(back.transformer().state_dict()[name], W), name
-
-
 def test_what_is_there_is_not_written_over_and_what_has_no_type_is_said(tmp_path):
     run, _ = make_run(tmp_path / "run", "ours", "causal")
     (tmp_path / "full").mkdir()
@@ -197,7 +195,6 @@ WRONG = {
     r"h.0.mlp.c_fc.weight .* \(40, 24\)": lambda c, t: c.update(n_inner=41),
     "not embedding.weight again": lambda c, t: t.update({"lm_head.weight": torch.ones(257, 24)}),
     "activation_function is 'silu'": lambda c, t: c.update(activation_function="silu"),
-    "scale_attn_weights is False": lambda c, t: c.update(scale_attn_weights=False),
     "n_heads 5": lambda c, t: c.update(n_head=5),
     "config.json is damaged": lambda c, t: c.pop("n_embd"),
     "20000 layers": lambda c, t: c.update(n_layer=20_000),
@@ -225,10 +222,8 @@ def test_files_that_are_no_tensors_are_named(tmp_path):
         import_folder(tmp_path, Run(tmp_path / "run"))
 
 
-CLASSES = [
-    "BertForSequenceClassification", "BertForPreTraining", "BertModel",
-    "GPT2ForSequenceClassification", "ModernBertForSequenceClassification", "ModernBertModel",
-]  # fmt: skip
+CLASSES = ["BertForPreTraining", "BertModel", "GPT2ForSequenceClassification",
+           "ModernBertForSequenceClassification"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -276,10 +271,9 @@ def test_hf_names_are_imported_into_runs_once_and_never_beside_it(tmp_path, monk
     assert pretrained_run("hf:../gpt2").folder == Path("runs/gpt2-2")
     os.utime(file)  # the same weights
     assert pretrained_run("hf:../gpt2").folder == Path("runs/gpt2-2")
-    for name, where in (("hf:.", "here"), ("hf:..", tmp_path.name)):
-        for file in (tmp_path / "gpt2").iterdir():
-            shutil.copy(file, Path(name.removeprefix("hf:")))
-        assert pretrained_run(name).folder == Path("runs") / where
+    for file in (tmp_path / "gpt2").iterdir():
+        shutil.copy(file, ".")
+    assert pretrained_run("hf:.").folder == Path("runs/here")
     assert pretrained_run("runs/gpt2").folder == Path("runs/gpt2")
 
 

@@ -221,6 +221,9 @@ METRICS = [
 
 
 def test_a_runs_page_names_the_best_step_and_that_validation_got_worse(tmp_path):
+    page = pages.write_run_page(pretrained(tmp_path / "new")).read_text()
+    assert "Nothing is measured yet" in page and "--live" in page
+    assert "--live" not in pages.next_commands("run", "finetune", {"task": "tag"})  # is refused
     run = pretrained(tmp_path / "run", metrics=METRICS)
     page = pages.write_run_page(run).read_text()
     assert "Step 2 is the best on validation" in page and "after step 2 the run overfits" in page
@@ -242,18 +245,8 @@ def test_the_default_run_is_drawn_beside_a_run_whose_losses_are_comparable():
     assert lines[0].points[-1][1] > lines[1].points[-1][1]  # the masked token is the easier one
     for other in (dict(vocab_size=8192), dict(data=["a.txt"])):
         assert pages.default_run("pretrain", flags | other) == []
-    evaluated = [
-        dict(step=10, score=5.0, causal_loss=5.0),
-        dict(step=20, score=4.0, causal_loss=4.0),
-    ]
+    evaluated = [dict(step=n, score=1 / n, causal_loss=1 / n) for n in (10, 20)]
     assert "default run: next token" in pages.learning(evaluated, evaluated, None, lines)["loss"]
-
-
-def test_a_run_that_has_just_begun_has_a_page(tmp_path):
-    page = pages.write_run_page(pretrained(tmp_path / "run")).read_text()
-    assert "Nothing is measured yet" in page
-    of_tags = pages.next_commands("run", "finetune", {"task": "tag"})
-    assert "--live" in page and "--live" not in of_tags  # which view would refuse
 
 
 def test_each_word_is_shaded_by_what_its_deletion_does(tmp_path):
