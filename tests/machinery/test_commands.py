@@ -16,8 +16,8 @@ import torch
 
 import minilm
 from minilm.cli import commands, scripts
-from minilm.cli.flags import flag_name, flags_of
-from minilm.cli.options import PretrainConfig
+from minilm.cli.flags import flag_name, flags_of, parse_flags
+from minilm.cli.options import FinetuneConfig, PretrainConfig
 from minilm.config import UserError
 from minilm.runs.device import Machine
 from minilm.view.pages import write_run_page
@@ -171,6 +171,23 @@ def test_every_flag_of_every_command_is_in_a_line():
             flag = flag_name(field.name)
             is_there = not field.kw_only or {flag, flag.replace("--", "--no-", 1)} & typed
             assert is_there, f"{name} {flag}"
+
+
+def test_a_flag_takes_what_its_field_says():
+    options = lambda words: parse_flags(FinetuneConfig, "", words.split())
+    assert options("").compile is None and options("").given == frozenset()
+    found = options("--no-compile --freeze --layer-decay 1 --labels 20")
+    assert (found.compile, found.freeze, found.layer_decay, found.labels) == (False, True, 1, 20)
+    assert found.given == {"compile", "freeze", "layer_decay", "labels"}
+    assert parse_flags(PretrainConfig, "", ["--data", "a", "b"]).data == ["a", "b"]
+    wrong = {"--layer-decay nan": "0.01 to 1", "--labels 2.5": "--labels", "--be 1": "--beam",
+             "--batchsize 3": "--batch-size", "--task x": "classify"}  # fmt: skip
+    for words, said in wrong.items():
+        with pytest.raises(UserError, match=said):
+            options(words)
+    for value in ("3", None, [3], 2.5):
+        with pytest.raises(UserError, match="--seed cannot be"):
+            FinetuneConfig(seed=value)
 
 
 def test_a_shell_starts_them(world):

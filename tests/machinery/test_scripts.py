@@ -20,9 +20,8 @@ import train_pretrain
 from minilm.cli import scripts
 from minilm.cli.commands import COMMANDS
 from minilm.cli.commands import main as minilm
-from minilm.cli.flags import entry_point, parse_flags
-from minilm.cli.options import FinetuneConfig, PretrainConfig
-from minilm.config import SIZES, UserError
+from minilm.cli.options import PretrainConfig
+from minilm.config import SIZES
 from minilm.runs import checkpoint
 from minilm.runs.device import Machine
 from minilm.runs.run import Run
@@ -190,14 +189,6 @@ def test_without_bfloat16_the_default_is_what_five_minutes_take():
     assert length(slow, size="small") == [SIZES["small"]["steps"], None]
 
 
-def test_a_run_is_released_though_its_error_is_kept(world):
-    with pytest.raises(UserError) as kept:
-        train_pretrain.pretrain(PretrainConfig(run="failed", data=["nowhere.txt"]))
-    assert pretrain(name="failed") == 0 and "nowhere" in str(kept.value)
-    with pytest.raises(UserError, match=r"needs about .* GB of memory"):
-        train_pretrain.pretrain(PretrainConfig(data=["own.txt"], batch_size=2**20, steps=1))
-
-
 def test_a_search_keeps_what_validation_prefers_and_frees_the_rest(world, monkeypatch, capsys):
     monkeypatch.setattr(train_finetune, "SEARCH", [(1e-4, "adamw"), (1e-2, "adamw")])
     assert finetune("--search --baselines none") == 0
@@ -291,52 +282,3 @@ for name in [*COMMANDS, "train_pretrain", "train_finetune"]:
         and shown.count("--learning-rate RATE at its") == 5
     )
     assert "how many to write at most (default: 200)" in shown
-
-
-def test_a_flag_takes_what_its_field_says():
-    options = lambda words: parse_flags(FinetuneConfig, "", words.split())
-    assert options("").compile is None and options("").given == frozenset()
-    found = options("--no-compile --freeze --layer-decay 1 --labels 20")
-    assert (found.compile, found.freeze, found.layer_decay, found.labels) == (False, True, 1, 20)
-    assert found.given == {"compile", "freeze", "layer_decay", "labels"}
-    assert parse_flags(PretrainConfig, "", ["--data", "a", "b"]).data == ["a", "b"]
-    wrong = {"--layer-decay nan": "0.01 to 1", "--labels 2.5": "--labels", "--be 1": "--beam",
-             "--batchsize 3": "--batch-size", "--task x": "classify"}  # fmt: skip
-    for words, said in wrong.items():
-        with pytest.raises(UserError, match=said):
-            options(words)
-    for value in ("3", None, [3], 2.5):
-        with pytest.raises(UserError, match="--seed cannot be"):
-            FinetuneConfig(seed=value)
-
-
-def test_output_that_nobody_reads_is_no_error(monkeypatch):
-    monkeypatch.setattr(sys, "stdout", None)  # closed by whoever started us
-    entry_point(lambda: print("x"))
-    reading, writing = os.pipe()
-    os.close(reading)  # as `head` does
-    with open(writing, "w") as out:
-        monkeypatch.setattr(sys, "stdout", out)
-        entry_point(lambda: print("x"))
-
-
-def test_two_ctrl_c_are_answered_once_and_too_little_memory_is_said(capsys):
-    def start():
-        try:
-            signal.raise_signal(signal.SIGINT)
-        finally:
-            signal.raise_signal(signal.SIGINT)
-
-    def fill():
-        raise MemoryError
-
-    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        for main, status, said in ((start, 130, "stopped by Ctrl-C"), (fill, 2, "out of memory")):
-            with pytest.raises(SystemExit) as ended:
-                entry_point(main)
-            assert ended.value.code == status and said in capsys.readouterr().err
-        with pytest.raises(RuntimeError):  # a fault of ours is not hidden
-            entry_point(lambda: torch.ones(2) @ torch.ones(3))
-    finally:
-        signal.signal(signal.SIGINT, usual)

@@ -12,7 +12,6 @@ import minilm
 from minilm.__main__ import main
 from minilm.cli.options import FinetuneConfig
 from minilm.config import UserError
-from minilm.corpora import made
 from minilm.corpora.files import Example, Question, Tagged, words
 from minilm.objectives import IGNORE
 from minilm.tasks import answer as answering
@@ -27,65 +26,6 @@ def write(path, content):
     text = content if isinstance(content, str) else "\n".join(map(json.dumps, content)) + "\n"
     path.write_text(text, encoding="utf-8")
     return path
-
-
-DOCSTRING = """Return a tensor.
-
-Like :func:`torch.full`, but of :class:`~torch.Tensor` :attr:`size`. It raises ValueError.
-
-Args:
-    size (int or tuple): how many, of :obj:`nothing`.
-    fill (float, optional): with what. Default: 1
-    axis (int): along which. Defaults to ``None``.
-"""
-NUMPYDOC = """Sum.
-
-Parameters
-----------
-a : array_like
-    Of what.
-b : int, optional
-"""
-
-
-def test_tags_come_from_roles_whose_markup_is_taken_away():
-    parts = made.tags([("torch/a.py", DOCSTRING), ("numpy/b.py", "Like `unknown`, but so. No.")])
-    [*found] = [dict(zip(*tagged, strict=True)) for part in parts.values() for tagged in part]
-    assert {**found[0]} == dict.fromkeys(["Like", ",", "but", "of", "."], "O") | {
-        "torch.full": "B-function", "torch.Tensor": "B-class", "size": "B-parameter",
-    }  # fmt: skip
-    assert found[1]["ValueError"] == "B-exception" and len(found) == 2
-
-
-def test_answers_are_places_in_a_list_that_holds_others_of_the_kind():
-    rows = [("torch/a.py", DOCSTRING), ("networkx/b.py", NUMPYDOC),
-            ("numpy/c.py", "Sum.\n\nArgs:\n    a (int): the only one.\n")]  # fmt: skip
-    parts = made.answers(rows)
-    answers = {
-        (part, q.context[q.start :][: len(q.answers[0])] if q.start >= 0 else None)
-        for part, questions in parts.items()
-        for q in questions
-    }
-    assert answers == {
-        ("train", "int or tuple"), ("train", "float"), ("train", "int"), ("train", "1"),
-        ("train", "None"), ("train", None), ("test", "array_like"), ("test", "int"),
-    }  # fmt: skip
-    asked = {q.question.replace(name, "") for q in parts["test"] for name in "ab"}
-    trained = {q.question for q in parts["train"]}
-    assert not asked & trained
-
-
-def test_formulas_are_made_once_and_split_by_source(tmp_path, monkeypatch):
-    pytest.importorskip("sympy")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(made, "PAIRS", 60)
-    parts = made.formulas()
-    assert made.latex_pairs(60) == made.latex_pairs(60)
-    monkeypatch.setattr(made, "latex_pairs", lambda n: pytest.fail("again"))
-    assert made.formulas() == parts
-    pairs = {pair for part in parts.values() for pair in part}
-    assert len(pairs) == len({pair.source for pair in pairs}) == 60
-    assert any("\\frac" in pair.source and "/" in pair.target for pair in pairs)
 
 
 def test_an_entity_counts_only_whole_and_of_its_type():

@@ -1,9 +1,12 @@
 """What models and files contribute cannot command a terminal; tokenize says what is so."""
 
 import io
+import os
+import signal
 import sys
 
 import pytest
+import torch
 
 from minilm.cli import commands
 from minilm.cli.flags import entry_point
@@ -75,3 +78,35 @@ def test_whatever_is_printed_is_escaped_at_the_edge_once(monkeypatch):
     monkeypatch.setattr("sys.stdout", out := io.StringIO())
     entry_point(lambda: print(ATTACKS[0]))
     assert out.getvalue() == ATTACKS[0] + "\n"
+
+
+def test_output_that_nobody_reads_is_no_error(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)  # closed by whoever started us
+    entry_point(lambda: print("x"))
+    reading, writing = os.pipe()
+    os.close(reading)  # as `head` does
+    with open(writing, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        entry_point(lambda: print("x"))
+
+
+def test_two_ctrl_c_are_answered_once_and_too_little_memory_is_said(capsys):
+    def start():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+
+    def fill():
+        raise MemoryError
+
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for main, status, said in ((start, 130, "stopped by Ctrl-C"), (fill, 2, "out of memory")):
+            with pytest.raises(SystemExit) as ended:
+                entry_point(main)
+            assert ended.value.code == status and said in capsys.readouterr().err
+        with pytest.raises(RuntimeError):  # a fault of ours is not hidden
+            entry_point(lambda: torch.ones(2) @ torch.ones(3))
+    finally:
+        signal.signal(signal.SIGINT, usual)
