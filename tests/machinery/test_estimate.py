@@ -16,7 +16,6 @@ from minilm.runs import pretraining as page
 from minilm.runs.device import Machine
 from minilm.runs.pretraining import (
     estimate,
-    measured,
     one_of_each_kind,
     require_memory,
     training_flops,
@@ -37,23 +36,10 @@ def test_an_estimate_leaves_no_trace_in_the_training(tmp_path):
     assert saved(tmp_path / "estimated") == saved(tmp_path / "plain")
 
 
-def test_the_median_round_counts_and_what_the_first_takes_more_is_the_start(monkeypatch):
-    times = [30, 50, 1, 3, 50, 70, 2, 6]  # seconds of each step; a round is two of them
-    now, training = [0.0], Training("causal", accumulate=1)
-    rounds = one_of_each_kind(training.batch, 0) * 2
-    kinds = [micro_batches[0][2] for micro_batches in one_of_each_kind(Training().batch, 4)]
-    assert len(rounds) == 2 and sorted(kinds) == [False, True]
-
-    def slow(*batch):
-        now[0] += times.pop(0)
-        return training.formula(*batch)
-
-    monkeypatch.setattr(page.time, "perf_counter", lambda: now[0])
-    training.loss.formula = slow
-    assert measured(training, rounds, seconds=211.5) == (72, 4, 6 * 12, 6 * 12) and not times
-
-
-def test_the_plan_and_the_measurement_make_the_estimate(monkeypatch):
+def test_the_plan_and_the_measurement_of_a_step_of_each_kind_make_the_estimate(monkeypatch):
+    for objective, kinds in (("causal", [True]), ("hybrid", [False, True])):
+        rounds = one_of_each_kind(Training(objective).batch, 4)
+        assert sorted(micro_batches[0][2] for micro_batches in rounds) == kinds
     monkeypatch.setattr(page, "measured", lambda *_: (60.0, 0.5, 72.0, 20.0))
     steps, said = planned(Training(steps=7200))
     parameters = sum(p.numel() for p in Transformer(SHAPE).parameters())

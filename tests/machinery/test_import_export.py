@@ -37,9 +37,8 @@ def make_run(folder, family, objective=None, tokenizer=TOKENIZER, **tuned):
     near = dict(local_window=4) if family == "modernbert" else {}  # so that it matters
     shape = shape(tokenizer.vocab_size, 30, 24, 4, 4, 40, **near)
     model = stirred(Classifier(made(shape), 3, tuned["pooling"]) if tuned else made(shape)).eval()
-    facts = dict(
-        kind="pretrain", family=family, model=asdict(shape), flags=dict(objective=objective)
-    )
+    flags = dict(objective=objective)
+    facts = dict(kind="pretrain", family=family, model=asdict(shape), flags=flags)
     if tuned:
         facts |= dict(kind="finetune", flags=tuned | dict(max_length=30), classes=[*"abc"])
     return saved(Run(folder), facts, tokenizer, model), model
@@ -81,8 +80,7 @@ def test_a_language_model_computes_there_what_it_computes_here_and_comes_back(
     if (family, objective) == ("ours", "masked"):
         return  # of a decoder's type there, it comes back as one
     export_run(back, tmp_path / "again")
-    files = sorted((tmp_path / "out").iterdir())
-    assert len(files) == 4
+    assert len(files := sorted((tmp_path / "out").iterdir())) == 4
     assert all((tmp_path / "again" / f.name).read_bytes() == f.read_bytes() for f in files)
 
 
@@ -97,10 +95,9 @@ def test_a_batch_of_prompts_is_continued_there_as_each_prompt_is_here(tmp_path, 
     prompts = [TEXT[:25], TEXT[:4]]
     inputs = tokenizer(prompts, return_tensors="pt", padding=True)
     assert inputs.attention_mask[1, 0] == 0 and inputs.attention_mask[:, -1].all()
-    never = [[0], [1], [2]]
     out = theirs.generate(
         input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, max_new_tokens=5,
-        do_sample=False, bad_words_ids=never,
+        do_sample=False, bad_words_ids=[[0], [1], [2]],
     )[:, inputs.input_ids.shape[1] :]  # fmt: skip
     special = TOKENIZER.special._replace(eos=279)  # so that <doc> is sampled in neither
     for prompt, found in zip(prompts, out.tolist(), strict=True):
@@ -161,7 +158,7 @@ def test_what_is_there_is_not_written_over_and_what_has_no_type_is_said(tmp_path
     assert not (tmp_path / "out").exists()
 
 
-E, NAME = "transformer.wte.weight", "transformer.adapter"
+E = "transformer.wte.weight"
 
 
 def test_safetensors_and_torchs_files_give_the_same_run(tmp_path):
@@ -183,15 +180,14 @@ def test_ids_that_no_token_has_are_never_sampled(tmp_path):
     run = import_folder(tmp_path / "gpt2", Run(tmp_path / "run"))
     tokenizer, model = run.tokenizer, run.transformer()
     model.embedding.weight.data[257:] *= 100
-    for seed in range(3):
-        ids = list(sample(model, tokenizer.encode("a"), 20, tokenizer.special, seed=seed))
-        assert tokenizer.decode_bytes(ids) and max(ids) < 257
+    ids = list(sample(model, tokenizer.encode("a"), 60, tokenizer.special))
+    assert tokenizer.decode_bytes(ids) and max(ids) < 257
 
 
 WRONG = {
     "model_type 'llama'": lambda c, t: c.update(model_type="llama"),
     "h.1.ln_1.bias is missing": lambda c, t: t.pop("transformer.h.1.ln_1.bias"),
-    "adapter has no place": lambda c, t: t.update({NAME: torch.ones(2)}),
+    "adapter has no place": lambda c, t: t.update({"transformer.adapter": torch.ones(2)}),
     r"h.0.mlp.c_fc.weight .* \(40, 24\)": lambda c, t: c.update(n_inner=41),
     "not embedding.weight again": lambda c, t: t.update({"lm_head.weight": torch.ones(257, 24)}),
     "activation_function is 'silu'": lambda c, t: c.update(activation_function="silu"),
@@ -246,12 +242,10 @@ def test_the_encoder_of_any_of_their_classes_is_imported_and_what_is_left_out_sa
     expected = theirs.base_model(input_ids=x).last_hidden_state
     found = run.transformer().eval()(x, causal=kind == "gpt2")
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
-    for look in ("view", str(run.folder), "--text", "a text"), ("trace", str(run.folder), "a text"):
-        if "nothing that predicts" in said:
+    if "nothing that predicts" in said:
+        for look in (["view", str(run.folder), "--text"], ["trace", str(run.folder)]):
             with pytest.raises(UserError, match="without what predicts tokens"):
-                run_command([*look, "--device", "cpu"])
-        elif look[0] == "view":  # what trace shows is masked, too, which this vocabulary cannot be
-            run_command([*look, "--device", "cpu"])
+                run_command([*look, "a text", "--device", "cpu"])
     export_run(run, tmp_path / "out")
     again = transformers.AutoModel.from_pretrained(tmp_path / "out").eval()
     torch.testing.assert_close(again(input_ids=x).last_hidden_state, expected, rtol=0, atol=1e-4)

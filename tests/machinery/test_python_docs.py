@@ -1,4 +1,5 @@
-"""The corpora known by name: no test text is ever pretrained on, no text is in two parts."""
+"""The corpora known by name: no test text is ever pretrained on, no text is in two parts; tags,
+answers and pairs are made of what is there."""
 
 import gzip
 import json

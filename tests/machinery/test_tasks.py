@@ -1,4 +1,4 @@
-"""Tags, answers and translations: what is read, made, measured, and learnt from start to end."""
+"""Tags, answers and translations: what is read, measured, and learnt from start to end."""
 
 import json
 from types import SimpleNamespace

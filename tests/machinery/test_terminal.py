@@ -1,4 +1,5 @@
-"""What models and files contribute cannot command a terminal; tokenize says what is so."""
+"""What models and files contribute cannot command a terminal; tokenize says what is so; what
+a terminal does ends in one line."""
 
 import io
 import os

@@ -9,7 +9,6 @@ from contextlib import suppress
 import pytest
 
 from minilm.config import UserError
-from minilm.corpora import tokenizer_file
 from minilm.corpora.tokenizer_file import load_tokenizer, to_json
 from minilm.fast.bpe import FastTokenizer
 from minilm.io.durable import LARGEST
@@ -103,17 +102,3 @@ def test_hugging_face_reads_the_file_and_gives_the_same_ids_and_offsets(tokenize
         assert encoding.ids == ids.tolist()
         assert encoding.offsets == [tuple(span) for span in spans.tolist()]
         assert theirs.decode(encoding.ids, skip_special_tokens=False) == text
-
-
-def test_a_foreign_tokenizer_is_read_by_its_wrapper_and_written_by_it(path, monkeypatch):
-    class Foreign:
-        def __init__(self, content, roles):
-            self.saved = {"foreign": content, "roles": roles}
-
-        def to_json(self):
-            return json.dumps(self.saved)
-
-    monkeypatch.setattr(tokenizer_file, "FOREIGN", [Foreign])
-    path.write_text('{"foreign": {"model": 1}, "roles": {"mask_token": "[MASK]"}}')
-    loaded = load_tokenizer(path)
-    assert isinstance(loaded, Foreign) and json.loads(to_json(loaded)) == loaded.saved
