@@ -2,7 +2,10 @@
 // page shows then, to be held against PyTorch's numbers.
 (async () => {
 const settled = async () => { // a recorded page answers at once
-  while (data.weights && !document.body.dataset.answered) await new Promise((go) => setTimeout(go, 5));
+  for (let n = 0; data.weights && !document.body.dataset.answered; n++) {
+    if (n > 4000) throw new Error("no answer");
+    await new Promise((go) => setTimeout(go, 5));
+  }
 };
 await settled();
 const number = (text) => parseFloat(text) || 0;

@@ -195,8 +195,10 @@ def test_no_text_becomes_markup_or_script(tmp_path, monkeypatch):
     more = dict(tested=command.of_tested(clf), text=command.of_text(clf, HOSTILE))
     for path in (pages.write_run_page(run, **more), command.write_inside_page(clf, HOSTILE)):
         with browser.opened(path) as page:
+            until = time.monotonic() + 20
             while page.value("'data' in window && !document.body.dataset.answered"):
-                time.sleep(0.05)
+                assert time.monotonic() < until
+                time.sleep(0.02)
             assert page.value("document.querySelectorAll('img').length") == 0
             assert page.value("String(window.hacked)") == "undefined"
             shown = page.value("document.body.innerText")
