@@ -81,7 +81,8 @@ def import_folder(folder: Path, run: Run) -> Run:
         note(f"{folder}: without its head ({', '.join(left_out)})")
     if not getattr(shape, "head", True):
         note(f"{folder}: fine-tune it; it has nothing that predicts tokens")
-    causal = "causal" in hf.TYPES[name] or config.get("is_decoder")
+    decoder = "causal" in hf.TYPES[name]  # whose is_causal is only said where it is not
+    causal = config.get("is_causal", True) if decoder else config.get("is_decoder")
     flags = dict(objective="causal" if causal else "masked", max_length=shape.max_length)
     facts = dict(kind="pretrain", family=hf.TYPES[name]["family"], model=asdict(shape), flags=flags)
     with run.claim(resume=False):

@@ -44,20 +44,19 @@ def make_run(folder, family, objective=None, tokenizer=TOKENIZER, **tuned):
     return saved(Run(folder), facts, tokenizer, model), model
 
 
-EXPORTS = [  # a "CausalLM" may well be bidirectional
-    ("ours", "causal", "CausalLM"), ("ours", "hybrid", "CausalLM"), ("ours", "masked", "CausalLM"),
-    ("gpt2", "causal", "CausalLM"), ("bert", "masked", "MaskedLM"), ("bert", "causal", "CausalLM"),
-    ("modernbert", "masked", "MaskedLM"), ("modernbert", "causal", "CausalLM"),
-]  # fmt: skip
+EXPORTS = "ours causal, ours hybrid, ours masked, gpt2 causal, gpt2 masked, bert masked, "
+EXPORTS += "bert causal, modernbert masked, modernbert causal"
 
 
-@pytest.mark.parametrize(("family", "objective", "opens"), EXPORTS)
+@pytest.mark.parametrize(("family", "objective"), map(str.split, EXPORTS.split(", ")))
 @torch.no_grad()
 def test_a_language_model_computes_there_what_it_computes_here_and_comes_back(
-    tmp_path, family, objective, opens
+    tmp_path, family, objective
 ):
     transformers = pytest.importorskip("transformers")
     run, ours = make_run(tmp_path / "run", family, objective)
+    masks = objective == "masked" and "bert" in family  # of others a CausalLM that sees both ways
+    opens = "MaskedLM" if masks else "CausalLM"
     assert f"AutoModelFor{opens}.from" in export_run(run, tmp_path / "out")
     theirs, info = getattr(transformers, f"AutoModelFor{opens}").from_pretrained(
         tmp_path / "out", output_loading_info=True
@@ -77,8 +76,8 @@ def test_a_language_model_computes_there_what_it_computes_here_and_comes_back(
     assert asdict(back.model_config()) == asdict(ours.config)
     weights = back.transformer().state_dict()
     assert all(torch.equal(weights[name], W) for name, W in ours.state_dict().items())
-    if (family, objective) == ("ours", "masked"):
-        return  # of a decoder's type there, it comes back as one
+    comes_back = "causal" if objective == "hybrid" else objective
+    assert back.config["flags"]["objective"] == comes_back
     export_run(back, tmp_path / "again")
     assert len(files := sorted((tmp_path / "out").iterdir())) == 4
     assert all((tmp_path / "again" / f.name).read_bytes() == f.read_bytes() for f in files)
