@@ -2,6 +2,7 @@
 is never used in silence."""
 
 import errno
+import io
 import itertools
 import json
 import math
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from minilm.config import NonFiniteError, UserError
+from minilm.io import durable
 from minilm.runs import checkpoint
 
 SPENT = dict(tokens=5, targets=3, seconds=0.5)
@@ -172,9 +174,16 @@ def test_whatever_breaks_a_save_off_leaves_a_whole_checkpoint_and_a_run_that_goe
 
             return call
 
+        def write(file, content, failing=failing):
+            io.FileIO.write(file, content[: len(content) // 2])  # what is there when it fails
+            file.seek(0)
+            return failing("write", io.FileIO.write)(file, content)
+
         with monkeypatch.context() as patch:
             for name in ("replace", "fsync", "open", "unlink"):
                 patch.setattr(os, name, failing(name, getattr(os, name)))
+            half = type("File", (io.FileIO,), dict(write=write))
+            patch.setattr(durable, "open", half, raising=False)
             try:
                 save(run, 4)
             except (Crash, UserError) as error:
@@ -191,5 +200,18 @@ def test_whatever_breaks_a_save_off_leaves_a_whole_checkpoint_and_a_run_that_goe
         save(run, 4)
         assert steps_in(run) == [3, 4] and len(os.listdir(run)) == 2
     in_folder = ["open", "fsync"] if os.name != "nt" else []
-    assert done == ["fsync", "replace", *in_folder, "unlink"]
+    assert done == ["write", "fsync", "replace", *in_folder, "unlink"]
     assert not capsys.readouterr().err  # what a crash leaves is no damage
+
+
+@pytest.mark.parametrize("operation", ["fsync", "replace"])
+def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch, operation):
+    durable.write_file(path := tmp_path / "file", b"old")
+
+    def refuse(*_):
+        raise FULL
+
+    monkeypatch.setattr(os, operation, refuse)
+    with pytest.raises(UserError, match="cannot be written"):
+        durable.write_file(path, b"new")
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]

@@ -22,6 +22,7 @@ from minilm.objectives import IGNORE
 from minilm.runs.device import Machine
 from minilm.runs.loop import Stopped
 from minilm.runs.pretraining import measured
+from minilm.view import charts
 from minilm.view.pages import text_of
 from train_finetune import finetune
 from train_pretrain import pretrain
@@ -277,3 +278,13 @@ def test_what_a_corpus_and_a_command_line_contribute_stays_text(finished, monkey
     report.write(finished)
     page = (finished.folder / "report.html").read_text()
     assert "<script" not in page and "<b>" not in page and page.count("alert(1)") == 2
+
+
+def test_charts_stay_inside_and_escape():
+    evil = charts.Row(EVIL, 120.0, (-50.0, 130.0), 9, EVIL)
+    drawn = charts.intervals(EVIL, EVIL, [evil], 0, 100, mark=50, unit=EVIL[:0])
+    line = charts.Line(EVIL, [(0, 1.0), (1, 2.0, 0.5, 3.0)], 1)
+    drawn += charts.curves(EVIL, EVIL, [line], EVIL, marks=[(EVIL, 2.0)], high=2.0)
+    assert "<script" not in drawn and "<b>" not in drawn
+    places = [float(x) for x in re.findall(r'[xyc]+\d?="(-?[\d.]+)%?"', drawn)]
+    assert len(places) > 20 and min(places) >= 0 and max(places) <= charts.HEIGHT + 20

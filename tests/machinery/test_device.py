@@ -10,7 +10,7 @@ import torch
 
 from minilm.config import UserError
 from minilm.runs import device
-from minilm.runs.device import Machine, choose_machine, choose_precision
+from minilm.runs.device import Machine, choose_machine, choose_precision, matrix_rate
 
 ROOT = Path(device.__file__).parents[2]
 CPU = torch.device("cpu")
@@ -89,3 +89,7 @@ def test_threads_wait_politely_unless_torch_is_loaded_or_the_user_has_said_how(
     how = dict(env=plain | own, cwd=ROOT, text=True, check=True, capture_output=True)
     told = subprocess.run(command, **how)
     assert told.stdout.split() == [spin, block, "False"]
+
+
+def test_the_matrix_rate_is_one_that_a_processor_can_have():
+    assert 1e8 < matrix_rate(torch.float32, CPU) < 1e15

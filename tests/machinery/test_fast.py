@@ -189,3 +189,11 @@ def test_another_familys_head_stands_before_its_vocabulary_matrix(model):
     found, _ = fast_nll(other, *tensors(gather_targets(batch, CPU)))
     torch.testing.assert_close(found, expected)
     assert not torch.isclose(found, book(model, batch)[0])
+
+
+def test_a_gradient_of_the_chunked_loss_has_no_derivative_rather_than_a_wrong_one(model):
+    hidden = torch.randn(4, 16, requires_grad=True)
+    loss = ChunkedNLL.apply(hidden, model.embedding.weight, torch.tensor([3, 4, 5, 6]))
+    [gradient] = torch.autograd.grad(loss, hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
+        gradient.sum().backward()

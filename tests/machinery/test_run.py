@@ -1,6 +1,7 @@
 """Run folders: never written over, never shared by two, and never believed when damaged."""
 
 import dataclasses
+import gc
 import json
 import math
 import os
@@ -195,3 +196,25 @@ def test_the_newest_run_of_a_kind_is_found(tmp_path, monkeypatch):
     (run.RUNS / "damaged" / "config.json").write_text("{")
     assert run.newest_run("pretrain") == run.RUNS / "1"
     assert run.newest_run("finetune") == run.RUNS / "other"
+
+
+def test_who_waited_for_it_looks_again(tmp_path, monkeypatch):
+    folder, flock = tmp_path / "run", run.fcntl.flock
+    first, second = Run(folder), Run(folder)
+    first.claim(resume=False)
+
+    def first_goes(file, how):  # between the second's opening of the lock and its locking
+        monkeypatch.undo()
+        first.release()
+        assert not folder.exists()
+        folder.mkdir()
+        (folder / "lock").touch()  # a third process's, not the one that was opened
+        flock(file, how)
+
+    monkeypatch.setattr(run.fcntl, "flock", first_goes)
+    second.claim(resume=False)
+    with pytest.raises(UserError, match="in use"):
+        Run(folder).claim(resume=False)
+    del second
+    gc.collect()
+    assert not folder.exists()

@@ -21,7 +21,7 @@ from minilm.cli import scripts
 from minilm.cli.commands import COMMANDS
 from minilm.cli.commands import main as minilm
 from minilm.cli.options import PretrainConfig
-from minilm.config import SIZES
+from minilm.config import SIZES, UserError
 from minilm.runs import checkpoint
 from minilm.runs.device import Machine
 from minilm.runs.run import Run
@@ -282,3 +282,11 @@ for name in [*COMMANDS, "train_pretrain", "train_finetune"]:
         and shown.count("--learning-rate RATE at its") == 5
     )
     assert "how many to write at most (default: 200)" in shown
+
+
+def test_a_run_is_released_though_its_error_is_kept(world):
+    with pytest.raises(UserError) as kept:
+        train_pretrain.pretrain(PretrainConfig(run="failed", data=["nowhere.txt"]))
+    assert pretrain(name="failed") == 0 and "nowhere" in str(kept.value)
+    with pytest.raises(UserError, match=r"needs about .* GB of memory"):
+        train_pretrain.pretrain(PretrainConfig(data=["own.txt"], batch_size=2**20, steps=1))
