@@ -48,7 +48,7 @@ EXPORTS = "ours causal, ours hybrid, ours masked, gpt2 causal, gpt2 masked, bert
 EXPORTS += "bert causal, modernbert masked, modernbert causal"
 
 
-@pytest.mark.parametrize(("family", "objective"), map(str.split, EXPORTS.split(", ")))
+@pytest.mark.parametrize(("family", "objective"), [pair.split() for pair in EXPORTS.split(", ")])
 @torch.no_grad()
 def test_a_language_model_computes_there_what_it_computes_here_and_comes_back(
     tmp_path, family, objective
