@@ -27,7 +27,7 @@ from minilm.compare.plan import CompareOptions
 from minilm.config import UserError
 from minilm.corpora.splits import load
 from minilm.corpora.tokens import prepare
-from minilm.io.durable import damage, read_bounded, write_file
+from minilm.io.durable import damage, read_json, write_file
 from minilm.runs import checkpoint
 from minilm.runs.loop import Stopped
 from minilm.runs.pretraining import measured, one_of_each_kind
@@ -109,13 +109,13 @@ class Experiment:
         """What a job left in a file of JSON, whose values are of these types. make(advance): do the
         job, where it is not there, or damaged. Raises UserError where that cannot be done."""
         try:
-            return read(path, **shape)
+            return read_json(path, shape)
         except UserError as error:
             if not self.calls:
                 raise UserError(f"{error}: go on with --resume, which makes it anew") from None
         with self.during(path.parent, words) as advance:
             make(advance)
-        return read(path, **shape)
+        return read_json(path, shape)
 
     def run(self, which: str, folder: Path, config, **shape) -> dict:
         """The result.json of a run of a script; config(run=, resume=): its options."""
@@ -258,12 +258,3 @@ def text_of(config, tokenizer=None):
     """The text that options pretrain on, as tokens, of the tokenizer or one that is learnt."""
     columns = config.text_column, config.encoding, config.document_separator
     return prepare(config.data, config.vocab_size, tokenizer, *columns)
-
-
-def read(path: Path, **shape: type) -> dict:
-    """A file of JSON. Raises UserError where its values are not of these types, or not there."""
-    with damage(f"{path} is damaged"):
-        found = dict(json.loads(read_bounded(path)))
-        if wrong := [name for name, kind in shape.items() if not isinstance(found.get(name), kind)]:
-            raise ValueError(f"{wrong[0]} is missing, or no {shape[wrong[0]].__name__}")
-    return found

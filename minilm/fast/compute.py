@@ -1,11 +1,11 @@
 """A model and its training step sooner: attention, the loss over a vocabulary, Muon's iteration, in
 which precision, and compiled or not.
 
-On CUDA attention is the fused kernel, which never stores the scores and, where the mask is just the
-causal one, skips what it hides. On a CPU, where that is slower in training, it is the book's plain
-products, with the mask as a term, made once for all layers. The loss finds its targets before they
-reach the device, and the logits, a training step's largest tensor by far, are never all there at
-once on a CPU, and fused into one kernel on CUDA.
+Attention is PyTorch's kernel, which never stores the scores and, where the mask is just the causal
+one, skips what it hides; in bfloat16 on a CPU, where the kernel is slower in training, the book's
+plain products. Any other mask is a term, made once for all layers. The loss finds its targets
+before they reach the device, and the logits, a training step's largest tensor by far, are never all
+there at once on a CPU, and fused into one kernel on CUDA.
 
 bfloat16 are copies of the weights, which activations and products are computed with, and so these.
 Float32 stay the weights themselves, their gradients once they are added up, the optimizer's state,
