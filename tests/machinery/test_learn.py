@@ -111,6 +111,7 @@ def test_one_body_is_missing_until_its_tests_pass_and_then_the_book_is_shown(che
     assert "double✓" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_is_written_of_one_exercise_is_kept_while_another_is_done(checkout, capsys):
     learn("page.double")
     answer("return 7")
@@ -130,6 +131,7 @@ def test_what_is_written_of_one_exercise_is_kept_while_another_is_done(checkout,
     assert done == {"page.Pair.total": "solved", "page.double": "given up"}
 
 
+@pytest.mark.slow
 def test_a_change_is_planted_another_each_time_or_all_bodies_of_a_page_are_missing(
     checkout, capsys
 ):

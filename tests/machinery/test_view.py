@@ -25,6 +25,7 @@ HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='hacked=2
 SELF_CHECK = Path(__file__).with_name("self_check.js")
 TEXT = "Return the array."
 Example = namedtuple("Example", "text label")
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("masked", "causal", "prefix")]
 needs_browser = pytest.mark.skipif(not browser.CHROMIUM, reason="no Chromium here")
 
 
@@ -115,6 +116,7 @@ def bidirectional_view(model, tokens, shift, mask, computed):
 
 
 @needs_browser
+@pytest.mark.parametrize("lm", ["hybrid", *OTHERS], indirect=True)
 @pytest.mark.parametrize("computed", [False, True], ids=["recorded", "computed"])
 @torch.inference_mode()
 def test_every_control_of_the_page_shows_pytorchs_numbers(lm, computed, tmp_path, monkeypatch):
