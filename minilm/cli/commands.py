@@ -1,21 +1,20 @@
 """What trained weights can do, and what training them will cost.
 
-Each function here is a command, as are the two scripts, and its parameters are what
-it takes: those before the * in their place, those after it as flags. It imports what it needs
-itself, for torch takes seconds to load.
+Each function here is a command, as are the two scripts, `learn` and `compare`, and its parameters
+are what it takes: those before the * in their place, those after it as flags. It imports what it
+needs itself, for torch takes seconds to load.
 """
 
 import dataclasses
 import itertools
 import os
 import sys
-from importlib.util import find_spec
+from collections.abc import Callable
 from pathlib import Path
 
 import minilm
 from minilm.cli.flags import entry_point, flags_of, parse_flags
 from minilm.cli.options import DEVICES, PretrainConfig
-from minilm.compare.plan import CompareOptions
 from minilm.config import UserError
 from minilm.io.terminal import escaped, note
 from minilm.learn.exercises import learn
@@ -61,16 +60,16 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run_command(argv: list[str]) -> None:
-    """Call what has the command's name in COMMANDS. Raises UserError where nothing has."""
+    """Call the command of this name. Raises UserError where nothing has."""
     about = lambda command: " ".join((command.__doc__ or "").split()).partition(" Raises ")[0]
-    name = argv[0] if argv else "--help"
+    name, known = argv[0] if argv else "--help", commands()
     if name in ("-h", "--help"):
         print("usage: python -m minilm COMMAND ... (COMMAND --help says what it takes)\n")
-        for name, command in COMMANDS.items():
+        for name, command in known.items():
             print(f"  {name:10}{about(command).split(': ')[0].rstrip('.')}")
         return
-    if (command := COMMANDS.get(name)) is None:
-        raise UserError(f"there is no command {name}: choose from {', '.join(COMMANDS)}")
+    if (command := known.get(name)) is None:
+        raise UserError(f"there is no command {name}: choose from {', '.join(known)}")
     kind = flags_of(command, ABOUT)
     options = parse_flags(kind, about(command), argv[1:], f"python -m minilm {name}")
     if kind in command.__annotations__.values():  # which it takes as one object
@@ -167,16 +166,6 @@ def view(
     command.view(run, text, live, open, device)
 
 
-def compare(options: CompareOptions) -> None:
-    """Compare ways to pretrain: the same text and budget for each, several seeds, intervals, and
-    baselines that might win. Without flags: the objectives; how long it takes is said first."""
-    if not find_spec("scipy"):
-        raise UserError("a comparison needs more: pip install scipy")
-    from minilm.compare import experiment, report
-
-    report.write(experiment.compare(options, pretrain=pretrain, finetune=finetune))
-
-
 def estimate(config: PretrainConfig) -> None:
     """Say what a training will take: parameters, FLOPs, memory, time. Takes the flags of
     train_pretrain.py; reads no text, trains on random tokens for a few seconds, writes nothing."""
@@ -230,10 +219,12 @@ def _load(run: str, device: str, method: str):
     return model
 
 
-COMMANDS = {
-    command.__name__.rstrip("_"): command
-    for command in (
-        pretrain, finetune, generate, fill, predict, evaluate, tokenize, view, compare,
-        estimate, trace, learn, fetch, import_, export,
-    )
-}  # fmt: skip
+def commands() -> dict[str, Callable]:
+    """All of them, by name."""
+    from minilm.compare.command import compare  # which stands above: it calls the scripts
+
+    some = (
+        pretrain, finetune, generate, fill, predict, evaluate, tokenize, view, compare, estimate,
+        trace, learn, fetch, import_, export,
+    )  # fmt: skip
+    return {command.__name__.rstrip("_"): command for command in some}

@@ -164,7 +164,7 @@ def test_what_a_run_was_trained_with_is_used_again_or_refused_in_one_line(tmp_pa
 
 def test_every_flag_of_every_command_is_in_a_line():
     learn = Path(__file__).with_name("test_learn.py").read_text("utf-8")  # where these are typed
-    for name, command in commands.COMMANDS.items():
+    for name, command in commands.commands().items():
         lines = LINES.get(name, [learn]) + LINES.get(SAME.get(name), [])
         typed = {*re.findall(r"--[\w-]+", " ".join(lines))}
         for field in dataclasses.fields(flags_of(command, commands.ABOUT)):

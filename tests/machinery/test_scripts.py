@@ -18,7 +18,7 @@ import torch
 import train_finetune
 import train_pretrain
 from minilm.cli import scripts
-from minilm.cli.commands import COMMANDS
+from minilm.cli.commands import commands
 from minilm.cli.commands import main as minilm
 from minilm.cli.options import PretrainConfig
 from minilm.config import SIZES, UserError
@@ -266,19 +266,19 @@ def test_help_of_every_command_answers_without_torch():
     code = """
 import contextlib, runpy, sys
 sys.modules["torch"] = None  # importing it fails
-from minilm.cli.commands import COMMANDS, run_command
+from minilm.cli.commands import commands, run_command
 run_command([])
 sys.argv = ["a script", "--help"]
-for name in [*COMMANDS, "train_pretrain", "train_finetune"]:
+for name in [*commands(), "train_pretrain", "train_finetune"]:
     with contextlib.suppress(SystemExit):
-        if name in COMMANDS:
+        if name in commands():
             run_command([name, "--help"])
         runpy.run_module(name, run_name="__main__")
 """
     how = dict(cwd=Path(train_pretrain.__file__).parent, check=True, capture_output=True, text=True)
     shown = " ".join(subprocess.run([sys.executable, "-c", code], **how).stdout.split())
     assert (
-        shown.count("usage: ") == len(COMMANDS) + 3
+        shown.count("usage: ") == len(commands()) + 3
         and shown.count("--learning-rate RATE at its") == 5
     )
     assert "how many to write at most (default: 200)" in shown
