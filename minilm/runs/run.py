@@ -117,7 +117,6 @@ class Run:
         if resume:
             _there_is_one = self.config
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             file = _locked(self.folder / "lock")
         except OSError as error:
             why = f"cannot be written to ({error.strerror})"
@@ -256,6 +255,7 @@ def _holds_a_run(folder: Path) -> bool:
 def _locked(path: Path):
     """The file, open and locked. Raises BlockingIOError where another process has it locked."""
     while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b")
         if fcntl:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -89,7 +89,7 @@ def curves(
     left, right = min(point[0] for point in points), max(point[0] for point in points)
     low = min(heights) if low is None else low
     high = max(heights) if high is None else high
-    high = high if high > low else low + 1.0
+    high = high if high > low else low + max(1.0, 1e-9 * abs(low))
     x = lambda value: f"{100 * _share(value, left, right):.2f}%"
     y = lambda value: round(8 + (HEIGHT - 16) * (1 - _share(value, low, high)), 1)
     ends = [(y(level), name, "") for name, level in marks]

@@ -153,6 +153,30 @@ class Crash(BaseException):
     """The process ends here: nothing catches it."""
 
 
+def breaking_disk(patch, fail_at, failure):
+    """One of the operations on files fails, a write in its middle. Returns a list of them all."""
+    done = []
+
+    def watched(name, function, before=lambda *_: None):
+        def call(*arguments):
+            done.append(name)
+            if len(done) == fail_at + 1:
+                before(*arguments)
+                raise failure
+            return function(*arguments)
+
+        return call
+
+    class File(io.FileIO):
+        half = lambda self, content: io.FileIO.write(self, content[: len(content) // 2])
+        write = watched("write", io.FileIO.write, half)
+
+    patch.setattr(durable, "open", File, raising=False)
+    for name in ("replace", "fsync", "open", "unlink"):
+        patch.setattr(os, name, watched(name, getattr(os, name)))
+    return done
+
+
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -161,29 +185,11 @@ def test_whatever_breaks_a_save_off_leaves_a_whole_checkpoint_and_a_run_that_goe
     tmp_path, monkeypatch, failure, capsys
 ):
     for fail_at in itertools.count():  # each operation in turn
-        run, done, outcome = tmp_path / str(fail_at), [], None
+        run, outcome = tmp_path / str(fail_at), None
         run.mkdir()
         save(run, 1, 2, 3)
-
-        def failing(name, function, done=done, fail_at=fail_at):
-            def call(*arguments):
-                done.append(name)
-                if len(done) == fail_at + 1:
-                    raise failure
-                return function(*arguments)
-
-            return call
-
-        def write(file, content, failing=failing):
-            io.FileIO.write(file, content[: len(content) // 2])  # what is there when it fails
-            file.seek(0)
-            return failing("write", io.FileIO.write)(file, content)
-
         with monkeypatch.context() as patch:
-            for name in ("replace", "fsync", "open", "unlink"):
-                patch.setattr(os, name, failing(name, getattr(os, name)))
-            half = type("File", (io.FileIO,), dict(write=write))
-            patch.setattr(durable, "open", half, raising=False)
+            done = breaking_disk(patch, fail_at, failure)
             try:
                 save(run, 4)
             except (Crash, UserError) as error:
@@ -197,21 +203,17 @@ def test_whatever_breaks_a_save_off_leaves_a_whole_checkpoint_and_a_run_that_goe
             assert renamed or not list(run.glob("*.new"))  # a full disk needs the room
         elif outcome is None:  # what the disk refused was only to delete
             assert done[-1] == "unlink"
-        save(run, 4)
-        assert steps_in(run) == [3, 4] and len(os.listdir(run)) == 2
+        save(run, 5)
+        assert steps_in(run) == [4 if renamed else 3, 5] and len(os.listdir(run)) == 2
     in_folder = ["open", "fsync"] if os.name != "nt" else []
     assert done == ["write", "fsync", "replace", *in_folder, "unlink"]
     assert not capsys.readouterr().err  # what a crash leaves is no damage
 
 
-@pytest.mark.parametrize("operation", ["fsync", "replace"])
-def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch, operation):
+@pytest.mark.parametrize("fail_at", range(3))  # writing, syncing, renaming
+def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path, monkeypatch, fail_at):
     durable.write_file(path := tmp_path / "file", b"old")
-
-    def refuse(*_):
-        raise FULL
-
-    monkeypatch.setattr(os, operation, refuse)
-    with pytest.raises(UserError, match="cannot be written"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot be written"):
+        breaking_disk(patch, fail_at, FULL)
         durable.write_file(path, b"new")
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]

@@ -280,11 +280,13 @@ def test_what_a_corpus_and_a_command_line_contribute_stays_text(finished, monkey
     assert "<script" not in page and "<b>" not in page and page.count("alert(1)") == 2
 
 
-def test_charts_stay_inside_and_escape():
-    evil = charts.Row(EVIL, 120.0, (-50.0, 130.0), 9, EVIL)
-    drawn = charts.intervals(EVIL, EVIL, [evil], 0, 100, mark=50, unit=EVIL[:0])
-    line = charts.Line(EVIL, [(0, 1.0), (1, 2.0, 0.5, 3.0)], 1)
-    drawn += charts.curves(EVIL, EVIL, [line], EVIL, marks=[(EVIL, 2.0)], high=2.0)
+@pytest.mark.parametrize("value", [120.0, -1e12, 1e299])
+def test_charts_stay_inside_and_escape(value):
+    drawn = charts.intervals(EVIL, EVIL, [charts.Row(EVIL, value, (-50, value), 9, EVIL)], 0, 100)
+    for points in ([(0, value)], [(0, 1.0), (1, value, 0.5, value)]):
+        line, level = charts.Line(EVIL, points, 1), [(EVIL, 2.0)]
+        drawn += charts.curves(EVIL, EVIL, [line], EVIL, EVIL, level, low=0.0, high=3.0)
+        charts.curves(EVIL, EVIL, [line], EVIL)  # on a scale of its own
     assert "<script" not in drawn and "<b>" not in drawn
-    places = [float(x) for x in re.findall(r'[xyc]+\d?="(-?[\d.]+)%?"', drawn)]
-    assert len(places) > 20 and min(places) >= 0 and max(places) <= charts.HEIGHT + 20
+    places = [float(x) for x in re.findall(r'[xyc]+\d?="([^"]*?)%?"', drawn) if x != "2.6rem"]
+    assert len(places) > 90 and min(places) >= 0 and max(places) <= charts.HEIGHT + 20

@@ -37,6 +37,19 @@ def test_an_estimate_leaves_no_trace_in_the_training(tmp_path):
     assert saved(tmp_path / "estimated") == saved(tmp_path / "plain")
 
 
+def test_the_median_round_counts_and_what_the_first_takes_more_is_the_start(monkeypatch):
+    times = [30, 50, 1, 3, 50, 70, 2, 6]  # seconds of each step; a round is two of them
+    now, training = [0.0], Training("causal", accumulate=1)
+
+    def slow(*batch):
+        now[0] += times.pop(0)
+        return training.formula(*batch)
+
+    monkeypatch.setattr(page.time, "perf_counter", lambda: now[0])
+    training.loss.formula, rounds = slow, one_of_each_kind(training.batch, 0) * 2
+    assert measured(training, rounds, seconds=211.5) == (72, 4, 6 * 12, 6 * 12) and not times
+
+
 def test_the_plan_and_the_measurement_of_a_step_of_each_kind_make_the_estimate(monkeypatch):
     for objective, kinds in (("causal", [True]), ("hybrid", [False, True])):
         rounds = one_of_each_kind(Training(objective).batch, 4)
@@ -92,17 +105,3 @@ def test_the_formula_for_flops_equals_a_count_of_the_products_done():
         hidden = model(torch.zeros(2, 6, dtype=torch.long), causal=True).flatten(0, 1)  # (12, D)
         model.logits(hidden[:5]).sum().backward()
     assert training_flops(model.config, 12, 5, length=6) == counter.get_total_flops()
-
-
-def test_the_median_round_counts_and_what_the_first_takes_more_is_the_start(monkeypatch):
-    times = [30, 50, 1, 3, 50, 70, 2, 6]  # seconds of each step; a round is two of them
-    now, training = [0.0], Training("causal", accumulate=1)
-    rounds = one_of_each_kind(training.batch, 0) * 2
-
-    def slow(*batch):
-        now[0] += times.pop(0)
-        return training.formula(*batch)
-
-    monkeypatch.setattr(page.time, "perf_counter", lambda: now[0])
-    training.loss.formula = slow
-    assert measured(training, rounds, seconds=211.5) == (72, 4, 6 * 12, 6 * 12) and not times

@@ -84,6 +84,15 @@ def test_a_text_is_prepared_once_and_anew_where_it_or_a_file_has_changed(monkeyp
     assert len(names()) == 3
 
 
+def test_what_a_killed_preparation_left_is_removed_after_a_day():
+    some_text(Path("a.txt"), 300)
+    for name in ("old.part", "new.part"):
+        (tokens.PREPARED / name).mkdir(parents=True)
+    os.utime(tokens.PREPARED / "old.part", (1, 1))
+    tokens.prepare(["a.txt"], 0, tokenizer=Tokenizer([]))
+    assert "new.part" in names() and len(names()) == 2
+
+
 def test_work_on_all_cores_comes_back_in_order_and_a_dead_worker_is_one_line(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     with pytest.raises(UserError, match="a worker process ended"):
@@ -129,16 +138,3 @@ def test_ctrl_c_ends_it_at_once_without_tracebacks(tmp_path, turns):
         _, said = child.communicate(timeout=20)
         assert child.returncode in (130, 0) and b"Traceback" not in said
         assert not [name for name in names() if name.endswith(".part")]
-
-
-def test_what_a_killed_preparation_left_is_removed_after_a_day(monkeypatch):
-    some_text(Path("a.txt"), 400)
-    for name in ("old.part", "new.part"):
-        (tokens.PREPARED / name).mkdir(parents=True)
-    os.utime(tokens.PREPARED / "old.part", (1, 1))
-    tokens.prepare(["a.txt"], 300)
-    assert "old.part" not in names() and "new.part" in names() and len(names()) == 2
-    monkeypatch.setattr(tokens, "to_json", lambda _: signal.default_int_handler(2, None))
-    with pytest.raises(KeyboardInterrupt):
-        tokens.prepare(["a.txt"], 301)
-    assert len(names()) == 2

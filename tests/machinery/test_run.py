@@ -1,7 +1,6 @@
 """Run folders: never written over, never shared by two, and never believed when damaged."""
 
 import dataclasses
-import gc
 import json
 import math
 import os
@@ -57,6 +56,29 @@ def test_what_is_left_of_a_run_is_not_written_over(tmp_path, monkeypatch, left):
     with pytest.raises(UserError, match="already holds a run: continue it with --resume"):
         Run(folder).claim(resume=False)
     assert run.new_folder("pretrain") == Path("runs", "pretrain-2")
+
+
+@pytest.mark.parametrize("third", [False, True])
+def test_who_waited_for_a_folder_that_a_failed_start_removes_looks_again(
+    tmp_path, monkeypatch, third
+):
+    folder, flock = tmp_path / "run", run.fcntl.flock
+    first, second = (Run(folder) for _ in range(2))
+    first.claim(resume=False)
+
+    def first_goes(file, how):  # between the second's opening of the lock and its locking
+        monkeypatch.undo()
+        first.release()
+        assert not folder.exists()
+        if third:  # process makes it anew, and a lock that is not the one that was opened
+            folder.mkdir()
+            (folder / "lock").touch()
+        flock(file, how)
+
+    monkeypatch.setattr(run.fcntl, "flock", first_goes)
+    with second.claim(resume=False), pytest.raises(UserError, match="in use"):
+        Run(folder).claim(resume=False)
+    assert not folder.exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork")  # of a process that has threads
@@ -196,25 +218,3 @@ def test_the_newest_run_of_a_kind_is_found(tmp_path, monkeypatch):
     (run.RUNS / "damaged" / "config.json").write_text("{")
     assert run.newest_run("pretrain") == run.RUNS / "1"
     assert run.newest_run("finetune") == run.RUNS / "other"
-
-
-def test_who_waited_for_it_looks_again(tmp_path, monkeypatch):
-    folder, flock = tmp_path / "run", run.fcntl.flock
-    first, second = Run(folder), Run(folder)
-    first.claim(resume=False)
-
-    def first_goes(file, how):  # between the second's opening of the lock and its locking
-        monkeypatch.undo()
-        first.release()
-        assert not folder.exists()
-        folder.mkdir()
-        (folder / "lock").touch()  # a third process's, not the one that was opened
-        flock(file, how)
-
-    monkeypatch.setattr(run.fcntl, "flock", first_goes)
-    second.claim(resume=False)
-    with pytest.raises(UserError, match="in use"):
-        Run(folder).claim(resume=False)
-    del second
-    gc.collect()
-    assert not folder.exists()

@@ -21,8 +21,8 @@ from minilm.cli import scripts
 from minilm.cli.commands import commands
 from minilm.cli.commands import main as minilm
 from minilm.cli.options import PretrainConfig
-from minilm.config import SIZES, UserError
-from minilm.runs import checkpoint
+from minilm.config import SIZES
+from minilm.runs import checkpoint, loop
 from minilm.runs.device import Machine
 from minilm.runs.run import Run
 from tests.machinery.tiny import bits_of
@@ -189,6 +189,22 @@ def test_without_bfloat16_the_default_is_what_five_minutes_take():
     assert length(slow, size="small") == [SIZES["small"]["steps"], None]
 
 
+def test_too_little_memory_is_one_line_and_the_run_is_released_though_its_error_is_kept(
+    world, monkeypatch, capsys
+):
+    kept = RuntimeError("DefaultCPUAllocator: can't allocate memory:\nyou tried to allocate 9")
+
+    def fill(*_):
+        raise kept
+
+    monkeypatch.setattr(loop, "train", fill)
+    assert pretrain() == 2
+    said = capsys.readouterr().err
+    assert said.splitlines()[-1].startswith("error: out of memory") and "Traceback" not in said
+    with Run("again").claim(resume=True):
+        assert kept.__traceback__  # whose frames hold the run
+
+
 def test_a_search_keeps_what_validation_prefers_and_frees_the_rest(world, monkeypatch, capsys):
     monkeypatch.setattr(train_finetune, "SEARCH", [(1e-4, "adamw"), (1e-2, "adamw")])
     assert finetune("--search --baselines none") == 0
@@ -262,7 +278,8 @@ def test_bad_input_is_one_line_and_nothing_is_lost(world, capsys):
     assert not list(Path("runs").glob("*")) if Path("runs").exists() else True
 
 
-def test_help_of_every_command_answers_without_torch():
+@pytest.mark.parametrize("flags", [[], ["-OO"]])  # which leaves docstrings out
+def test_help_of_every_command_answers_without_torch(flags):
     code = """
 import contextlib, runpy, sys
 sys.modules["torch"] = None  # importing it fails
@@ -276,17 +293,9 @@ for name in [*commands(), "train_pretrain", "train_finetune"]:
         runpy.run_module(name, run_name="__main__")
 """
     how = dict(cwd=Path(train_pretrain.__file__).parent, check=True, capture_output=True, text=True)
-    shown = " ".join(subprocess.run([sys.executable, "-c", code], **how).stdout.split())
+    shown = " ".join(subprocess.run([sys.executable, *flags, "-c", code], **how).stdout.split())
     assert (
         shown.count("usage: ") == len(commands()) + 3
         and shown.count("--learning-rate RATE at its") == 5
     )
     assert "how many to write at most (default: 200)" in shown
-
-
-def test_a_run_is_released_though_its_error_is_kept(world):
-    with pytest.raises(UserError) as kept:
-        train_pretrain.pretrain(PretrainConfig(run="failed", data=["nowhere.txt"]))
-    assert pretrain(name="failed") == 0 and "nowhere" in str(kept.value)
-    with pytest.raises(UserError, match=r"needs about .* GB of memory"):
-        train_pretrain.pretrain(PretrainConfig(data=["own.txt"], batch_size=2**20, steps=1))
