@@ -294,8 +294,6 @@ for name in [*commands(), "train_pretrain", "train_finetune"]:
 """
     how = dict(cwd=Path(train_pretrain.__file__).parent, check=True, capture_output=True, text=True)
     shown = " ".join(subprocess.run([sys.executable, *flags, "-c", code], **how).stdout.split())
-    assert (
-        shown.count("usage: ") == len(commands()) + 3
-        and shown.count("--learning-rate RATE at its") == 5
-    )
+    assert shown.count("usage: ") == len(commands()) + 3
+    assert shown.count("--learning-rate RATE at its") == 5
     assert "how many to write at most (default: 200)" in shown
