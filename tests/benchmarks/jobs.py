@@ -32,11 +32,12 @@ JOBS = {
     **{f"labels-{n}-{s}": f"{FINETUNE} --pretrained runs/pretrain-long --labels {n} --seed {s} "
        "--baselines all" for n, seeds in ((300, 3), (1000, 3), (3000, 1)) for s in range(seeds)},
     "pretrain-reviews": f"{PRETRAIN} --data imdb --steps 3000",
+    "pretrain-both": f"{PRETRAIN} --data de.txt en.txt --steps 1000",  # Multi30k's, of train
     "pretrain-imdb": f"{PRETRAIN} --data imdb --size small --minutes 40",
     "finetune-imdb": f"{FINETUNE} --data imdb --pretrained runs/pretrain-imdb --epochs 2",
 }  # fmt: skip
 
-# A data set, and how it is learnt; from each of four weights. Of WNUT-17 a tenth of train chooses
+# A data set, and how it is learnt; from each of these weights. Of WNUT-17 a tenth of train chooses
 # and dev is the test.
 USES = {
     "sms-spam": "--train data/sms-spam/train.jsonl --test data/sms-spam/test.jsonl",
@@ -46,20 +47,22 @@ USES = {
     "latex-sympy": "--task translate --epochs 4",
     "python-docs-answers": "--task answer",
     "stackoverflow-ner": "--task tag --data stackoverflow-ner --epochs 4",
-    "multi30k": "--task translate --data multi30k",
+    "multi30k": "--task translate --data multi30k --epochs 6",
     "python-docs-zh": "--task translate --data python-docs-zh --epochs 4",
     "imdb": "--data imdb --epochs 2 --max-length 512",
 }
 WEIGHTS = {
     "ours": "--pretrained runs/pretrain-long",
     "reviews": "--pretrained runs/pretrain-reviews",
+    "both": "--pretrained runs/pretrain-both",
     "random": "--from-scratch --pretrained runs/pretrain-long",
     "minilm": "--pretrained hf:data/all-MiniLM-L6-v2",
 }
 JOBS |= {
     f"use-{data}-{weights}": f"{FINETUNE} {flags} {start} --baselines bag"
     for weights, start in WEIGHTS.items() for data, flags in USES.items()
-    if weights != "minilm" or "translate" not in flags
+    if (weights != "minilm" or "translate" not in flags)
+    and (weights != "both" or data == "multi30k")
 }  # fmt: skip
 
 

@@ -115,16 +115,23 @@ OTHERS = dict(random="from random weights", reviews="after `--data imdb --steps 
 
 def uses(results: dict) -> str:
     """README's table of what one pretraining is put to: of each use a data set or two."""
-    shown, rows = ("sms-spam", "wnut17", "python-docs-tags", "qamr", "latex-sympy"), []
+    shown = "sms-spam", "wnut17", "python-docs-tags", "qamr", "latex-sympy", "multi30k"
+    rows = []
     for data in shown:
-        if run := results.get(f"use-{data}-ours"):
+        run, before = results.get(f"use-{data}-ours"), ""
+        if not run:
+            run, before = (
+                results.get(f"use-{data}-both"),
+                " (before: `--data de.txt en.txt --steps 1000`)",
+            )
+        if run:
             (_, ours), *beside = run["rows"].items()
             for weights, name in OTHERS.items():
                 rows_of = results.get(f"use-{data}-{weights}", {}).get("rows", {})
                 beside += [(name, row) for row in [*rows_of.values()][:1]]
             tell = telling(data, ours)
             said = ", ".join(f"{name} {tell(row)}" for name, row in beside)
-            rows.append([data, f"`python {FINETUNE} {USES[data]}`", tell(ours), said])
+            rows.append([data, f"`python {FINETUNE} {USES[data]}`{before}", tell(ours), said])
     return table(["data", f"command, after `python {PRETRAIN} --steps 3000`", "test", "beside"],
                  rows)  # fmt: skip
 
@@ -178,8 +185,8 @@ def four_uses(results: dict) -> str:
         beside = [f"{name}: {tell(row)}" for name, row in measured[0]["rows"].items()]
         command = f"`python {FINETUNE} {flags}`"
         rows.append([data, *cells, "; ".join(beside[1:]), PUBLISHED.get(data, ""), command])
-    header = ["data", "our weights", "the same of reviews", "random weights", "all-MiniLM-L6-v2",
-              "beside", "published", "command"]  # fmt: skip
+    header = ["data", "our weights", "the same of reviews", "of its own texts", "random weights",
+              "all-MiniLM-L6-v2", "beside", "published", "command"]  # fmt: skip
     return table(header, rows) if rows else ""
 
 
