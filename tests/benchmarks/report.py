@@ -120,10 +120,8 @@ def uses(results: dict) -> str:
     for data in shown:
         run, before = results.get(f"use-{data}-ours"), ""
         if not run:
-            run, before = (
-                results.get(f"use-{data}-both"),
-                " (before: `--data de.txt en.txt --steps 1000`)",
-            )
+            run = results.get(f"use-{data}-both")
+            before = " (before: `--data de.txt en.txt --steps 1000`)"
         if run:
             (_, ours), *beside = run["rows"].items()
             for weights, name in OTHERS.items():
