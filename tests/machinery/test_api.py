@@ -171,6 +171,7 @@ APPLY = ("check_estimator_cloneable", "check_estimator_repr", "check_estimator_t
          "check_valid_tag_types", "check_mixin_order", "check_get_params_invariance")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_both_kinds_are_estimators_of_scikit_learn(folder, lm, clf, monkeypatch):
     pytest.importorskip("sklearn")
     monkeypatch.setattr("minilm.tasks.task.LEAST_STEPS", 20)

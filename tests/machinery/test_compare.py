@@ -235,6 +235,7 @@ def test_the_report_says_what_the_jobs_say_and_nothing_in_it_can_run(finished, c
     assert summary["levels"]["labels"]["causal"]["mean"] == mean
 
 
+@pytest.mark.slow
 def test_a_sweep_gives_each_arm_its_own_rate(toy):
     asked = options(sweep=True, seeds=1, finetunings=1, arms=["causal"], arm=[], run="swept")
     found = experiment.compare(asked, pretrain=pretrain, finetune=finetune)

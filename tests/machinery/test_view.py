@@ -207,6 +207,7 @@ def test_no_text_becomes_markup_or_script(tmp_path, monkeypatch):
         assert "<script>window.hacked=1</script>" in shown and "\u202e" not in shown
 
 
+@pytest.mark.slow
 def test_the_recording_of_a_large_model_and_a_long_text_stays_below_a_megabyte(tmp_path):
     tokenizer = Tokenizer.train(TEXTS, 280)
     model = stirred(Transformer(ModelConfig(16384, 256, 24, 12, 6, 48)))
