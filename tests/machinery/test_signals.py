@@ -18,7 +18,7 @@ from minilm.runs.device import choose_machine
 from tests.machinery.tiny import Training, saved
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
-LONG = dict(steps=60, every=10)
+LONG = dict(steps=24, every=4)
 
 
 def work(kind, folder, options, environment):
@@ -47,7 +47,7 @@ def start(kind, folder, options, **environment):
 def interrupt_and_go_on(folder, kind, number, rng):
     """Send a signal at a random moment, then let the run go on. Returns the exit status."""
     process, lines = start(kind, folder, LONG), folder / "metrics.jsonl"
-    until = rng.randrange(1, 50)
+    until = rng.randrange(1, 20)
     while not (lines.exists() and lines.read_bytes().count(b"\n") >= until):
         time.sleep(0.01)
         assert process.is_alive(), folder.with_suffix(".log").read_text()
@@ -55,7 +55,7 @@ def interrupt_and_go_on(folder, kind, number, rng):
     os.kill(process.pid, number)
     process.join(60)
     done = checkpoint.newest(folder)
-    assert (done.step if done else 0) > until - 2 * 10
+    assert (done.step if done else 0) > until - 2 * 4
     Training(kind, **LONG).run(folder)
     log = folder.with_suffix(".log").read_text()
     assert "Traceback" not in log and "damaged" not in log
