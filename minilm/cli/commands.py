@@ -163,7 +163,7 @@ def view(
     """Write a page to look at: a run's curves and samples, or a text inside the model."""
     from minilm.view import command
 
-    command.view(run, text, live, open, device)
+    command.view(run, lambda run: minilm.load(run, device), text, live, open)
 
 
 def estimate(config: PretrainConfig) -> None:

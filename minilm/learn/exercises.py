@@ -11,13 +11,12 @@ import sys
 import textwrap
 from pathlib import Path
 
-import minilm
 from minilm.config import UserError
 from minilm.io.durable import write_file
 from minilm.learn.book import PAGES, changes, functions
 from minilm.learn.runner import run
 
-ROOT = Path(minilm.__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PATH = ("model.attention", "model.rotate", "model.visibility", "objectives.causal",
         "objectives.masked", "objectives.corrupt", "objectives.token_nll", "heads.pool",
         "optim.orthogonalise", "optim.schedule", "reference.softmax_backward",

@@ -3,11 +3,11 @@ what, how sure it is, and which words matter."""
 
 import contextlib
 import webbrowser
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-import minilm
 from minilm import metrics
 from minilm.config import UserError
 from minilm.corpora.tokens import prepare
@@ -21,18 +21,18 @@ TEXT = "Return the number of elements in the list. If the list is empty, raise a
 
 
 def view(
-    run: str, text: str | None = None, live: bool = False, open: bool = False, device: str = "auto"
+    run: str, load: Callable, text: str | None = None, live: bool = False, open: bool = False
 ) -> Path:
-    """Write a run's page, view.html in its folder. live: inside.html, the page in which its weights
-    answer. text: inside.html, the page of a text inside a language model; of a classifier, what it
-    says to it, in view.html. Returns its path. Raises UserError where the run or its data cannot be
-    used."""
+    """Write a run's page, view.html in its folder. load: `minilm.load`. live: inside.html, the page
+    in which its weights answer. text: inside.html, the page of a text inside a language model; of a
+    classifier, what it says to it, in view.html. Returns its path. Raises UserError where the run
+    or its data cannot be used."""
     config = (opened := pretrained_run(run)).config
     task = config["flags"].get("task", "classify") if config["kind"] == "finetune" else None
     if live or (text is not None and task != "classify"):
-        path = write_inside_page(minilm.load(run, device), text, live)
+        path = write_inside_page(load(run), text, live)
     elif task == "classify":
-        model = minilm.load(run, device)
+        model = load(run)
         about = dict(tested=of_tested(model)) if text is None else dict(text=of_text(model, text))
         path = write_run_page(opened, **about)
     else:
