@@ -13,7 +13,7 @@ import torch
 
 import minilm
 from minilm import generate, heads, metrics, objectives
-from minilm.cli.estimator import Model, at_least, listed
+from minilm.cli.estimator import Model, at_least, labelled, listed
 from minilm.cli.options import FinetuneConfig, PretrainConfig, saved_options
 from minilm.config import UserError
 from minilm.corpora.tables import write_rows
@@ -245,7 +245,7 @@ class FineTuned(Model):
         vars(config).update({name: value for name, value in columns.items() if value})
         if data and not test:
             config.data, config.train = data, None
-        task.load_tested(test)
+        task.load_tested(test, None if data or test else self.config.get("checksum"))
         row = task.test(self.model)
         print(f"{task.part} part of {test or config.train or config.data}:")
         print(task.report(row))
@@ -276,18 +276,18 @@ class Classifier(FineTuned):
 
     def score(self, texts: Sequence[str], labels: Sequence, sample_weight=None) -> float:
         """The share of texts whose label is the likeliest: accuracy."""
-        labels = np.asarray(labels).astype(self.classes_.dtype.type)
+        texts, labels = labelled(texts, labels)
+        labels = labels.astype(self.classes_.dtype.type)
+        if not np.isin(labels, self.classes_).any():
+            raise UserError(f"none of these labels was learnt: {self.classes_[:8].tolist()} were")
         return float(np.average(self.predict(texts) == labels, weights=sample_weight))
 
     def fit(self, texts: Sequence[str], labels: Sequence) -> "Classifier":
         """Learn from these texts and labels instead: the pretrained weights of this run are
         fine-tuned anew, with its flags, in a folder that is not kept: `cross_val_score` never tests
-        on what was learnt from. Returns self, with these weights and labels. Raises UserError where
-        texts and labels are not as many, or too few."""
-        texts = listed(texts)
-        classes, numbers = np.unique(np.asarray(labels), return_inverse=True)
-        if len(texts) != len(numbers):
-            raise UserError(f"{len(texts)} texts and {len(numbers)} labels: give one for each")
+        on what was learnt from. Returns self. Raises UserError where labels are missing."""
+        texts, labels = labelled(texts, labels)
+        classes, numbers = np.unique(labels, return_inverse=True)
         rows = (dict(text=text, label=f"{i:09}") for text, i in zip(texts, numbers, strict=True))
         flags = {k: v for k, v in self.config["flags"].items() if k in LEARNT}
         with tempfile.TemporaryDirectory() as folder:

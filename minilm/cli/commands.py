@@ -104,11 +104,11 @@ def fill(run: str, text: str, *, top: int = 5, device: str = "auto") -> None:
 
 def predict(
     run: str, text: str | None = None, *, question: str | None = None, file: Path | None = None,
-    out: Path | None = None, text_column: str = "text", encoding: str = "utf-8",
+    out: Path | None = None, text_column: str | None = None, encoding: str | None = None,
     device: str = "auto",
 ) -> None:  # fmt: skip
     """Label a text or its words, answer or translate; or do so for every text of a file: of a
-    text file each line, of a table each row."""
+    text file each line, of a table each row, read as in training unless said otherwise."""
     if (text is None) == (file is None) or (out and not file):
         raise UserError('give either a "text" or --file FILE, and --out only with the latter')
     from minilm.corpora.tables import write_rows
@@ -119,7 +119,8 @@ def predict(
         what = (text, question) if task.config.task == "answer" else text
         [(shown, _)] = task.tell(model.model, [what])
         return print(shown)
-    texts = task.texts_in(file, text_column, encoding)
+    how = text_column or task.config.text_column, encoding or task.config.encoding
+    texts = task.texts_in(file, *how)
     out = out or file.with_name(file.name + ".predicted.jsonl")
     write_rows(out, (row for _, row in task.tell(model.model, texts)))
     return print(f"{len(texts):,} texts in {out}")

@@ -85,3 +85,15 @@ def at_least(low: int, **numbers) -> None:
     for name, value in numbers.items():
         if not isinstance(value, int | np.integer) or value < low:
             raise UserError(f"{name} is {value!r}: give a whole number from {low} on")
+
+
+def labelled(texts: Iterable, labels: Iterable) -> tuple[list, np.ndarray]:
+    """Texts and their labels (N,). Raises UserError where they are not as many, or one is none."""
+    texts, labels = listed(texts), list(labels)
+    if len(texts) != len(labels):
+        raise UserError(f"{len(texts)} texts and {len(labels)} labels: give one for each")
+    if none := [i for i, label in enumerate(labels) if label is None or label != label]:
+        raise UserError(f"item {none[0]} has no label: give one, or leave the text out")
+    labels = np.asarray(labels)  # of whole numbers pandas makes 1.0 where one is missing
+    whole = labels.dtype.kind == "f" and np.all(labels == labels.round())
+    return texts, labels.astype(int) if whole else labels

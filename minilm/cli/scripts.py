@@ -11,6 +11,7 @@ import numpy as np
 
 from minilm.cli.options import Options, resumed
 from minilm.config import ModelConfig, UserError
+from minilm.corpora import splits
 from minilm.data import Windows
 from minilm.huggingface.folders import pretrained_run
 from minilm.io.durable import read_json, write_file
@@ -96,8 +97,7 @@ def write_down(
     """Write config.json with these facts, unless the run goes on: then hold what it was trained on
     against what is there now."""
     is_array = isinstance(trained_on, np.ndarray)
-    content = trained_on if is_array else repr(trained_on).encode("utf-8", "replace")
-    facts["checksum"] = zlib.crc32(content)
+    facts["checksum"] = (zlib.crc32 if is_array else splits.checksum)(trained_on)
     if config.resume:
         saved = run.config
         now = tokenizer.fingerprint, facts["checksum"]

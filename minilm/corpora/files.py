@@ -92,27 +92,27 @@ def read_tagged(path: Path | str, encoding: str = "utf-8") -> list[Tagged]:
             lines.append((sentence, cells, f"{path}: line {number}: {line[:40]!r}"))
             if whole.endswith("\t\n"):
                 note(f"{path}: its last column is empty: left out")
-    width = next((len(cells) for _, cells, _ in lines if cells[0][:1] != "#"), 2)
-    tagged = lambda cells: len(cells) == width and TAG.fullmatch(cells[-1])
-    lines = [line for line in lines if line[1][0][:1] != "#" or tagged(line[1])]
-    for _, cells, place in lines:
+    plain = [line for line in lines if line[1][0][:1] != "#"] or lines
+    width = len(plain[0][1])
+    for _, cells, place in plain:
         if len(cells) != width or not all(cells):
             raise UserError(f"{place} has not {width} columns, as the lines before it: mend it")
-    numbered = width > 2 and all(re.fullmatch(r"\d+([-.]\d+)?", cells[0]) for _, cells, _ in lines)
+    numbered = width > 2 and all(re.fullmatch(r"\d+([-.]\d+)?", cells[0]) for _, cells, _ in plain)
     if numbered:  # 2-3 is a word that the next lines take apart, 3.1 one that is not there
-        lines = [line for line in lines if line[1][0].isdigit()]
-    no_tags = lambda c: [place for _, cells, place in lines if not TAG.fullmatch(cells[c])]
+        plain = lines = [line for line in plain if line[1][0].isdigit()]
+    no_tags = lambda c: [place for _, cells, place in plain if not TAG.fullmatch(cells[c])]
     columns = [c for c in range(1 + numbered, width) if not no_tags(c)]
     if not columns:
-        place = [*no_tags(-1), lines[0][2]][0]
+        place = [*no_tags(-1), plain[0][2]][0]
         raise UserError(f"{place} is no word and a tag (O, B-type, I-type) after it: mend it")
     if numbered and width == 4 and len(columns) == 2:  # GermEval 2014
         note(f"{path}: two columns of tags: the first one, of outer entities, is read")
         columns.pop()
     sentences = defaultdict(lambda: ([], []))
     for sentence, cells, _ in lines:
-        sentences[sentence][0].append(cells[numbered])
-        sentences[sentence][1].append(cells[columns[-1]])
+        if len(cells) == width and TAG.fullmatch(tag := cells[columns[-1]]):  # else a comment
+            sentences[sentence][0].append(cells[numbered])
+            sentences[sentence][1].append(tag)
     return [_tagged(*sentence, str(path)) for sentence in sentences.values()]
 
 
@@ -151,16 +151,22 @@ def _squad_rows(path: Path, encoding: str) -> Iterator[tuple[str, dict]]:
                 row = {**qa, "context": paragraph["context"], "question": qa["question"]}
                 yield f"{path}: question {qa.get('id', i)}", row
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not SQuAD's layout ({error!r}): mend it") from None
+        raise UserError(f"{path}: not SQuAD's layout ({error!r}): mend it, or name it .jsonl where "
+                        f"each line is a row") from None  # fmt: skip
 
 
 def _question(row: dict, place: str, answered: bool) -> Question:
     """Check a row, and find its answer: where it says, or where else it is beyond doubt."""
     context, question = (text_of(row, name, place) for name in ("context", "question"))
     texts, start = _answers(row, place) if answered else ([], -1)
-    if not texts or start == -1 or not str(texts[0]).strip():
+    blank = bool(texts) and start != -1 and not str(texts[0]).strip()
+    if blank:
+        note(f"{place.rpartition(': ')[0]}: a blank answer is read as none, as answer_start -1 is")
+    if not texts or start == -1 or blank:
         return Question(context, question, ("",), -1)
-    texts = [text_of({"answer": text}, "answer", place) for text in dict.fromkeys(texts)]
+    texts = [text_of({"answer": text}, "answer", place) for text in texts]
+    start = start and start + len(texts[0]) - len(texts[0].lstrip())
+    texts = list(dict.fromkeys(map(str.strip, texts)))
     found = [match.start() for match in re.finditer(f"(?={re.escape(texts[0])})", context)]
     if start not in found:
         likely = found
@@ -225,6 +231,11 @@ def read_pairs(path: Path, source_column: str, target_column: str, encoding="utf
             raise UserError(f"{path}: the two files have {len(sides[0])} and {len(sides[1])} "
                             f"lines, which must be as many: mend them")  # fmt: skip
         pairs = list(map(Pair, *sides))
+    elif ending(path) not in TABLES:
+        raise UserError(
+            f"{path}: pairs stand in a table ({', '.join(TABLES)}), or in two files as "
+            f"train.en and train.de are: --source-column en --target-column de"
+        )
     else:
         rows = read_rows(path, {"--source-column": names[0], "--target-column": names[1]}, encoding)
         pairs = [Pair(*(text_of(row, name, place) for name in names)) for place, row in rows]

@@ -2,6 +2,7 @@
 
 What a person can name by --data is a table; everything else is a file."""
 
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -94,6 +95,11 @@ def divide(
         if again := sum(_key(example) in known for example in parts[part]):
             note(f"warning: {again} of the {len(parts[part])} texts in {part} are in train, too")
     return parts
+
+
+def checksum(parts: dict[str, list]) -> int:
+    """A number that changes with the examples, their order and their division."""
+    return zlib.crc32(repr(parts).encode("utf-8", "replace"))
 
 
 def _in_order(examples: list, seed: int, once: bool = False, balanced: bool = False) -> list:

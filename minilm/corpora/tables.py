@@ -178,13 +178,17 @@ def _csv_rows(path: Path, encoding: str, wanted: set[str]) -> Iterator[tuple[int
         raise UserError(f"{path}: two columns of one name, {twins[0]!r}: rename one")
     if best != usual:
         note(f"{path}: its columns are separated by {DELIMITERS[best]}")
-    quoting = csv.QUOTE_NONE if tabs and not _quoted(lines, len(header)) else csv.QUOTE_MINIMAL
+    columns = {i for i, name in enumerate(header) if name in wanted}
+    bare = tabs and not _quoted(lines, len(header), columns)
+    quoting = csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL
+    spaced = not tabs and first.count(best) == first.count(best + " ") > 0  # text, label
     low = lambda names: [name.lower() for name in names if name]
     begins, past_header, known = 1, False, low(header)
     try:
-        for ends, cells in _cells(lines(), best, quoting=quoting):
+        for ends, cells in _cells(lines(), best, quoting=quoting, skipinitialspace=spaced):
             line, begins, wrong = begins, ends + 1, None
-            if not past_header or not any(cells):
+            blank = not any(cells) and (len(header) > 1 or not cells)  # of one column "" is a row
+            if not past_header or blank:
                 past_header = past_header or any(cells)
                 continue
             if any(cells[len(header) :]) or any(header[len(cells) :]):  # nameless ones may lack
@@ -223,11 +227,12 @@ def _cells(lines: Iterable[str], delimiter: str, **how) -> Iterator[tuple[int, l
         yield rows.line_num, [cell.replace("\0", "\r") for cell in cells]
 
 
-def _quoted(lines: Callable[[], Iterator[str]], width: int) -> bool:
+def _quoted(lines: Callable[[], Iterator[str]], width: int, columns: set[int]) -> bool:
     """Whether quotes in a tab-separated file enclose cells; mostly they are characters.
 
-    They do where each is needed (as doubled ones show) or all of its column has them, in rows of
-    the right width. A quote that opens a cell must not swallow the rows up to the next one."""
+    They do where each is needed (as doubled ones show) or all of its column has them (of the
+    `columns` that are wanted), in rows of the right width. A quote that opens a cell must not
+    swallow the rows up to the next one."""
     rows = lambda: (line.rstrip("\r\n").split("\t") for line in lines() if line.strip())
     if any(len(cells) != width for cells in rows()):  # a cell in quotes may go over lines
         try:
@@ -240,7 +245,7 @@ def _quoted(lines: Callable[[], Iterator[str]], width: int) -> bool:
         return False
     bare = {column for column, cell in cells() if cell and '"' not in cell}
     needless = {column for column, cell in cells() if '"' in cell and '"' not in cell[1:-1]}
-    return not bare & needless
+    return not bare & needless & columns
 
 
 def write_rows(path: Path, rows: Iterable[dict]) -> None:

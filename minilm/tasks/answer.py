@@ -2,6 +2,7 @@
 
 import re
 import string
+import unicodedata
 from collections import Counter, namedtuple
 from typing import NamedTuple
 
@@ -186,7 +187,8 @@ def whole_words(text: str, left: int, right: int) -> tuple[int, int]:
     >>> whole_words("Ada Lovelace, 1843", 5, 9)
     (4, 12)
     """
-    inside = lambda i: all(c.isdigit() or c.lower() != c.upper() for c in text[i - 1 : i + 1])
+    joined = lambda c: c.isdigit() or c.lower() != c.upper() or unicodedata.combining(c)
+    inside = lambda i: all(map(joined, text[i - 1 : i + 1]))
     while 0 < left < len(text) and inside(left):
         left -= 1
     while 0 < right < len(text) and inside(right):

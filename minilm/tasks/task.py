@@ -84,9 +84,13 @@ class Task:
         draw = functools.partial(epoch_batches, lengths, batch_size, self.config.seed)
         self.epoch_rows = functools.lru_cache(maxsize=2)(draw)
 
-    def load_tested(self, file: str | None = None) -> None:
-        """Take as data only what is tested on: a file, or the run's own part."""
+    def load_tested(self, file: str | None = None, checksum: int | None = None) -> None:
+        """Take as data only what is tested on: a file, or the run's own part; a warning where this
+        is of other data than those (`checksum`) that it was trained on."""
         self.examples = {"test": splits.read(self.config, Path(file))} if file else self.read()[0]
+        if self.part == "valid" and checksum not in (None, splits.checksum(self.examples)):
+            note("warning: the data have changed since the run was trained: it may have learnt "
+                 "what is validated on now")  # fmt: skip
         self.load({self.part: self.examples[self.part]}, self.classes)
         if said := self.left_out(self.data[self.part]):
             note(f"{self.part}: {said}")

@@ -1,5 +1,6 @@
 """minilm.load: what it returns is what the book computes."""
 
+import copy
 import doctest
 import pickle
 import sys
@@ -248,6 +249,14 @@ def test_weights_without_a_head_for_tokens_predict_none(folder):
 TABLE = type("DataFrame", (dict,), dict(columns=["text"]))
 
 
+def test_labels_that_pandas_has_made_floats_are_whole_numbers(clf):
+    numbers = copy.copy(clf)
+    numbers.classes_ = np.arange(len(clf.classes_)).astype(str)
+    texts = ["the array", "a list"]
+    right = numbers.predict(texts).astype(float)
+    assert numbers.score(texts, right) == numbers.score(texts, right.astype(int)) == 1.0
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -270,6 +279,9 @@ TABLE = type("DataFrame", (dict,), dict(columns=["text"]))
         (lambda lm, clf: lm.fill("<mask>", top=-1), "top is -1: give a whole number from 1"),
         (lambda lm, clf: lm.generate("a", seed=-1), "seed is -1: give a whole number from 0"),
         (lambda lm, clf: lm.evaluate(test="a.csv"), "learnt no labels"),
+        (lambda lm, clf: clf.score(["a", "b"], ["x", "y"]), "none of these labels was learnt"),
+        (lambda lm, clf: clf.score(["a", "b"], ["x"]), "2 texts and 1 labels"),
+        (lambda lm, clf: clf.fit(["a", "b"], ["x", float("nan")]), "item 1 has no label"),
     ],
 )
 def test_what_cannot_be_is_one_line(lm, clf, call, message):

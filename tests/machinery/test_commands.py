@@ -203,3 +203,22 @@ def test_a_shell_starts_them(world):
     told = subprocess.run([sys.executable, "-c", none, *line], **how)
     assert told.returncode == 2 and told.stderr.startswith("error: torch is missing: pip install")
     assert told.stderr.count("\n") == 1
+
+
+def test_a_file_is_read_as_in_training_and_data_that_have_changed_are_said(
+    world, monkeypatch, capsys
+):
+    monkeypatch.chdir(world)
+    rows = [f"meta,good film {i},{i % 2}" for i in range(20)]
+    Path("films.csv").write_text("\n".join(["text,review,label", *rows, ""]))
+    how = dict(pretrained="base", epochs=1, baselines="none", device="cpu")
+    minilm.finetune(train="films.csv", text_column="review", run="reviews", **how)
+    commands.run_command(["predict", "reviews", "--file", "films.csv"])
+    first = json.loads(Path("films.csv.predicted.jsonl").read_text().splitlines()[0])
+    assert first["text"] == "good film 0"
+    for added, said in (("", False), ("x,another,0\n", True)):
+        with open("films.csv", "a") as file:
+            file.write(added)
+        capsys.readouterr()
+        commands.run_command(["evaluate", "reviews"])
+        assert ("the data have changed" in capsys.readouterr().err) == said

@@ -22,6 +22,8 @@ TAGGED = {  # name: content, word/tag of each sentence
                  "_\t_\tO\n3\tRhein\tN\tB-loc\n", "an/O dem/O Rhein/B-loc"),
     "comments.conll": ("# text = It is vitamin B-6\nIt O\n# id = B-6\n# so it is O\nB-6 I-x\n",
                        "It/O B-6/B-x"),
+    "first.conll": ("# a B-x\nAda\tB-per\tNNP\n#nlp\tB-x\tNN\n# of\tIN\tNN\n#\tO\tCD\n",
+                    "Ada/B-per #nlp/B-x #/O"),
     "bare.tsv": ("a\tI\nb\tI\nc\tB\n", "a/B-entity b/I-entity c/B-entity"),
     "bioes.tsv": ("a\tB-x\nb\tI-x\nc\tE-x\nd\tS-x\ne\tS-x\nf\tO\n",
                   "a/B-x b/I-x c/I-x d/B-x e/B-x f/O"),
@@ -49,6 +51,7 @@ RIGHT = [  # what a row says, its answers and where the first is
     (SAID | {"answers": ["red", "red owl"]}, ["red", "red owl"], AT),
     (SAID | {"answers": '["red", "red owl"]'}, ["red", "red owl"], AT),  # in a .csv
     ({"answer": "owl"}, ["owl"], 45),
+    (SAID | {"answer": " red owl ", "answer_start": AT - 1}, ["red owl"], AT),
     ({"answer": "owl", "answer_start": 999}, ["owl"], 45),
     ({"answer": "owl", "answer_start": None}, ["owl"], 45),
     ({"answers": BOTH}, ["red", "red owl"], AT),

@@ -62,6 +62,8 @@ TABLES = {  # name: content, each the two films
     "nameless.csv": "text,label,,,\ngood film,pos,,,\nbad film,neg\n",
     "twins.csv": "x,x,text,label\n1,2,good film,pos\n1,2,bad film,neg\n",
     "twice.csv": CSV + "\ufeffTEXT,label\n",
+    "spaced.csv": 'text, label\n"good film", "pos"\n"bad film", "neg"\n',
+    "r.tsv": '"text"\t"label"\t"note"\n"good film"\t"pos"\tNA\n"bad film"\t"neg"\t"x"\n',
     "quoted.tsv": '"text"\t"label"\n"good film"\t"pos"\n"bad film"\t"neg"\n',
 }
 
@@ -91,6 +93,8 @@ def test_cells_of_any_length_and_with_any_sign_are_read_without_a_mark_on_the_pr
         1:
     ] and csv.field_size_limit() == before
     assert texts_in(write(tmp_path / "b.csv", "text\na\ntext\n")) == ["a", "text"]
+    one = write(tmp_path / "c.csv", 'text\na\n""\n\nb\n')  # of one column "" is a row
+    assert texts_in(one) == ["a", "", "b"]
 
 
 @pytest.mark.parametrize("data, rows", [

@@ -160,6 +160,7 @@ def test_an_answer_ends_with_a_word_not_inside_of_one():
         ("Ada Lovelace wrote", "Lovel", "Lovelace"), ("in 1843.", "84", "1843"),
         ("(Привет!)", "иве", "Привет"), ("他1843年写的", "1843年", "1843年"),
         ("a cat", " ca", " cat"), ("a cat", "a", "a"),
+        ("Cafe\u0301 Noir", "Cafe", "Cafe\u0301"),
     ):  # fmt: skip
         start = text.index(found)
         left, end = answering.whole_words(text, start, start + len(found))
