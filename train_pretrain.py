@@ -22,9 +22,7 @@ def pretrain(config: PretrainConfig, advance=None):
         init, config = scripts.with_first_weights(config, machine)
 
         # 2. Text becomes tokens, and tokens become windows.
-        source = (config.data, config.vocab_size, init and init.tokenizer)
-        columns = (config.text_column, config.encoding, config.document_separator)
-        text = machine.first(lambda: prepare(*source, *columns))
+        text = machine.first(lambda: prepare(config, init and init.tokenizer))
         text = text._replace(train=evenly(text.train, config.max_tokens))
         tokenizer = text.tokenizer
         length = scripts.fitting_length(config.max_length, text)

@@ -7,6 +7,7 @@ Everything else (model, optimizer, loop) is the same for all of them, and so is 
 
 summed over the positions that have a target."""
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -182,13 +183,14 @@ EVALUATION_SEED, EVALUATION_RATE = 15, 0.15
 
 
 def evaluation_batches(
-    objective: str, windows: np.ndarray, index: int, special: SpecialTokens, shift: int
-) -> dict[str, Batch]:
-    """Validation windows (B, T + 1), the `index`th of the text, as the Batches "causal" and
-    "masked", whichever the objective trains. The masks are the same at every evaluation and for
-    every run and objective, so that their losses can be compared."""
-    rng = draws(EVALUATION_SEED, index, "evaluation masks")
-    batches = {"causal": causal(windows)} if objective != "masked" else {}
-    if objective != "causal":
-        batches["masked"] = masked(windows, EVALUATION_RATE, rng, special, shift)
-    return batches
+    objective: str, parts: Iterable[np.ndarray], special: SpecialTokens, shift: int
+) -> Iterator[dict[str, Batch]]:
+    """Each part of a text's validation windows, (B, T + 1), as the Batches "causal" and "masked",
+    whichever the objective trains. The masks are the same at every evaluation and for every run
+    and objective, so that their losses can be compared."""
+    for index, windows in enumerate(parts):
+        rng = draws(EVALUATION_SEED, index, "evaluation masks")
+        batches = {"causal": causal(windows)} if objective != "masked" else {}
+        if objective != "causal":
+            batches["masked"] = masked(windows, EVALUATION_RATE, rng, special, shift)
+        yield batches

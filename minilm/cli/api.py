@@ -128,13 +128,10 @@ class LanguageModel(Model):
         tokens = np.append(self.tokenizer.special.bos, ids).astype(np.int64)
         windows = in_chunks(evaluation_windows(tokens, self.max_length, most=len(tokens)), BATCH)
         batches = map(objectives.causal, windows) if causal else self._masked(ids)
-        nats, count = 0.0, 0
-        with torch.inference_mode():
-            for batch in batches:
-                tensors = self._machine.tensors(batch)  # and whether it is causal
-                loss_sum, n = objectives.language_model_nll(self.model, *tensors)
-                nats, count = nats + loss_sum.item(), count + n.item()
-        return Score(nats / count, float(np.exp(nats / count)), count)
+        name = "causal" if causal else "masked"
+        named = ({name: batch} for batch in batches)
+        nats = metrics.evaluate_language_model(self.model, named)[f"{name}_loss"]
+        return Score(nats, float(np.exp(nats)), len(ids))
 
     def _masked(self, ids: np.ndarray) -> Iterator[objectives.Batch]:
         """Framed windows, each as often as it has tokens, in each row another one masked."""
@@ -210,13 +207,10 @@ class LanguageModel(Model):
             raise UserError(f"{self.run} was imported without its text: name one with --data")
         asked = {k: v for k, v in columns.items() if v and k != "label_column"}
         what = saved_options(PretrainConfig, dict(data=str(data), **asked) if data else flags)
-        how = what.text_column, what.encoding, what.document_separator
-        text = prepare(what.data, tokenizer.vocab_size, tokenizer, *how)
+        text = prepare(what, tokenizer)
         windows = in_chunks(evaluation_windows(text.valid, self.max_length), BATCH)
-        batches = (
-            objectives.evaluation_batches(self.objective, rows, i, tokenizer.special, self.shift)
-            for i, rows in enumerate(windows)
-        )
+        how = self.objective, windows, tokenizer.special, self.shift
+        batches = objectives.evaluation_batches(*how)
         values = metrics.evaluate_language_model(self.model, batches, tokenizer)
         print(f"validation part of {' '.join(what.data)}, losses in nats a token:")
         for name, value in {**values, "unigram_entropy": text.unigram_entropy}.items():

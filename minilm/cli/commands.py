@@ -171,8 +171,12 @@ def estimate(config: PretrainConfig) -> None:
     """Say what a training will take: parameters, FLOPs, memory, time. Takes the flags of
     train_pretrain.py; reads no text, trains on random tokens for a few seconds, writes nothing."""
     from minilm.cli import scripts
+    from minilm.runs.device import choose_machine
 
-    scripts.estimate(config)
+    machine = choose_machine(config.device, config.precision)
+    training = scripts.random_training(config, machine)
+    _, planned = scripts.estimate(training, config.minutes)
+    print(f"{training.config.size}, {config.objective}, {machine.why}\n{planned}", flush=True)
 
 
 def trace(run: str, text: str, *, device: str = "auto") -> None:

@@ -17,8 +17,7 @@ from minilm.huggingface.folders import pretrained_run
 from minilm.io.durable import read_json, write_file
 from minilm.runs import checkpoint, loop
 from minilm.runs.device import Machine, choose_machine
-from minilm.runs.pretraining import Pretraining, require_memory, training_flops
-from minilm.runs.pretraining import estimate as measure
+from minilm.runs.pretraining import Pretraining, estimate, require_memory, training_flops
 from minilm.runs.run import Run, family, make_model, new_folder, newest_run
 from minilm.tokenizer import DOC, MASK, N_SPECIAL, PAD, SpecialTokens
 from minilm.view.pages import write_run_page
@@ -68,7 +67,7 @@ def with_steps(config, training: Pretraining, n_tokens: int) -> Options:
     minutes, and how many passes over the text of `n_tokens` that is, is said."""
     if config.steps:
         return config
-    steps, _ = measure(training, config.minutes)
+    steps, _ = estimate(training, config.minutes)
     training.plan_for(steps)
     if training.machine.rank == 0:
         passes = steps * config.batch_size * training.model.config.max_length / n_tokens
@@ -216,20 +215,9 @@ def random_training(config, machine: Machine) -> Pretraining:
     """What the options train, on random tokens. Raises UserError where it does not fit here."""
     _, config = with_first_weights(config, machine)
     shape = shape_of(config, config.vocab_size, config.max_length)
-    require_memory(shape, machine)
     ordinary = np.arange(N_SPECIAL, config.vocab_size)
     tokenizer = SimpleNamespace(special=SpecialTokens(PAD, MASK, DOC, DOC, ordinary))
     tokens = np.random.default_rng(0).choice(ordinary, 2**20)
     windows = Windows(tokens.astype(np.uint16), config.max_length, 0)
     model = make_model(shape, config.seed, config.family)
     return Pretraining(model, config, windows, tokenizer, machine)
-
-
-def estimate(config) -> None:
-    """Train on random tokens for a few seconds, and print what `config` would take. Raises
-    UserError where it needs more memory than there is."""
-    machine = choose_machine(config.device, config.precision)
-    training = random_training(config, machine)
-    _, planned = measure(training, config.minutes)
-    config = training.config
-    print(f"{config.size}, {config.objective}, {machine.why}\n{planned}", flush=True)

@@ -163,7 +163,7 @@ class Experiment:
             reads = plan.READS[config.objective] if trained else ["causal"]
             new = lambda: make_model(run.model_config(), seed, config.family)
             model = (run.transformer() if trained else new()).to(self.device)
-            text = text_of(config, tokenizer if config.init else None)
+            text = prepare(config, tokenizer if config.init else None)
             swaps = outcomes.make_swaps(text.valid, self.options.pairs, tokenizer.special)
             found = outcomes.swapped(model, reads, config.shift, swaps, tokenizer.special)
             write_file(path, json.dumps({"swapped": found}).encode())
@@ -214,7 +214,7 @@ def compare(options: CompareOptions, **calls) -> Experiment:
                          questions=plan.questions(list(arms), options))  # fmt: skip
         experiment = Experiment(options, run.folder, facts, calls)
         init, config = scripts.with_first_weights(experiment.config(experiment.trained[0]), machine)
-        text = text_of(config, init and init.tokenizer)
+        text = prepare(config, init and init.tokenizer)
         shape = scripts.shape_of(config, text.tokenizer.vocab_size, config.max_length)
         what = dict(kind="compare", family=config.family, plan=facts)
         scripts.write_down(run, options, shape, text.tokenizer, machine, text.train, **what)
@@ -222,9 +222,7 @@ def compare(options: CompareOptions, **calls) -> Experiment:
             experiment.begin(machine)
             at_the_end.callback(experiment.bar.close)
             for seed in experiment.seeds:  # one after the other: to be looked at early
-                for name in sorted(
-                    experiment.arms, key=lambda name: name not in experiment.trained
-                ):
+                for name in dict.fromkeys([*experiment.trained, *experiment.arms]):
                     experiment.measure(name, seed)
         except (Stopped, KeyboardInterrupt) as stopped:  # what goes on is all of it, not one run
             stop = Stopped(getattr(stopped, "number", signal.SIGINT), 0, run.folder)
@@ -252,9 +250,3 @@ def labelled(options: CompareOptions, folder: Path) -> dict:
     length = min(float(np.mean([len(example.text) / 4 for example in texts])), most)  # in tokens
     classes = len({example.label for example in parts["train"]})
     return facts | dict(rows=len(texts), classes=classes, length=length)
-
-
-def text_of(config, tokenizer=None):
-    """The text that options pretrain on, as tokens, of the tokenizer or one that is learnt."""
-    columns = config.text_column, config.encoding, config.document_separator
-    return prepare(config.data, config.vocab_size, tokenizer, *columns)

@@ -16,7 +16,7 @@ from minilm.config import SIZES, UserError
 LEVEL = 0.05  # the chance that any declared difference is called real though none is
 BAG = "bag of tokens"  # the baseline
 SCRATCH = "scratch"  # the arm that is not pretrained
-QUICK = {"tiny": dict(steps=400, batch_size=16)}  # instead of what config.SIZES says
+QUICK = {"tiny": dict(steps=400)}  # instead of what config.SIZES says
 SWEEP, SWEEP_SEED = (0.5, 1.0, 2.0), 1_000_001  # times an arm's rate; a seed of no comparison
 ARMS = {
     SCRATCH: None,
@@ -108,9 +108,8 @@ def config_of(arms: dict, name: str, options: CompareOptions, **more) -> Pretrai
     asked = parse_flags(PretrainConfig, "", shlex.split(arms[name] or ""), f'--arm "{name}"')
     if taken := asked.given & {"seed", "run", "resume", "minutes"}:
         raise UserError(f'--arm "{name}": leave out {flag_name(min(taken))}: it is for all arms')
-    pace = {key: getattr(options, key) or default
-            for key, default in (SIZES[options.size] | QUICK.get(options.size, {})).items()
-            if key in ("steps", "batch_size")}  # fmt: skip
+    usual = SIZES[options.size] | QUICK.get(options.size, {})
+    pace = {key: getattr(options, key) or usual[key] for key in ("steps", "batch_size")}
     same = {key: getattr(options, key) for key in ("size", "device", "precision", "compile")}
     same["data"] = ["python-docs" if options.data.startswith("python-docs") else options.data]
     own = {key: getattr(asked, key) for key in asked.given}

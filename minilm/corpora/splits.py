@@ -110,8 +110,9 @@ def _in_order(examples: list, seed: int, once: bool = False, balanced: bool = Fa
         keyed = dict(keyed).items()
     ordered, turns = [], Counter()
     for place, example in sorted(keyed):
-        ordered.append((turns[_label(example)] if balanced else 0, place, example))
-        turns[_label(example)] += 1
+        label = getattr(example, "label", "")
+        ordered.append((turns[label] if balanced else 0, place, example))
+        turns[label] += 1
     return [example for *_, example in sorted(ordered)]
 
 
@@ -121,14 +122,11 @@ def _held_out(examples: list, every: int) -> tuple[list, list]:
     sides, turns = ([], []), Counter()
     for example in examples:
         if (key := _key(example)) not in held:
-            held[key] = turns[_label(example)] % every == 1
-            turns[_label(example)] += 1
+            label = getattr(example, "label", "")
+            held[key] = turns[label] % every == 1
+            turns[label] += 1
         sides[held[key]].append(example)
     return sides
-
-
-def _label(example) -> str:
-    return example.label if isinstance(example, Example) else ""
 
 
 def _key(example) -> str:

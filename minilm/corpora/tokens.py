@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,16 +43,15 @@ class PreparedText(NamedTuple):
     unigram_entropy: float  # nats a token of valid, by the frequencies of the tokens of train
 
 
-def prepare(
-    data: Sequence[str], vocab_size: int, tokenizer: Tokenizer | None = None,
-    text_column: str = "text", encoding: str = "utf-8", separator: str | None = None,
-) -> PreparedText:  # fmt: skip
-    """Tokenize what `documents` reads into data/prepared/, once; later calls open the files, or
-    write them anew where they are no longer what was written. Without a tokenizer, one of
-    vocab_size is learnt. Raises UserError for data that cannot be read or are too little."""
+def prepare(config, tokenizer: Tokenizer | None = None) -> PreparedText:
+    """Tokenize what `documents` reads, of the data and by the columns that the options name, into
+    data/prepared/, once; later calls open the files, or write them anew where they are no longer
+    what was written. Without a tokenizer, one of their vocab_size is learnt. Raises UserError for
+    data that cannot be read or are too little."""
+    data, how = config.data, (config.text_column, config.encoding, config.document_separator)
     where = [item if item in corpora.NAMES else str(Path(item).resolve()) for item in data]
-    vocabulary = tokenizer.fingerprint if tokenizer else [Tokenizer([]).fingerprint, vocab_size]
-    source = [FORMAT, VALID_SHARE, where, vocabulary, text_column, encoding, separator]
+    empty = [Tokenizer([]).fingerprint, config.vocab_size]
+    source = [FORMAT, VALID_SHARE, where, tokenizer.fingerprint if tokenizer else empty, *how]
     name = f"{zlib.crc32(json.dumps(source).encode()):08x}-{corpora.fingerprint(data)}"
     folder = PREPARED / name
 
@@ -60,7 +59,7 @@ def prepare(
         """The blocks of all documents, from the first on, some megabytes at once."""
         group, size = [], 0
         with tqdm(None, doing, unit=" characters", unit_scale=True, delay=1, disable=None) as bar:
-            for document in corpora.documents(data, text_column, encoding, separator):
+            for document in corpora.documents(data, *how):
                 for block in cut(*document):
                     group.append(block)
                     size += len(block[0])
@@ -79,7 +78,7 @@ def prepare(
                 if tokenizer is None:
                     groups = blocks("learning a vocabulary")
                     texts = (text for group in groups for text, *_ in group)
-                    tokenizer = FastTokenizer.train(texts, vocab_size)
+                    tokenizer = FastTokenizer.train(texts, config.vocab_size)
                 _write_tokens(blocks("tokenizing"), tokenizer, new)
                 if _verified(folder) is None:  # nor has another process made it
                     shutil.rmtree(folder, ignore_errors=True)

@@ -10,9 +10,9 @@ from torch import Tensor
 from minilm.config import UserError
 from minilm.data import draws, frame
 from minilm.io.terminal import escaped
-from minilm.model import attention, visibility
 from minilm.objectives import IGNORE, causal, masked, token_nll
 from minilm.tokenizer import PIECE, Tokenizer
+from minilm.view.recording import recorded
 
 RATE, ROW, FEW = 0.15, 2, 7  # of the tokens masked; which position is shown; of it how many numbers
 
@@ -48,30 +48,21 @@ def trace(model, text: str) -> None:
 
 def forward(model, tokens: Tensor, is_causal: bool) -> Tensor:
     """The steps of `Transformer.forward`, each shown. tokens (1, T). Returns logits (T, V)."""
-    T, kept = tokens.shape[1], []
-
-    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """`attention`, whose inputs are noted."""
-        kept.append((q, k, v, mask))
-        return attention(q, k, v, mask)
-
+    kept = recorded(model, tokens, is_causal)
     show("embedding", "model.Transformer.embed", model.embedding(tokens), norm=True)
-    show("normed", "model.Transformer.embed", x := model.embed(tokens, 0), norm=True)
-    mask = visibility(T, 0, is_causal, device=tokens.device)
-    for i, block in enumerate(model.blocks, 1):
-        x = block(x, mask, (model.cos[:T], model.sin[:T]), attend, None)
-        if i == 1:
-            q, k, v, _ = kept[0]  # (1, H, T, d)
-            for letter, part in zip("qkv", (q, k, v), strict=True):
-                show(f"{letter}, head 1", "model.SelfAttention.project", part[:, 0])
-            scores, ones = q / math.sqrt(q.shape[-1]) @ k.mT, torch.ones(T, T).bool()
-            show("scores", "model.attention", scores[:, 0])
-            show("may see", "model.visibility", ones[None] if mask is None else mask[0])
-            identity = torch.eye(T).to(v).expand(*k.shape[:3], -1)  # in the place of v
-            show("weights", "model.attention", attention(q, k, identity, mask)[:, 0])
+    show("normed", "model.Transformer.embed", kept.states[0], norm=True)
+    q, k, v, mask = kept.asked[0]  # (1, H, T, d)
+    for letter, part in zip("qkv", (q, k, v), strict=True):
+        show(f"{letter}, head 1", "model.SelfAttention.project", part[:, 0])
+    scores = (q / math.sqrt(q.shape[-1]) @ k.mT)[:, 0]
+    show("scores", "model.attention", scores)
+    all_see = torch.ones_like(scores, dtype=torch.bool)
+    show("may see", "model.visibility", all_see if mask is None else mask[0])
+    show("weights", "model.attention", kept.weights[0][:, 0])
+    for i, x in enumerate(kept.states[1:], 1):
         show(f"block {i}", "model.Block.forward", x, norm=True)
-    show("norm", "model.LayerNorm.forward", hidden := model.norm(x), norm=True)
-    show("logits", "model.Transformer.logits", logits := model.logits(hidden[0]))
+    show("norm", "model.LayerNorm.forward", kept.hidden, norm=True)
+    show("logits", "model.Transformer.logits", logits := model.logits(kept.hidden[0]))
     return logits
 
 

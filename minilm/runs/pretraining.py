@@ -63,14 +63,11 @@ class Pretraining(Training):
 
     def evaluate(self) -> tuple[float, dict]:
         """The mean loss of what the objective trains, and all that was measured, on validation."""
-        config, special = self.config, self.tokenizer.special
-        batches = (
-            evaluation_batches(config.objective, windows, i, special, config.shift)
-            for i, windows in enumerate(in_chunks(self.validation, 32))
-        )
+        config, windows = self.config, in_chunks(self.validation, 32)
+        how = config.objective, windows, self.tokenizer.special, config.shift
         with compute.eager():
             model = self.loss.refresh()
-            values = evaluate_language_model(model, batches, self.tokenizer)
+            values = evaluate_language_model(model, evaluation_batches(*how), self.tokenizer)
         losses = [value for name, value in values.items() if name.endswith("_loss")]
         return sum(losses) / len(losses), values
 

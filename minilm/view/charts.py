@@ -102,12 +102,6 @@ def curves(
     return draw("curves", title, note, lines, x, y, scale, levels, ends, *across, HEIGHT, unit)
 
 
-def tokens(pieces: Sequence[tuple[str, float, str]]) -> Markup:
-    """A text whose tokens are shaded: (text, weight from -1 to 1, what to show when pointed at).
-    Weights above 0 have the colour c0, below it c1."""
-    return draw("tokens", pieces)
-
-
 def render(name: str, /, **values) -> Markup:
     """A template of the package, "folder/name.html", as HTML: values of anyone's are shown and do
     nothing."""

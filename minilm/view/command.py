@@ -5,6 +5,7 @@ import contextlib
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -82,9 +83,8 @@ def corpus(model):
     """The text that a language model was trained on, as tokens, if that is here."""
     flags, own = model.config["flags"], model.tokenizer
     if flags.get("data") and not hasattr(model, "task"):  # imported weights have none
-        how = map(flags.get, ("text_column", "encoding", "document_separator"))
         with contextlib.suppress(UserError):
-            text = prepare(flags["data"], flags["vocab_size"], own if flags["init"] else None, *how)
+            text = prepare(SimpleNamespace(**flags), own if flags["init"] else None)
             if text.tokenizer.fingerprint == own.fingerprint:
                 return text
     return None
@@ -138,7 +138,7 @@ def without_each_word(model, text: str, label: int) -> str:
     p = model.predict_proba([text, *rest])[:, label]
     effects = (p[0] - p[1:]).tolist()
     scale = max(0.05, *map(abs, effects)) if effects else 1
-    shaded = charts.tokens([
+    shaded = charts.draw("tokens", [
         (word + " ", effect / scale, f"{100 * effect:+.1f} points")
         for word, effect in zip(words[:WORDS], effects, strict=True)
     ])  # fmt: skip

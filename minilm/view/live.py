@@ -91,12 +91,9 @@ def change(model, valid: np.ndarray | None) -> float | None:
         return after - before
     if valid is None:
         return None
-    own, losses = model.tokenizer, []
+    windows, losses = evaluation_windows(valid, model.max_length, most=CHECKED // 8), []
+    how = model.objective, windows, model.tokenizer.special, model.shift
     for each in (model.model, rough):
-        batches = (
-            evaluation_batches(model.objective, rows, i, own.special, model.shift)
-            for i, rows in enumerate(evaluation_windows(valid, model.max_length, most=CHECKED // 8))
-        )
-        found = evaluate_language_model(each, batches)
+        found = evaluate_language_model(each, evaluation_batches(*how))
         losses.append(np.array([found[name] for name in found if name.endswith("loss")]))
     return float(max(losses[1] - losses[0], key=abs))

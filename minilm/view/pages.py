@@ -28,12 +28,9 @@ def write_page(path: Path, template: str, title: str, data: dict | None = None, 
 
     The page's policy lets nothing be loaded, and no script run but these, which are named by their
     hash: what a corpus or a model contributes stays text even where an escape were missing."""
-    parts = {"model": ("model", "live"), "page": ("inside", "asked")}
-    parts = parts if values.get("live") else {"page": ("inside", "recorded")}
-    scripts = {
-        name: "".join(text_of(f"{part}.js") for part in some) for name, some in parts.items()
-    }
-    scripts = scripts if data else {}
+    parts = {"page": "inside recorded"} if data else {}
+    parts = {"model": "model live", "page": "inside asked"} if values.get("live") else parts
+    scripts = {k: "".join(text_of(f"{part}.js") for part in v.split()) for k, v in parts.items()}
     digests = (hashlib.sha256(script.encode()).digest() for script in scripts.values())
     hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
     dumped = json.dumps(data, separators=(",", ":"), allow_nan=False)
@@ -69,12 +66,10 @@ def default_run(kind: str, flags: dict) -> list[charts.Line]:
     comparable = ["python-docs"], SIZES["tiny"]["vocab_size"]
     if kind != "pretrain" or (flags.get("data"), flags.get("vocab_size")) != comparable:
         return []
-    points = json.loads(text_of("default_run.json"))  # (step, next-token loss, masked-token loss)
-    names = enumerate(("next token", "masked token"), 1)
-    return [
-        charts.Line(f"default run: {name}", [(point[0], point[i]) for point in points], 4 + i)
-        for i, name in names
-    ]
+    steps, *losses = zip(*json.loads(text_of("default_run.json")), strict=True)
+    names = "default run: next token", "default run: masked token"
+    points = (list(zip(steps, of_loss, strict=True)) for of_loss in losses)
+    return list(map(charts.Line, names, points, (5, 6)))
 
 
 def learning(lines: list[dict], evaluated: list[dict], unigram: float | None, beside=()) -> dict:

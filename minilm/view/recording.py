@@ -23,6 +23,7 @@ class Recording(NamedTuple):
     hidden: Tensor  # (B, T, D), what the pass returns
     states: list[Tensor]  # L + 1 of (B, T, D): the embeddings, then the output of each block
     weights: list[Tensor]  # L of (B, H, T, T): the softmax of `attention`; or none
+    asked: list[tuple]  # L of what `attention` was given: q, k, v (B, H, T, d), mask; or none
 
 
 def recorded(
@@ -34,10 +35,11 @@ def recorded(
 
     The weights are those of the book: with the identity in the place of V, `attention` returns
     softmax(Q Kᵀ / √d) itself."""
-    T, kept = tokens.shape[1], []
+    T, kept, asked = tokens.shape[1], [], []
 
     def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """`attention`, whose weights are noted."""
+        asked.append((q, k, v, mask))
         identity = torch.eye(T, dtype=q.dtype, device=q.device).expand(*k.shape[:3], -1)
         kept.append(attention(q, k, identity, mask))
         return attention(q, k, v, mask)
@@ -47,7 +49,7 @@ def recorded(
     states = [model.embed(tokens, 0)]
     for block in model.blocks:
         states.append(block(states[-1], mask, (model.cos[:T], model.sin[:T]), use, None))
-    return Recording(model.norm(states[-1]), states, kept)
+    return Recording(model.norm(states[-1]), states, kept, asked)
 
 
 def inside(model: Transformer, tokenizer, text: str, shift: int, objective: str) -> dict:

@@ -62,7 +62,7 @@ def test_the_calibration_error_by_hand():
 
 def batches_of(name, windows, size):
     parts = [windows[i : i + size] for i in range(0, len(windows), size)]
-    return [evaluation_batches(name, part, i, SPECIAL, 1) for i, part in enumerate(parts)]
+    return list(evaluation_batches(name, parts, SPECIAL, 1))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -178,7 +178,7 @@ def test_evaluation_masks_coincide_for_every_objective_and_differ_between_window
     windows = random_tokens(64, 65)
 
     def batches(name, index=0, shift=1):
-        return objectives.evaluation_batches(name, windows, index, SPECIAL, shift)
+        return [*objectives.evaluation_batches(name, [windows] * 2, SPECIAL, shift)][index]
 
     halves = {name: list(batches(name)) for name in OBJECTIVES}
     assert halves == dict(causal=["causal"], masked=["masked"], hybrid=["causal", "masked"])

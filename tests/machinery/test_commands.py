@@ -105,7 +105,7 @@ def test_a_command_does_what_is_typed(name, world, monkeypatch, capsys):
         pytest.importorskip(library)
     monkeypatch.chdir(world)
     monkeypatch.setattr("webbrowser.open", lambda url: None)
-    monkeypatch.setattr(scripts, "measure", functools.partial(scripts.measure, measure=0.1))
+    monkeypatch.setattr(scripts, "estimate", functools.partial(scripts.estimate, measure=0.1))
     if name == "import":
         folder_of_gpt2(world / "gpt2")
     if name == "compare":

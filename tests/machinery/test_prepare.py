@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minilm.cli.options import PretrainConfig
 from minilm.config import UserError
 from minilm.corpora import tokens
 from minilm.corpora.workers import parallel
@@ -24,6 +25,10 @@ def some_text(path: Path, lines: int, seed=0) -> str:
     rng = random.Random(seed)
     path.write_text("".join(" ".join(rng.choices(WORDS, k=8)) + ".\n" for _ in range(lines)))
     return str(path)
+
+
+def prepare(data: list[str], vocab_size: int, tokenizer=None, **how) -> tokens.PreparedText:
+    return tokens.prepare(PretrainConfig(data=data, vocab_size=vocab_size, **how), tokenizer)
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +45,7 @@ def test_the_tokens_are_those_of_every_document_and_its_end(monkeypatch):
     text = Path(some_text(Path("a.txt"), 2000)).read_text()
     text = text.replace("\n", "\n<|endoftext|>", 1800)  # the last one has 200 lines
     Path("a.txt").write_text(text)
-    found = tokens.prepare(["a.txt"], 300)
+    found = prepare(["a.txt"], 300)
     both = np.concatenate([found.train, found.valid])
     ends = np.flatnonzero(both == DOC)
     documents = [found.tokenizer.decode(part[part != DOC]) for part in np.split(both, ends)]
@@ -53,34 +58,34 @@ def test_the_tokens_are_those_of_every_document_and_its_end(monkeypatch):
 
 
 def test_three_hundred_short_lines_are_enough_and_less_is_refused(capsys):
-    found = tokens.prepare([some_text(Path("a.txt"), 300)], 400)
+    found = prepare([some_text(Path("a.txt"), 300)], 400)
     assert len(found.valid) == 256 < len(found.train)
     assert "its last 256 are the validation part" in capsys.readouterr().err
     for text, n in (("hi", 3), ("x" * 30, 31)):  # of so few, one to validate on may be <doc> alone
         Path("b.txt").write_text(text)
         with pytest.raises(UserError, match=f"{n} tokens in all, too few"):
-            tokens.prepare(["b.txt"], 300, tokenizer=Tokenizer([]))
+            prepare(["b.txt"], 300, tokenizer=Tokenizer([]))
     Path("b.txt").write_text("x" * 31)
-    assert len(tokens.prepare(["b.txt"], 300, tokenizer=Tokenizer([])).valid) == 6
+    assert len(prepare(["b.txt"], 300, tokenizer=Tokenizer([])).valid) == 6
 
 
 def test_a_text_is_prepared_once_and_anew_where_it_or_a_file_has_changed(monkeypatch):
     some_text(Path("a.txt"), 400)
-    first = tokens.prepare(["a.txt"], 300)
+    first = prepare(["a.txt"], 300)
     (name,) = names()
     os.utime("a.txt", (1, 1))  # a time is not content
     with monkeypatch.context() as patched:
         patched.setattr(tokens, "_write_tokens", lambda *_: pytest.fail("again"))
-        assert tokens.prepare(["a.txt"], 300).train.tolist() == first.train.tolist()
+        assert prepare(["a.txt"], 300).train.tolist() == first.train.tolist()
     for file in (tokens.PREPARED / name).iterdir():
         file.write_bytes(b"{" + file.read_bytes()[1:-1])
-        assert tokens.prepare(["a.txt"], 300).train.tolist() == first.train.tolist()
+        assert prepare(["a.txt"], 300).train.tolist() == first.train.tolist()
     some_text(Path("a.txt"), 400, seed=1)
     os.utime("a.txt", (1, 1))
-    tokens.prepare(["a.txt"], 300)
+    prepare(["a.txt"], 300)
     assert names() != [name] and len(names()) == 1  # the older copy is gone
-    tokens.prepare(["a.txt"], 0, tokenizer=Tokenizer([]))
-    tokens.prepare(["a.txt"], 300, separator="red")
+    prepare(["a.txt"], 300, tokenizer=Tokenizer([]))
+    prepare(["a.txt"], 300, document_separator="red")
     assert len(names()) == 3
 
 
@@ -89,7 +94,7 @@ def test_what_a_killed_preparation_left_is_removed_after_a_day():
     for name in ("old.part", "new.part"):
         (tokens.PREPARED / name).mkdir(parents=True)
     os.utime(tokens.PREPARED / "old.part", (1, 1))
-    tokens.prepare(["a.txt"], 0, tokenizer=Tokenizer([]))
+    prepare(["a.txt"], 300, tokenizer=Tokenizer([]))
     assert "new.part" in names() and len(names()) == 2
 
 
@@ -112,10 +117,11 @@ def test_work_on_all_cores_comes_back_in_order_and_a_dead_worker_is_one_line(mon
 
 SCRIPT = """
 import sys
+from minilm.cli.options import PretrainConfig
 from minilm.corpora.tokens import prepare
 try:
     print("ready", flush=True)
-    prepare(["long.txt"], 300)
+    prepare(PretrainConfig(data=["long.txt"], vocab_size=300))
 except KeyboardInterrupt:
     sys.exit(130)
 """

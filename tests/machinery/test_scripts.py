@@ -167,7 +167,7 @@ def test_weights_go_on_with_another_objective_where_they_predicted_before(world)
 
 
 def test_minutes_become_a_number_of_steps(world, monkeypatch, capsys):
-    monkeypatch.setattr(scripts, "measure", functools.partial(scripts.measure, measure=0.1))
+    monkeypatch.setattr(scripts, "estimate", functools.partial(scripts.estimate, measure=0.1))
     arguments = f"--data own.txt {SHAPE} {CPU} --minutes 0.01 --evaluations 1 --run timed"
     assert run("pretrain", arguments) == 0
     flags = Run("timed").config["flags"]
