@@ -83,7 +83,7 @@ def corpus(model):
     """The text that a language model was trained on, as tokens, if that is here."""
     flags, own = model.config["flags"], model.tokenizer
     if flags.get("data") and not hasattr(model, "task"):  # imported weights have none
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(Exception):  # whatever these flags have become
             text = prepare(SimpleNamespace(**flags), own if flags["init"] else None)
             if text.tokenizer.fingerprint == own.fingerprint:
                 return text

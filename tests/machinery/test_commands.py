@@ -154,6 +154,8 @@ def test_what_a_run_was_trained_with_is_used_again_or_refused_in_one_line(tmp_pa
         flags = whole["flags"] | ({name: value} if name != "none" else {})
         (tmp_path / "base/config.json").write_text(json.dumps(whole | dict(flags=flags)))
         try:
+            if value == 7:
+                commands.run_command(["view", "base", "--live", "--device", "cpu"])
             minilm.load("base", "cpu").evaluate()
             scripts.with_first_weights(again, Machine(torch.device("cpu")))
         except UserError as error:
