@@ -1,11 +1,13 @@
 """What tests share."""
 
+import os
+
+# For models this small, waking a second thread costs more than it does; torch reads it once.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
-import torch
 
 from minilm.corpora.tables import note
-
-torch.set_num_threads(1)  # for models this small, waking a second thread costs more than it does
 
 
 @pytest.fixture(autouse=True)
