@@ -2,12 +2,14 @@
 
 import os
 
-# For models this small, waking a second thread costs more than it does; torch reads it once.
-os.environ["OMP_NUM_THREADS"] = "1"
-
 import pytest
+import torch
 
 from minilm.corpora.tables import note
+
+# For models this small, waking a second thread costs more than it does: here, and in what is begun.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)

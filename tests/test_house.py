@@ -39,7 +39,7 @@ def test_a_page_of_the_book_imports_only_the_book_the_standard_library_numpy_and
 
 def test_the_book_is_read_in_an_evening_and_the_package_is_compact():
     assert sum(lines(PACKAGE / f"{page}.py") for page in BOOK) <= 1700
-    assert sum(map(lines, FILES)) <= 10_110  # the aim is 8,500: what grows here needs a reason
+    assert sum(map(lines, FILES)) <= 10_130  # the aim is 8,500: what grows here needs a reason
     assert {path.name: lines(path) for path in FILES if lines(path) > 300} == {}
     tests = [path for path in Path(__file__).parent.rglob("*.py") if "benchmarks" not in path.parts]
     assert sum(map(lines, tests)) <= 8_050  # the aim is 6,500

@@ -205,7 +205,7 @@ class LanguageModel(Model):
         flags, tokenizer = self.config["flags"], self.tokenizer
         if not (data or flags.get("data")):
             raise UserError(f"{self.run} was imported without its text: name one with --data")
-        asked = {k: v for k, v in columns.items() if v and k != "label_column"}
+        asked = {k: columns[k] for k in ("text_column", "encoding") if columns.get(k)}
         what = saved_options(PretrainConfig, dict(data=str(data), **asked) if data else flags)
         text = prepare(what, tokenizer)
         windows = in_chunks(evaluation_windows(text.valid, self.max_length), BATCH)

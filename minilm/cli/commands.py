@@ -40,6 +40,8 @@ ABOUT = {  # the parameters of the functions below
     "test": dict(help="for a fine-tuned run: a file to test on", metavar="FILE"),
     "text_column": dict(help="the column that holds the text"),
     "label_column": dict(help="the column that holds the label"),
+    "source_column": dict(help="the column of texts to translate"),
+    "target_column": dict(help="the column of translations"),
     "encoding": dict(help="of files"),
     "live": dict(help="a page in which the run's own weights answer as one types, in one file"),
     "open": dict(help="open it in a browser"),
@@ -115,12 +117,13 @@ def predict(
 
     model = _load(run, device, "predict")
     task = model.task
+    if question is not None and (file or task.config.task != "answer"):
+        raise UserError("--question goes with the text of a run that answers: leave it out")
     if not file:
         what = (text, question) if task.config.task == "answer" else text
         [(shown, _)] = task.tell(model.model, [what])
         return print(shown)
-    how = text_column or task.config.text_column, encoding or task.config.encoding
-    texts = task.texts_in(file, *how)
+    texts = task.texts_in(file, text_column, encoding)
     out = out or file.with_name(file.name + ".predicted.jsonl")
     write_rows(out, (row for _, row in task.tell(model.model, texts)))
     return print(f"{len(texts):,} texts in {out}")
@@ -128,13 +131,15 @@ def predict(
 
 def evaluate(
     run: str, *, data: str | None = None, test: str | None = None, text_column: str | None = None,
-    label_column: str | None = None, encoding: str | None = None, device: str = "auto",
+    label_column: str | None = None, source_column: str | None = None,
+    target_column: str | None = None, encoding: str | None = None, device: str = "auto",
 ) -> None:  # fmt: skip
     """Measure a run: a fine-tuned one on test texts, a language model on the validation part of a
     text; unless said otherwise, those of the data it was trained on."""
     if data and test:
         raise UserError("--data and --test were both given: choose one")
-    columns = dict(text_column=text_column, label_column=label_column, encoding=encoding)
+    columns = dict(text_column=text_column, label_column=label_column, encoding=encoding,
+                   source_column=source_column, target_column=target_column)  # fmt: skip
     minilm.load(run, device).evaluate(data, test, **columns)
 
 

@@ -82,6 +82,8 @@ def read_tagged(path: Path | str, encoding: str = "utf-8") -> list[Tagged]:
         rows = read_rows(path, {"words": "words", "tags": "tags"}, encoding)
         tagged = (_tagged(row["words"], row["tags"], place) for place, row in rows)
         return [sentence for sentence in tagged if sentence.words]
+    if ending(path) == ".json":
+        raise UserError(f"{path}: to tag, each line is a row of JSON: name such a file .jsonl")
     lines, sentence = [], 0
     for number, line in enumerate(read_lines(path, encoding), 1):
         line, whole = line.strip(" \t\n"), line

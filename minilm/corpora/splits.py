@@ -56,9 +56,7 @@ def load(config) -> dict[str, list]:
 def read(config, path: Path) -> list:
     """The examples of a file, one at least, for the task that the options name."""
     if config.task == "translate":
-        source, target = COLUMNS.get(config.data, files.Pair._fields)
-        columns = config.source_column or source, config.target_column or target
-        found = files.read_pairs(path, *columns, config.encoding)
+        found = files.read_pairs(path, *columns_of(config), config.encoding)
     elif config.task == "classify":
         columns = config.text_column, config.label_column
         found = files.read_examples(path, *columns, config.encoding)
@@ -68,6 +66,12 @@ def read(config, path: Path) -> list:
     if not found:
         raise UserError(f"{path}: it has no examples: give another file")
     return found
+
+
+def columns_of(config) -> tuple[str, str]:
+    """Where a table of two languages has its sources and its targets."""
+    source, target = COLUMNS.get(config.data, files.Pair._fields)
+    return config.source_column or source, config.target_column or target
 
 
 def divide(

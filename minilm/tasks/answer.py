@@ -164,9 +164,9 @@ class Answering(Task):
             raise UserError('this run answers questions: give a context and --question "..."')
         return Question(*text, ("",), -1)
 
-    @staticmethod
-    def texts_in(path, text_column: str, encoding: str) -> list[tuple[str, str]]:
-        return [(q.context, q.question) for q in read_questions(path, encoding, False)]
+    def texts_in(self, path, column=None, encoding=None) -> list[tuple[str, str]]:
+        found = read_questions(path, encoding or self.config.encoding, answered=False)
+        return [(q.context, q.question) for q in found]
 
     def told(self, text: tuple[str, str], found: Answer) -> tuple[str, dict]:
         p, row = found.probability, dict(context=text[0], question=text[1], answer=found.text)

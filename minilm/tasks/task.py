@@ -48,7 +48,6 @@ class Task:
     columns: tuple = ()  # of the table at the end: key, heading, format; the first one decides
     example = '"a text of yours"'  # of what predict takes
     too_long = "are longer than {} tokens and were cut"
-    texts_in = staticmethod(texts_in)  # what predict takes from a file
 
     def __init__(self, config, tokenizer, classes: list[str] | None = None, imported=False):
         self.config, self.tokenizer, self.classes = config, tokenizer, classes
@@ -183,6 +182,10 @@ class Task:
         """What the model finds in texts of which nothing else is known."""
         examples = [self.unlabelled(text) for text in texts]
         return self.solve(model, self.encode(examples), examples)
+
+    def texts_in(self, path: Path, column: str | None = None, encoding: str | None = None) -> list:
+        """What `predict` takes from a file, read as in training unless said otherwise."""
+        return texts_in(path, column or self.config.text_column, encoding or self.config.encoding)
 
     def tell(self, model, texts: list, size: int = 512) -> Iterator[tuple[str, dict]]:
         """The same as `told`, with a bar where there are many."""

@@ -8,7 +8,9 @@ from itertools import groupby
 import numpy as np
 import torch
 
+from minilm.corpora import splits
 from minilm.corpora.files import Pair, words
+from minilm.corpora.tables import ending, read_lines
 from minilm.data import in_chunks
 from minilm.model import Transformer
 from minilm.objectives import prefix, prefix_nll
@@ -114,6 +116,13 @@ class Translating(Task):
 
     def unlabelled(self, text: str) -> Pair:
         return Pair(text, "")
+
+    def texts_in(self, path, column=None, encoding=None) -> list[str]:
+        """The sources of a table; the lines of a .txt, or of a file named by language, test.en."""
+        column = column or splits.columns_of(self.config)[0]
+        if ending(path) == f".{column}".lower():
+            return [*map(str.strip, read_lines(path, encoding or self.config.encoding))]
+        return super().texts_in(path, column, encoding)
 
     def told(self, text: str, found: str) -> tuple[str, dict]:
         return found, dict(source=text, target=found)

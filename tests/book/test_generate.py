@@ -131,14 +131,11 @@ def test_a_row_that_has_ended_stays_ended_while_others_go_on():
     assert np.stack(found).tolist() == [[5, 6], [DOC, 7], [DOC, 9], [DOC, DOC]]
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [dict(top_k=0), dict(temperature=-1.0), dict(temperature=math.nan), dict(top_p=0.0),
-     dict(top_p=1.1)],
-)  # fmt: skip
-def test_what_cannot_be_a_temperature_top_k_or_top_p_is_refused(wrong):
-    with pytest.raises(UserError, match="a temperature of 0 or more, a top_k of 1 or more"):
-        draw(**wrong)
+def test_what_cannot_be_a_temperature_top_k_or_top_p_is_refused():
+    wrong = dict(top_k=[0], temperature=[-1.0, math.nan], top_p=[0.0, 1.1])
+    for name, value in ((name, value) for name, values in wrong.items() for value in values):
+        with pytest.raises(UserError, match="a temperature of 0 or more, a top_k of 1 or more"):
+            draw(**{name: value})
     assert len(draw(top_k=1, top_p=1.0)) == 20
 
 

@@ -57,7 +57,8 @@ LINES = {
                 "labels --file own.csv --out o.jsonl --text-column said --encoding utf-16",
                 "answers 'a text' --question 'which one?'"],
     "evaluate": ["base --data own.csv --text-column said --encoding utf-16 --device cpu",
-                 "labels --test own.jsonl --text-column said --label-column kind"],
+                 "labels --test own.jsonl --text-column said --label-column kind",
+                 "pairs --test own.jsonl --source-column said --target-column kind"],
     "tokenize": ["base 'the array'"],
     "view": ["base --text 'the array' --open --device cpu", "base --live"],
     # Read, but not done: a comparison of toy size takes a minute (test_compare.py).
@@ -85,6 +86,7 @@ def world(tmp_path_factory):
     (folder / "base/config.json").write_text(json.dumps(kept))
     finetuned(folder / "labels")
     finetuned(folder / "answers", (), task="answer")
+    finetuned(folder / "pairs", (), task="translate", train="none.csv", beam=1)
     said = [f"Return the array {i}" for i in range(30)]
     (folder / "own.txt").write_text(" END ".join(said))
     (folder / "own.csv").write_text("said\n" + "\n".join(said), encoding="utf-16")
