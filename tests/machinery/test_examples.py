@@ -37,6 +37,7 @@ TAGGED = {  # name: content, word/tag of each sentence
     "none.conll": ("a b\nc O\n", "line 1: 'a b' is no word"),
     "one.conll": ("O\nO\n", "line 1"),
     "lengths.jsonl": ('{"words": ["a"], "tags": []}', "line 1: .*lists of one length"),
+    "rows.json": ('{"words": ["a"], "tags": ["O"]}', "name such a file .jsonl"),
     "kind.jsonl": ('{"words": ["a"], "tags": ["person"]}', "'person' is not O"),
 }  # fmt: skip
 BIRDS = "É: the red hen saw the red cat 🐈🐈🐈🐈 by a red owl."  # "red" at 7, 23 and 41
