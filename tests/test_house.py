@@ -42,7 +42,7 @@ def test_the_book_is_read_in_an_evening_and_the_package_is_compact():
     assert sum(map(lines, FILES)) <= 10_130  # the aim is 8,500: what grows here needs a reason
     assert {path.name: lines(path) for path in FILES if lines(path) > 300} == {}
     tests = [path for path in Path(__file__).parent.rglob("*.py") if "benchmarks" not in path.parts]
-    assert sum(map(lines, tests)) <= 8_050  # the aim is 6,500
+    assert sum(map(lines, tests)) <= 8_080  # the aim is 6,500
     assert {path.name: lines(path) for path in tests if lines(path) > 300} == {}
 
 

@@ -11,16 +11,8 @@ import pytest
 from minilm.cli.commands import run_command
 from minilm.cli.flags import Parser, parse_flags
 from minilm.cli.options import FinetuneConfig, PretrainConfig
-from tests.benchmarks.report import (
-    CURVE,
-    PAGE,
-    READING_ORDER,
-    ROOT,
-    fill_in,
-    load,
-    page,
-    with_blocks_of,
-)
+from tests.benchmarks import report
+from tests.benchmarks.report import ROOT
 
 README, TRANSLATED = (
     (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh.md")
@@ -34,10 +26,11 @@ COMMANDS = [
 
 
 def test_the_figures_are_those_of_the_measured_results():
-    assert fill_in(README, load()) == README, "run python -m tests.benchmarks.report"
-    assert with_blocks_of(README, TRANSLATED) == TRANSLATED, "run python -m tests.benchmarks.report"
-    assert page(load()) == PAGE.read_text(encoding="utf-8")
-    assert json.loads(CURVE.read_text(encoding="utf-8")) == load()["ladder"]["curve"]
+    results, cure = report.load(), "run python -m tests.benchmarks.report"
+    assert report.fill_in(README, results) == README, cure
+    assert report.with_blocks_of(README, TRANSLATED) == TRANSLATED, cure
+    assert report.page(results) == report.PAGE.read_text(encoding="utf-8")
+    assert json.loads(report.CURVE.read_text(encoding="utf-8")) == results["ladder"]["curve"]
 
 
 def test_every_linked_file_exists():
@@ -49,7 +42,7 @@ def test_every_linked_file_exists():
 
 def test_every_page_of_the_book_is_in_the_reading_order():
     pages = {path.stem for path in ROOT.glob("minilm/[a-z]*.py")}
-    assert set(READING_ORDER) == pages
+    assert set(report.READING_ORDER) == pages
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python train_")])

@@ -109,10 +109,8 @@ def test_the_first_losses_are_ln_c_2_ln_t_and_ln_v():
 def test_a_word_gets_the_same_logits_alone_and_padded_in_a_batch(positions, pooling):
     tagger, _ = with_weights(Tagger(make_model(), C, positions, pooling))
     answerer, _ = with_weights(Answerer(make_model(), positions))
-    together = (
-        tagger(*tensors(TOKENS, IS_REAL, WORDS)),
-        answerer(*tensors(TOKENS, IS_REAL, ALLOWED)),
-    )
+    tagged = tagger(*tensors(TOKENS, IS_REAL, WORDS))
+    together = tagged, answerer(*tensors(TOKENS, IS_REAL, ALLOWED))
     real, allowed, words = np.ones((1, 4), bool), ALLOWED[1:, :4], WORDS[1:, :2]
     alone = tagger(*tensors(TEXTS[1][None], real, words))
     torch.testing.assert_close(together[0][1, :2], alone[0], rtol=0, atol=1e-12)
@@ -153,10 +151,8 @@ def test_the_rows_of_prefix_are_doc_source_doc_target_doc():
 
 def test_a_changed_target_token_leaves_the_sources_hidden_states_unchanged():
     source, target = SOURCES[0], TARGETS[1]
-    before, after = (
-        prefix_states(source, target),
-        prefix_states(source, (target + 1).clip(3, V - 1)),
-    )
+    changed = (target + 1).clip(3, V - 1)
+    before, after = prefix_states(source, target), prefix_states(source, changed)
     seen = len(source) + 2
     assert torch.equal(before[:seen], after[:seen]) and not torch.equal(before[seen], after[seen])
     last = target.copy()

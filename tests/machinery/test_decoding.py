@@ -1,4 +1,5 @@
-"""Decoding: beam search and the best span find what they should, and a cache changes nothing."""
+"""Decoding: beam search and the best span find what they should, a cache changes nothing; and what
+translates without a model."""
 
 import itertools
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from minilm.tasks.answer import best_span
-from minilm.tasks.translate import beam_search
+from minilm.tasks.translate import Pair, beam_search, word_by_word
 from tests.book.small import DOC, PAD, SPECIAL, V, make_model, random_tokens
 from tests.book.test_heads_tasks import prefix_states
 from tests.book.test_reference import normal
@@ -90,3 +91,9 @@ def test_the_best_span_is_the_best_of_all_that_begin_before_they_end(longest):
     assert best_span(scores, longest)[:2] == best
     expected = scores[best[0], 0] + scores[best[1], 1]
     assert best_span(scores, longest)[2] == pytest.approx(expected.item())
+
+
+def test_ibm_model_1_learns_which_word_means_which():
+    train = [("the house", "das Haus"), ("the book", "das Buch"), ("a book", "ein Buch")]
+    found = word_by_word([Pair(*pair) for pair in train], [Pair("a new house", "")])
+    assert found == ["ein new Haus"]

@@ -14,13 +14,7 @@ from minilm.model import Transformer
 from minilm.objectives import language_model_nll
 from minilm.runs import pretraining as page
 from minilm.runs.device import Machine
-from minilm.runs.pretraining import (
-    estimate,
-    measured,
-    one_of_each_kind,
-    require_memory,
-    training_flops,
-)
+from minilm.runs.pretraining import estimate, one_of_each_kind, require_memory, training_flops
 from minilm.runs.run import make_model
 from tests.machinery.tiny import CPU, SHAPE, Training, saved
 
@@ -47,7 +41,7 @@ def test_the_median_round_counts_and_what_the_first_takes_more_is_the_start(monk
 
     monkeypatch.setattr(page.time, "perf_counter", lambda: now[0])
     training.loss.formula, rounds = slow, one_of_each_kind(training.batch, 0) * 2
-    assert measured(training, rounds, seconds=211.5) == (72, 4, 6 * 12, 6 * 12) and not times
+    assert page.measured(training, rounds, seconds=211.5) == (72, 4, 6 * 12, 6 * 12) and not times
 
 
 def test_the_plan_and_the_measurement_of_a_step_of_each_kind_make_the_estimate(monkeypatch):

@@ -57,13 +57,7 @@ def server(monkeypatch):
         monkeypatch.setitem(SOURCES, "imdb", [Source(url, holds, *known)])
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.kind, server.cut, server.status, server.asked, server.put = (
-        "text/plain",
-        None,
-        200,
-        0,
-        put,
-    )
+    vars(server).update(kind="text/plain", cut=None, status=200, asked=0, put=put)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server

@@ -72,9 +72,8 @@ def test_whatever_is_printed_is_escaped_at_the_edge_once(monkeypatch):
 
     with pytest.raises(SystemExit) as ended:
         entry_point(command)
-    assert (
-        out.getvalue() == "a label: \\x1b[2J é\n\n" and sys.stdout is out and ended.value.code == 2
-    )
+    assert out.getvalue() == "a label: \\x1b[2J é\n\n"
+    assert sys.stdout is out and ended.value.code == 2
     assert err.getvalue() == "a tensor: \\x1b]0;t\\x07\nerror: a file: \\x9b31m\n"
     monkeypatch.setattr("sys.stdout", out := io.StringIO())
     entry_point(lambda: print(ATTACKS[0]))
